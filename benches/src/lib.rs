@@ -1,0 +1,1 @@
+//! A/B ratios in one run.

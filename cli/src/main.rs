@@ -1,0 +1,3 @@
+//! The `cuda-hook` command.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! The preload that stands between a CUDA program and the driver.

@@ -1,0 +1,1 @@
+//! A simulated NVIDIA GPU shared by the processes of one machine.
