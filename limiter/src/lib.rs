@@ -1,1 +1,24 @@
 //! Quotas and shares of a container: config, ledger, bucket, prices; knows nothing of CUDA.
+//!
+//! Time is always an argument: [`clock::monotonic`] is the one function here that reads a clock.
+//! `unsafe` stands in `shm.rs` alone.
+#![deny(unsafe_code)]
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        clippy::as_conversions
+    )
+)]
+
+pub mod bucket;
+pub mod clock;
+pub mod config;
+pub mod ledger;
+pub mod price;
+pub mod sample;
+pub mod share;
+pub mod shm;
+pub mod units;

@@ -1,0 +1,1 @@
+//! A hard cap on GPU time: the generic cell rate algorithm on one shared atomic.
