@@ -1,0 +1,144 @@
+//! What has to happen in this process when commands complete, in the order of completion.
+
+use super::connection::Connection;
+use super::{Inner, LIFE_CHECK};
+use crate::shared::{LOG_CAPACITY, SharedMapping};
+use crate::wire::Request;
+use parking_lot::Mutex;
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+/// What a completed command does to this process's memory. It must not wait for the device.
+pub enum Effect {
+    /// Has to have run before a wait for the command returns, not earlier.
+    OnWait(Box<dyn FnOnce() + Send>),
+    /// Can be seen without a wait (page-locked memory that the program polls), so a thread runs it.
+    HostVisible(Box<dyn FnOnce() + Send>),
+    /// The function of a [`crate::command::Command::HostCall`]; runs on a thread of its own, and the
+    /// stream goes on when it has returned.
+    HostCall(Box<dyn FnOnce() + Send>),
+}
+
+/// The effects of commands that have not completed, and the thread that runs some of them.
+pub(super) struct Effects {
+    shared: Arc<SharedMapping>,
+    /// By token. Held while effects run, so that one runs after the other.
+    pending: Mutex<HashMap<u64, Effect>>,
+    /// Host calls that are due, with their tokens.
+    due: Mutex<VecDeque<(u64, Box<dyn FnOnce() + Send>)>>,
+    /// Effects announced and not yet taken from the log.
+    outstanding: AtomicU64,
+    tokens: AtomicU64,
+    thread: Mutex<bool>,
+    stopping: AtomicBool,
+}
+
+impl Effects {
+    pub(super) fn new(shared: Arc<SharedMapping>) -> Self {
+        Self {
+            shared,
+            pending: Mutex::default(),
+            due: Mutex::default(),
+            outstanding: AtomicU64::new(0),
+            tokens: AtomicU64::new(1),
+            thread: Mutex::new(false),
+            stopping: AtomicBool::new(false),
+        }
+    }
+
+    /// Whether the log can take this many more tokens. A single set larger than the log always may
+    /// start when nothing else is outstanding; the device refuses it if it really overflows.
+    pub(super) fn has_room(&self, more: usize) -> bool {
+        let outstanding = self.outstanding.load(SeqCst);
+        outstanding == 0 || outstanding + more as u64 <= LOG_CAPACITY as u64
+    }
+
+    /// Files effects under consecutive tokens and gives the first.
+    pub(super) fn expect(inner: &Arc<Inner>, effects: Vec<Effect>) -> u64 {
+        let this = &inner.effects;
+        let count = effects.len() as u64;
+        let first = this.tokens.fetch_add(count, SeqCst);
+        this.outstanding.fetch_add(count, SeqCst);
+        if effects
+            .iter()
+            .any(|effect| !matches!(effect, Effect::OnWait(_)))
+        {
+            this.start_thread(inner);
+        }
+        this.pending.lock().extend((first..).zip(effects));
+        first
+    }
+
+    /// Runs what is due. When this returns, every effect logged before the call has run, or, for
+    /// host calls, is on its way.
+    pub(super) fn drain(&self, connection: &Connection) {
+        if self.shared.is_drained() {
+            return;
+        }
+        let mut pending = self.pending.lock();
+        while let Some(token) = self.shared.peek() {
+            match pending.remove(&token) {
+                Some(Effect::OnWait(run) | Effect::HostVisible(run)) => run(),
+                Some(Effect::HostCall(run)) => self.due.lock().push_back((token, run)),
+                // The device logs only what it was told; a stranger's token releases nothing.
+                None => drop(connection.abandon()),
+            }
+            self.outstanding.fetch_sub(1, SeqCst);
+            self.shared.pop();
+        }
+        drop(pending);
+        if !self.due.lock().is_empty() {
+            self.shared.ring();
+        }
+    }
+
+    /// Sleeps until something is logged or the time is over.
+    pub(super) fn listen(&self, timeout: Duration) {
+        self.shared.listen(timeout);
+    }
+
+    /// Lets the thread end.
+    pub(super) fn stop(&self) {
+        self.stopping.store(true, SeqCst);
+        self.shared.ring();
+    }
+
+    fn start_thread(&self, inner: &Arc<Inner>) {
+        let mut started = self.thread.lock();
+        if *started {
+            return;
+        }
+        let inner = Arc::downgrade(inner);
+        let builder = std::thread::Builder::new().name("gpu-sim-effects".to_owned());
+        // Without the thread, waits still run every effect but host calls; the next try may succeed.
+        *started = builder.spawn(move || serve(&inner)).is_ok();
+    }
+
+    fn take_due(&self) -> Option<(u64, Box<dyn FnOnce() + Send>)> {
+        self.due.lock().pop_front()
+    }
+}
+
+/// The thread: runs effects as they are logged, and host calls.
+fn serve(inner: &Weak<Inner>) {
+    while let Some(inner) = inner.upgrade() {
+        let effects = &inner.effects;
+        if effects.stopping.load(SeqCst) || inner.connection.alive().is_err() {
+            return;
+        }
+        effects.drain(&inner.connection);
+        while let Some((token, run)) = effects.take_due() {
+            run();
+            if inner
+                .connection
+                .send(&Request::HostCallDone { token })
+                .is_err()
+            {
+                return;
+            }
+        }
+        effects.listen(LIFE_CHECK);
+    }
+}
