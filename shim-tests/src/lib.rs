@@ -1,1 +1,30 @@
-//! Whole programs in four worlds.
+//! Whole programs in four worlds: bare, transparent, limited, real.
+//!
+//! The programs are C (`programs/`), written against `programs/cuda_doors.h` and compiled when a test first asks for
+//! them. A [`Machine`] is one simulated machine with folders of its own; a [`World`] says what stands between a program
+//! and that machine's driver. Truth comes from the machine ([`Machine::truth`]), never from the limiter.
+//!
+//! A harness fails as its tests do: by panicking with what it saw.
+#![allow(
+    clippy::panic,
+    clippy::expect_used,
+    clippy::unwrap_used,
+    reason = "a test harness: its failures are the tests' failures"
+)]
+
+pub mod build;
+pub mod child;
+pub mod machine;
+pub mod tenant;
+pub mod trace;
+pub mod world;
+
+pub use build::{Door, artefacts, program, shared_object};
+pub use child::Outcome;
+pub use machine::Machine;
+pub use tenant::Tenant;
+pub use trace::Trace;
+pub use world::World;
+
+/// A mebibyte, in bytes.
+pub const MIB: u64 = 1 << 20;

@@ -1,0 +1,629 @@
+/* A program that does as it is told: one line in, one line out.
+ *
+ *     tenant DOOR
+ *
+ * Every answer begins with a driver status, unless the command says otherwise. It ends with its standard input.
+ *
+ *     init | context | release                start, make the primary context current, give it back
+ *     alloc NAME KIND BYTES                   status, bytes as the program can know them
+ *     free NAME                               status; the name stays known, so that it can be freed again
+ *     free-address NUMBER
+ *     info | total | nvml                     status, then free and total | total | NVML's total, free, used by v1 and by v2
+ *     processes                               NVML's status, then the pids of its compute processes
+ *     kernel NANOSECONDS [BLOCKS_MAX]         sizes the kernel that `launch` launches; status, nanoseconds measured
+ *     launch HOW COUNT                        COUNT times kernel|ex|cooperative|graph|capture; status, or the first that failed
+ *     capture COUNT                           captures COUNT launches and drops the graph; status
+ *     churn SEED ROUNDS BYTES_MAX             allocates and frees at random, then frees all; counts: granted, refused, other
+ *     threads COUNT ROUNDS BYTES              each allocates, launches, frees; counts: fine, refused, other
+ *     init-threads COUNT                      calls cuInit from COUNT threads at once; each one's status
+ *     fork COMMAND[; COMMAND …]               a child does them; its answers, with `; ` between, without a status
+ *     orphan                                  a child that does nothing until standard input ends; its pid
+ *     pid                                     */
+#include "cuda_doors.h"
+#include <poll.h>
+#include <pthread.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define BLOCKS_MAX 64
+#define ANSWER_MAX 4096
+#define KERNEL_INSTRUCTIONS 400
+
+struct block {
+    char name[32];
+    const struct kind *kind;
+    CUdeviceptr address;
+    void *handle;
+    CUmemoryPool pool;
+};
+
+struct kind {
+    const char *name;
+    CUresult (*allocate)(struct block *, size_t bytes, size_t *charged);
+    CUresult (*release)(struct block *);
+};
+
+static struct block blocks[BLOCKS_MAX];
+static CUdevice device;
+static CUcontext context;
+static CUstream stream;
+static CUfunction spin;
+static unsigned spin_grid = 1, spin_rounds = 1;
+static void *spin_params[] = { &spin_rounds };
+
+/* Allocators. */
+
+static CUresult allocate_linear(struct block *block, size_t bytes, size_t *charged)
+{
+    *charged = bytes;
+    return CU(cuMemAlloc_v2)(&block->address, bytes);
+}
+
+static CUresult release_linear(struct block *block)
+{
+    return CU(cuMemFree_v2)(block->address);
+}
+
+static CUresult allocate_linear_v1(struct block *block, size_t bytes, size_t *charged)
+{
+    CUdeviceptr_v1 address = 0;
+    CUresult status = CU(cuMemAlloc)(&address, (unsigned)bytes);
+    *charged = bytes;
+    block->address = address;
+    return status;
+}
+
+static CUresult release_linear_v1(struct block *block)
+{
+    return CU(cuMemFree)((CUdeviceptr_v1)block->address);
+}
+
+static CUresult allocate_pitch(struct block *block, size_t bytes, size_t *charged)
+{
+    size_t pitch = 0, rows = bytes / 1000;
+    CUresult status = CU(cuMemAllocPitch_v2)(&block->address, &pitch, 1000, rows, 4);
+    *charged = pitch * rows;
+    return status;
+}
+
+static CUresult allocate_managed(struct block *block, size_t bytes, size_t *charged)
+{
+    *charged = bytes;
+    return CU(cuMemAllocManaged)(&block->address, bytes, MEM_ATTACH_GLOBAL);
+}
+
+static CUresult allocate_physical(struct block *block, size_t bytes, size_t *charged)
+{
+    CUmemAllocationProp prop = { .type = ALLOCATION_PINNED, .location = { LOCATION_DEVICE, device } };
+    *charged = bytes;
+    return CU(cuMemCreate)(&block->address, bytes, &prop, 0);
+}
+
+static CUresult release_physical(struct block *block)
+{
+    return CU(cuMemRelease)(block->address);
+}
+
+static CUresult allocate_async(struct block *block, size_t bytes, size_t *charged)
+{
+    *charged = bytes;
+    return CU(cuMemAllocAsync)(&block->address, bytes, stream);
+}
+
+static CUresult release_async(struct block *block)
+{
+    CUresult status = CU(cuMemFreeAsync)(block->address, stream);
+    return status ? status : CU(cuStreamSynchronize)(stream);
+}
+
+static CUresult allocate_pooled(struct block *block, size_t bytes, size_t *charged)
+{
+    CUmemPoolProps props = { .type = ALLOCATION_PINNED, .location = { LOCATION_DEVICE, device } };
+    CUresult status = block->pool ? CUDA_SUCCESS : CU(cuMemPoolCreate)(&block->pool, &props);
+    *charged = bytes;
+    return status ? status : CU(cuMemAllocFromPoolAsync)(&block->address, bytes, block->pool, stream);
+}
+
+static CUresult allocate_array(struct block *block, size_t bytes, size_t *charged)
+{
+    CUDA_ARRAY_DESCRIPTOR plane = { 1024, bytes / 1024, FORMAT_UNSIGNED_INT8, 1 };
+    *charged = bytes;
+    return CU(cuArrayCreate_v2)((CUarray *)&block->handle, &plane);
+}
+
+static CUresult allocate_array3d(struct block *block, size_t bytes, size_t *charged)
+{
+    CUDA_ARRAY3D_DESCRIPTOR volume = { 1024, 16, bytes / 1024 / 16, FORMAT_UNSIGNED_INT8, 1, 0 };
+    *charged = bytes;
+    return CU(cuArray3DCreate_v2)((CUarray *)&block->handle, &volume);
+}
+
+static CUresult release_array(struct block *block)
+{
+    return CU(cuArrayDestroy)(block->handle);
+}
+
+static CUresult allocate_mipmap(struct block *block, size_t bytes, size_t *charged)
+{
+    CUDA_ARRAY3D_DESCRIPTOR plane = { 1024, bytes / 1024, 0, FORMAT_UNSIGNED_INT8, 1, 0 };
+    *charged = bytes;
+    return CU(cuMipmappedArrayCreate)((CUmipmappedArray *)&block->handle, &plane, 1);
+}
+
+static CUresult release_mipmap(struct block *block)
+{
+    return CU(cuMipmappedArrayDestroy)(block->handle);
+}
+
+static CUresult allocate_host(struct block *block, size_t bytes, size_t *charged)
+{
+    *charged = 0;
+    return CU(cuMemAllocHost_v2)(&block->handle, bytes);
+}
+
+static CUresult release_host(struct block *block)
+{
+    return CU(cuMemFreeHost)(block->handle);
+}
+
+static const struct kind KINDS[] = {
+    { "cuMemAlloc_v2", allocate_linear, release_linear },
+    { "cuMemAlloc", allocate_linear_v1, release_linear_v1 },
+    { "cuMemAllocPitch_v2", allocate_pitch, release_linear },
+    { "cuMemAllocManaged", allocate_managed, release_linear },
+    { "cuMemCreate", allocate_physical, release_physical },
+    { "cuMemAllocAsync", allocate_async, release_async },
+    { "cuMemAllocFromPoolAsync", allocate_pooled, release_async },
+    { "cuArrayCreate_v2", allocate_array, release_array },
+    { "cuArray3DCreate_v2", allocate_array3d, release_array },
+    { "cuMipmappedArrayCreate", allocate_mipmap, release_mipmap },
+    { "cuMemAllocHost_v2", allocate_host, release_host },
+};
+
+static struct block *find_block(const char *name, int make)
+{
+    for (struct block *block = blocks; block < blocks + BLOCKS_MAX; block++) {
+        if (!strcmp(block->name, name))
+            return block;
+        if (!*block->name && make) {
+            snprintf(block->name, sizeof block->name, "%s", name);
+            return block;
+        }
+    }
+    fail("no block is called %s, or there are too many", name);
+}
+
+static const struct kind *find_kind(const char *name)
+{
+    for (size_t at = 0; at < sizeof KINDS / sizeof *KINDS; at++)
+        if (!strcmp(KINDS[at].name, name))
+            return &KINDS[at];
+    fail("no allocator is called %s", name);
+}
+
+/* Commands. Each writes its answer. */
+
+static void answer_status(char *answer, CUresult status)
+{
+    snprintf(answer, ANSWER_MAX, "%u", status);
+}
+
+static void do_init(char *answer, char *rest)
+{
+    (void)rest;
+    answer_status(answer, CU(cuInit)(0));
+}
+
+static CUresult make_context(void)
+{
+    CUresult status = CU(cuInit)(0);
+    status = status ? status : CU(cuDeviceGet)(&device, 0);
+    status = status ? status : CU(cuDevicePrimaryCtxRetain)(&context, device);
+    status = status ? status : CU(cuCtxSetCurrent)(context);
+    return status ? status : CU(cuStreamCreate)(&stream, 0);
+}
+
+static void do_context(char *answer, char *rest)
+{
+    (void)rest;
+    answer_status(answer, make_context());
+}
+
+static void do_release(char *answer, char *rest)
+{
+    (void)rest;
+    answer_status(answer, CU(cuDevicePrimaryCtxRelease_v2)(device));
+}
+
+static void do_alloc(char *answer, char *rest)
+{
+    char name[32], kind[64];
+    size_t bytes = 0, charged = 0;
+    if (sscanf(rest, "%31s %63s %zu", name, kind, &bytes) != 3)
+        fail("alloc NAME KIND BYTES, not %s", rest);
+    struct block *block = find_block(name, 1);
+    block->kind = find_kind(kind);
+    CUresult status = block->kind->allocate(block, bytes, &charged);
+    snprintf(answer, ANSWER_MAX, "%u %zu", status, status ? 0 : charged);
+}
+
+static void do_free(char *answer, char *rest)
+{
+    struct block *block = find_block(rest, 0);
+    answer_status(answer, block->kind->release(block));
+}
+
+static void do_free_address(char *answer, char *rest)
+{
+    answer_status(answer, CU(cuMemFree_v2)(strtoull(rest, NULL, 0)));
+}
+
+static void do_info(char *answer, char *rest)
+{
+    size_t free_bytes = 0, total_bytes = 0;
+    (void)rest;
+    CUresult status = CU(cuMemGetInfo_v2)(&free_bytes, &total_bytes);
+    snprintf(answer, ANSWER_MAX, "%u %zu %zu", status, free_bytes, total_bytes);
+}
+
+static void do_total(char *answer, char *rest)
+{
+    size_t total_bytes = 0;
+    (void)rest;
+    CUresult status = CU(cuDeviceTotalMem_v2)(&total_bytes, device);
+    snprintf(answer, ANSWER_MAX, "%u %zu", status, total_bytes);
+}
+
+static void do_nvml(char *answer, char *rest)
+{
+    nvmlDevice_t board = NULL;
+    nvmlMemory_t v1 = { 0 };
+    nvmlMemory_v2_t v2 = { .version = NVML_MEMORY_V2 };
+    (void)rest;
+    CUresult status = NVML(nvmlInit_v2)();
+    status = status ? status : NVML(nvmlDeviceGetHandleByIndex_v2)(0, &board);
+    status = status ? status : NVML(nvmlDeviceGetMemoryInfo)(board, &v1);
+    status = status ? status : NVML(nvmlDeviceGetMemoryInfo_v2)(board, &v2);
+    snprintf(answer, ANSWER_MAX, "%u %llu %llu %llu %llu %llu %llu", status, v1.total, v1.free, v1.used, v2.total, v2.free, v2.used);
+}
+
+static void do_processes(char *answer, char *rest)
+{
+    nvmlDevice_t board = NULL;
+    nvmlProcessInfo_t process[64];
+    unsigned count = 64;
+    (void)rest;
+    CUresult status = NVML(nvmlInit_v2)();
+    status = status ? status : NVML(nvmlDeviceGetHandleByIndex_v2)(0, &board);
+    status = status ? status : NVML(nvmlDeviceGetComputeRunningProcesses_v3)(board, &count, process);
+    int written = snprintf(answer, ANSWER_MAX, "%u", status);
+    for (unsigned at = 0; !status && at < count; at++)
+        written += snprintf(answer + written, ANSWER_MAX - (size_t)written, " %u", process[at].pid);
+}
+
+/* Straight code: its length is its cost, on hardware as in the simulation. */
+static CUresult load_kernel(void)
+{
+    static char text[256 + KERNEL_INSTRUCTIONS * 32];
+    CUmodule module = NULL;
+    char *end = text + sprintf(text, ".version 7.0\n.target sm_70\n.address_size 64\n"
+                                     ".visible .entry work(.param .u32 seed)\n{\n.reg .b32 %%r<2>;\nld.param.u32 %%r1, [seed];\n");
+    for (int at = 0; at < KERNEL_INSTRUCTIONS; at++)
+        end += sprintf(end, "mul.lo.u32 %%r1, %%r1, %%r1;\n");
+    sprintf(end, "ret;\n}\n");
+    CUresult status = CU(cuModuleLoadData)(&module, text);
+    return status ? status : CU(cuModuleGetFunction)(&spin, module, "work");
+}
+
+static CUresult launch_plain(CUstream where)
+{
+    return CU(cuLaunchKernel)(spin, spin_grid, 1, 1, 256, 1, 1, 0, where, spin_params, NULL);
+}
+
+static CUresult launch_ex(CUstream where)
+{
+    CUlaunchConfig config = { .grid = { spin_grid, 1, 1 }, .block = { 256, 1, 1 }, .stream = where };
+    return CU(cuLaunchKernelEx)(&config, spin, spin_params, NULL);
+}
+
+static CUresult launch_cooperative(CUstream where)
+{
+    return CU(cuLaunchCooperativeKernel)(spin, spin_grid, 1, 1, 256, 1, 1, 0, where, spin_params);
+}
+
+static CUresult measure_ns(double *elapsed_ns)
+{
+    CUevent begin = NULL, end = NULL;
+    float elapsed_ms = 0;
+    CUresult status = CU(cuEventCreate)(&begin, 0);
+    status = status ? status : CU(cuEventCreate)(&end, 0);
+    status = status ? status : CU(cuEventRecord)(begin, stream);
+    status = status ? status : launch_plain(stream);
+    status = status ? status : CU(cuEventRecord)(end, stream);
+    status = status ? status : CU(cuEventSynchronize)(end);
+    status = status ? status : CU(cuEventElapsedTime)(&elapsed_ms, begin, end);
+    *elapsed_ns = elapsed_ms * 1e6;
+    return status;
+}
+
+static void do_kernel(char *answer, char *rest)
+{
+    double wanted_ns = 0, measured_ns = 0;
+    unsigned grid_max = 1u << 30;
+    if (sscanf(rest, "%lf %u", &wanted_ns, &grid_max) < 1)
+        fail("kernel NANOSECONDS [BLOCKS_MAX], not %s", rest);
+    CUresult status = spin ? CUDA_SUCCESS : load_kernel();
+    spin_grid = 4096;
+    for (int round = 0; !status && round < 3; round++) {
+        status = measure_ns(&measured_ns);
+        double grid = spin_grid * wanted_ns / (measured_ns > 0 ? measured_ns : 1);
+        spin_grid = grid < 1 ? 1 : grid > grid_max ? grid_max : (unsigned)grid;
+    }
+    status = status ? status : measure_ns(&measured_ns);
+    snprintf(answer, ANSWER_MAX, "%u %.0f", status, measured_ns);
+}
+
+static CUresult capture_one(CUgraph *graph)
+{
+    CUresult status = CU(cuStreamBeginCapture_v2)(stream, CAPTURE_GLOBAL);
+    status = status ? status : launch_plain(stream);
+    return status ? status : CU(cuStreamEndCapture)(stream, graph);
+}
+
+static CUresult build_one(CUgraph *graph)
+{
+    CUDA_KERNEL_NODE_PARAMS kernel = { .function = spin, .grid = { spin_grid, 1, 1 }, .block = { 256, 1, 1 }, .params = spin_params };
+    CUgraphNode node = NULL;
+    CUresult status = CU(cuGraphCreate)(graph, 0);
+    return status ? status : CU(cuGraphAddKernelNode_v2)(&node, *graph, NULL, 0, &kernel);
+}
+
+static CUresult launch_graphs(CUresult (*make)(CUgraph *), unsigned long count)
+{
+    CUgraph graph = NULL;
+    CUgraphExec exec = NULL;
+    CUresult status = make(&graph);
+    status = status ? status : CU(cuGraphInstantiateWithFlags)(&exec, graph, 0);
+    while (!status && count--)
+        status = CU(cuGraphLaunch)(exec, stream);
+    status = status ? status : CU(cuStreamSynchronize)(stream);
+    status = status ? status : CU(cuGraphExecDestroy)(exec);
+    return status ? status : CU(cuGraphDestroy)(graph);
+}
+
+static CUresult launch_kernels(CUresult (*launch)(CUstream), unsigned long count)
+{
+    CUresult status = CUDA_SUCCESS;
+    while (!status && count--)
+        status = launch(stream);
+    return status ? status : CU(cuStreamSynchronize)(stream);
+}
+
+static void do_launch(char *answer, char *rest)
+{
+    char how[32];
+    unsigned long count = 0;
+    CUresult status = CUDA_ERROR_INVALID_VALUE;
+    if (sscanf(rest, "%31s %lu", how, &count) != 2)
+        fail("launch HOW COUNT, not %s", rest);
+    if (!strcmp(how, "kernel"))
+        status = launch_kernels(launch_plain, count);
+    else if (!strcmp(how, "ex"))
+        status = launch_kernels(launch_ex, count);
+    else if (!strcmp(how, "cooperative"))
+        status = launch_kernels(launch_cooperative, count);
+    else if (!strcmp(how, "graph"))
+        status = launch_graphs(build_one, count);
+    else if (!strcmp(how, "capture"))
+        status = launch_graphs(capture_one, count);
+    else
+        fail("no launch is called %s", how);
+    answer_status(answer, status);
+}
+
+static void do_capture(char *answer, char *rest)
+{
+    CUgraph graph = NULL;
+    unsigned long count = strtoul(rest, NULL, 10);
+    CUresult status = CU(cuStreamBeginCapture_v2)(stream, CAPTURE_GLOBAL);
+    while (!status && count--)
+        status = launch_plain(stream);
+    status = status ? status : CU(cuStreamEndCapture)(stream, &graph);
+    answer_status(answer, status ? status : CU(cuGraphDestroy)(graph));
+}
+
+static void count_status(unsigned long counts[3], CUresult status)
+{
+    counts[status == CUDA_SUCCESS ? 0 : status == CUDA_ERROR_OUT_OF_MEMORY ? 1 : 2]++;
+}
+
+static void do_churn(char *answer, char *rest)
+{
+    unsigned seed = 0;
+    unsigned long rounds = 0, bytes_max = 0, counts[3] = { 0 };
+    CUdeviceptr held[8] = { 0 };
+    if (sscanf(rest, "%u %lu %lu", &seed, &rounds, &bytes_max) != 3)
+        fail("churn SEED ROUNDS BYTES_MAX, not %s", rest);
+    for (unsigned long round = 0; round < rounds + 8; round++) {
+        CUdeviceptr *slot = &held[round < rounds ? (unsigned)rand_r(&seed) % 8 : round - rounds];
+        if (*slot && CU(cuMemFree_v2)(*slot) != CUDA_SUCCESS)
+            counts[2]++;
+        *slot = 0;
+        if (round < rounds)
+            count_status(counts, CU(cuMemAlloc_v2)(slot, 1 + (size_t)rand_r(&seed) % bytes_max));
+    }
+    snprintf(answer, ANSWER_MAX, "%lu %lu %lu", counts[0], counts[1], counts[2]);
+}
+
+struct crew {
+    unsigned long rounds, bytes, counts[3];
+    pthread_mutex_t mutex;
+};
+
+static void *work(void *argument)
+{
+    struct crew *crew = argument;
+    unsigned long counts[3] = { 0 };
+    CUresult status = CU(cuCtxSetCurrent)(context);
+    for (unsigned long round = 0; round < crew->rounds && !status; round++) {
+        CUdeviceptr block = 0;
+        CUresult granted = CU(cuMemAlloc_v2)(&block, crew->bytes);
+        count_status(counts, granted);
+        status = launch_plain(stream);
+        if (granted == CUDA_SUCCESS && !status)
+            status = CU(cuMemFree_v2)(block);
+    }
+    counts[2] += status != CUDA_SUCCESS;
+    pthread_mutex_lock(&crew->mutex);
+    for (int at = 0; at < 3; at++)
+        crew->counts[at] += counts[at];
+    pthread_mutex_unlock(&crew->mutex);
+    return NULL;
+}
+
+static void do_threads(char *answer, char *rest)
+{
+    struct crew crew = { .mutex = PTHREAD_MUTEX_INITIALIZER };
+    pthread_t thread[64];
+    unsigned count = 0;
+    if (sscanf(rest, "%u %lu %lu", &count, &crew.rounds, &crew.bytes) != 3 || count > 64)
+        fail("threads COUNT ROUNDS BYTES, not %s", rest);
+    for (unsigned at = 0; at < count; at++)
+        if (pthread_create(&thread[at], NULL, work, &crew))
+            fail("no thread");
+    for (unsigned at = 0; at < count; at++)
+        pthread_join(thread[at], NULL);
+    count_status(crew.counts, CU(cuStreamSynchronize)(stream));
+    snprintf(answer, ANSWER_MAX, "%lu %lu %lu", crew.counts[0] - 1, crew.counts[1], crew.counts[2]);
+}
+
+static pthread_barrier_t together;
+
+static void *init_together(void *status)
+{
+    pthread_barrier_wait(&together);
+    *(CUresult *)status = CU(cuInit)(0);
+    return NULL;
+}
+
+static void do_init_threads(char *answer, char *rest)
+{
+    unsigned count = (unsigned)strtoul(rest, NULL, 10);
+    pthread_t thread[16];
+    CUresult status[16];
+    int written = 0;
+    if (count < 1 || count > 16 || pthread_barrier_init(&together, NULL, count))
+        fail("init-threads COUNT, not %s", rest);
+    for (unsigned at = 0; at < count; at++)
+        if (pthread_create(&thread[at], NULL, init_together, &status[at]))
+            fail("no thread");
+    for (unsigned at = 0; at < count; at++) {
+        pthread_join(thread[at], NULL);
+        written += sprintf(answer + written, at ? " %u" : "%u", status[at]);
+    }
+}
+
+static void obey(char *answer, char *line);
+
+static void obey_all(char *answer, char *commands)
+{
+    char *state = NULL, one[ANSWER_MAX];
+    size_t written = 0;
+    for (char *command = strtok_r(commands, ";", &state); command; command = strtok_r(NULL, ";", &state)) {
+        obey(one, command + strspn(command, " "));
+        written += (size_t)snprintf(answer + written, ANSWER_MAX - written, written ? "; %s" : "%s", one);
+    }
+}
+
+static void do_fork(char *answer, char *rest)
+{
+    int pipes[2], ended = 0;
+    if (pipe(pipes))
+        fail("no pipe");
+    pid_t child = fork();
+    if (child == 0) {
+        obey_all(answer, rest);
+        ssize_t written = write(pipes[1], answer, strlen(answer));
+        _exit(written < 0);
+    }
+    close(pipes[1]);
+    ssize_t length = 0, got;
+    while ((got = read(pipes[0], answer + length, (size_t)(ANSWER_MAX - 1 - length))) > 0)
+        length += got;
+    answer[length] = 0;
+    close(pipes[0]);
+    waitpid(child, &ended, 0);
+    if (!WIFEXITED(ended) || WEXITSTATUS(ended))
+        snprintf(answer, ANSWER_MAX, "the child ended with wait status %d", ended);
+}
+
+static void do_orphan(char *answer, char *rest)
+{
+    (void)rest;
+    pid_t child = fork();
+    if (child == 0) {
+        struct pollfd input = { .fd = 0 }; /* no events: only a hang-up wakes it, the input is its parent's */
+        while (poll(&input, 1, -1) < 0)
+            ;
+        _exit(0);
+    }
+    snprintf(answer, ANSWER_MAX, "%d", child);
+}
+
+static void do_pid(char *answer, char *rest)
+{
+    (void)rest;
+    snprintf(answer, ANSWER_MAX, "%d", getpid());
+}
+
+static const struct {
+    const char *name;
+    void (*run)(char *answer, char *rest);
+} COMMANDS[] = {
+    { "init", do_init },
+    { "context", do_context },
+    { "release", do_release },
+    { "alloc", do_alloc },
+    { "free", do_free },
+    { "free-address", do_free_address },
+    { "info", do_info },
+    { "total", do_total },
+    { "nvml", do_nvml },
+    { "processes", do_processes },
+    { "kernel", do_kernel },
+    { "launch", do_launch },
+    { "capture", do_capture },
+    { "churn", do_churn },
+    { "threads", do_threads },
+    { "init-threads", do_init_threads },
+    { "fork", do_fork },
+    { "orphan", do_orphan },
+    { "pid", do_pid },
+};
+
+static void obey(char *answer, char *line)
+{
+    char *rest = line + strcspn(line, " ");
+    rest += *rest ? (*rest = 0, 1) : 0;
+    for (size_t at = 0; at < sizeof COMMANDS / sizeof *COMMANDS; at++)
+        if (!strcmp(COMMANDS[at].name, line)) {
+            COMMANDS[at].run(answer, rest);
+            return;
+        }
+    fail("no command is called %s", line);
+}
+
+int main(int argc, char **argv)
+{
+    char line[ANSWER_MAX], answer[ANSWER_MAX];
+    if (argc != 2)
+        fail("usage: tenant DOOR");
+    open_doors(argv[1]);
+    while (fgets(line, sizeof line, stdin)) {
+        line[strcspn(line, "\n")] = 0;
+        obey(answer, line);
+        printf("%s\n", answer);
+        fflush(stdout);
+    }
+    return 0;
+}

@@ -1,0 +1,164 @@
+//! Child processes that end: each has a deadline, and is waited for, never polled.
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// How long a child may take unless a test says otherwise. Long, for a busy machine: nothing measures itself by it.
+pub const DEADLINE: Duration = Duration::from_secs(60);
+
+/// What a process left behind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// Its exit status.
+    pub status: ExitStatus,
+    /// What it wrote to standard output.
+    pub stdout: String,
+    /// What it wrote to standard error.
+    pub stderr: String,
+}
+
+impl Outcome {
+    /// The lines of standard output; fails the test unless the process succeeded and kept standard error empty.
+    pub fn lines(&self) -> Vec<&str> {
+        assert!(self.status.success() && self.stderr.is_empty(), "{self:#?}");
+        self.stdout.lines().collect()
+    }
+}
+
+/// A running child with its output being collected. Killed when dropped.
+#[derive(Debug)]
+pub struct Running {
+    child: Child,
+    pidfd: OwnedFd,
+    stdout: Option<JoinHandle<String>>,
+    stderr: Option<JoinHandle<String>>,
+}
+
+impl Running {
+    /// Starts a command, in a process group of its own, collecting whatever of its output is piped.
+    pub fn start(command: &mut Command) -> Self {
+        let mut running = Self::start_talking(command);
+        running.stdout = running.child.stdout.take().map(collect);
+        running
+    }
+
+    /// As [`Running::start`], but standard output is left to the caller.
+    pub fn start_talking(command: &mut Command) -> Self {
+        let mut child = command
+            .process_group(0)
+            .spawn()
+            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let pidfd = open_pidfd(child.id());
+        let stderr = child.stderr.take().map(collect);
+        Self {
+            child,
+            pidfd,
+            stdout: None,
+            stderr,
+        }
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The child itself, to take its pipes.
+    pub fn child(&mut self) -> &mut Child {
+        &mut self.child
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        pidfd_send_signal(&self.pidfd, signal).expect("the child is ours, reaped or not");
+    }
+
+    /// Waits for its end; kills it and fails the test when that takes longer than `deadline`.
+    pub fn wait(mut self, deadline: Duration) -> Outcome {
+        let in_time = ends_within(&self.pidfd, deadline);
+        if !in_time {
+            self.child
+                .kill()
+                .expect("a child that has not been waited for can be killed");
+        }
+        let status = self.child.wait().expect("a child can be waited for");
+        let outcome = Outcome {
+            status,
+            stdout: joined(self.stdout.take()),
+            stderr: joined(self.stderr.take()),
+        };
+        assert!(in_time, "killed after {deadline:?}: {outcome:#?}");
+        outcome
+    }
+}
+
+impl Drop for Running {
+    /// A test that failed leaves no process behind. Both calls are refused for a child that was waited for.
+    fn drop(&mut self) {
+        if self.child.kill().is_ok() {
+            let _reaped = self.child.wait();
+        }
+    }
+}
+
+/// Runs a command to its end, within [`DEADLINE`].
+pub fn run(command: &mut Command) -> Outcome {
+    run_within(command, DEADLINE)
+}
+
+/// Runs a command to its end, within `deadline`.
+pub fn run_within(command: &mut Command, deadline: Duration) -> Outcome {
+    Running::start(
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped()),
+    )
+    .wait(deadline)
+}
+
+/// A descriptor of a process that exists.
+pub(crate) fn open_pidfd(pid: u32) -> OwnedFd {
+    try_open_pidfd(pid).unwrap_or_else(|| panic!("process {pid} is gone before it was waited for"))
+}
+
+/// A descriptor of a process, or nothing if there is none.
+pub(crate) fn try_open_pidfd(pid: u32) -> Option<OwnedFd> {
+    let pid = Pid::from_raw(i32::try_from(pid).expect("a pid fits"))?;
+    pidfd_open(pid, PidfdFlags::empty()).ok()
+}
+
+/// Whether a process ends within a time.
+pub(crate) fn ends_within(pidfd: &OwnedFd, deadline: Duration) -> bool {
+    let timeout = Timespec {
+        tv_sec: i64::try_from(deadline.as_secs()).expect("a deadline fits"),
+        tv_nsec: deadline.subsec_nanos().into(),
+    };
+    loop {
+        match poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&timeout)) {
+            Ok(ready) => return ready > 0,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => panic!("poll on a process: {error}"),
+        }
+    }
+}
+
+fn collect(mut pipe: impl Read + Send + 'static) -> JoinHandle<String> {
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        pipe.read_to_end(&mut bytes).expect("a pipe can be read");
+        String::from_utf8_lossy(&bytes).into_owned()
+    })
+}
+
+fn joined(reader: Option<JoinHandle<String>>) -> String {
+    reader.map_or_else(String::new, |thread| {
+        thread.join().expect("a reader does not panic")
+    })
+}

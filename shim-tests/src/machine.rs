@@ -1,0 +1,207 @@
+//! One machine for one test: a simulated GPU, the hook's shared state and the traces, in folders of their own.
+
+use crate::build::artefacts;
+use crate::child::{DEADLINE, ends_within, try_open_pidfd};
+use crate::trace::Trace;
+use crate::world::World;
+use gpu_sim::client::{self, Environment};
+use gpu_sim::command::ProcessUsage;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use tempfile::TempDir;
+
+/// A simulated machine. Dropping it checks that nothing is left of it: no process, no file.
+pub struct Machine {
+    folder: TempDir,
+    profile: String,
+    truth: OnceLock<client::Machine>,
+}
+
+/// What the device counted for some processes, at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Truth {
+    /// Device memory held, in bytes, as backed by the device.
+    pub memory_bytes: u64,
+    /// Occupancy of the compute engine, in ns.
+    pub gpu_busy_ns: u64,
+    /// Kernels completed.
+    pub kernels: u64,
+}
+
+impl Default for Machine {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Machine {
+    /// One T4.
+    pub fn new() -> Self {
+        Self::with_profile("t4")
+    }
+
+    /// The machine of a profile: a built-in name or the path of a TOML file.
+    pub fn with_profile(profile: &str) -> Self {
+        // In memory, as by default: the device's memory and the ledgers are no load for a disk.
+        let folder = tempfile::Builder::new()
+            .prefix("shim-test-")
+            .tempdir_in("/dev/shm")
+            .expect("a folder in /dev/shm");
+        for name in ["hook", "trace"] {
+            fs::create_dir(folder.path().join(name)).expect("a folder in a new folder");
+        }
+        Self {
+            folder,
+            profile: profile.to_owned(),
+            truth: OnceLock::new(),
+        }
+    }
+
+    /// A folder for whatever else a test needs.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// `GPU_SIM_DIR`.
+    pub fn sim_dir(&self) -> PathBuf {
+        self.path("sim")
+    }
+
+    /// `CUDA_HOOK_DIR`.
+    pub fn hook_dir(&self) -> PathBuf {
+        self.path("hook")
+    }
+
+    /// `program` in `world` on this machine. Its environment is what is set here and nothing else.
+    pub fn command(&self, world: &World, program: impl AsRef<Path>) -> Command {
+        let mut command = Command::new(program.as_ref());
+        command
+            .env_clear()
+            .env("CUDA_HOOK_DIR", self.hook_dir())
+            .env("HOME", self.folder.path());
+        command.envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
+        if *world != World::Real {
+            command.env("LD_LIBRARY_PATH", &artefacts().sim);
+            command
+                .env("GPU_SIM_DIR", self.sim_dir())
+                .env("GPU_SIM_PROFILE", &self.profile);
+            command.env("GPU_SIM_TRACE", self.path("trace"));
+        }
+        if world.has_hook() {
+            command.env("LD_PRELOAD", &artefacts().hook);
+        }
+        if let World::Limited(limits) = world {
+            command.envs(limits.iter().map(|(name, value)| (name, value)));
+        }
+        command
+    }
+
+    /// The trace of the one process that has called this machine's driver.
+    pub fn trace(&self) -> Trace {
+        let mut traces = self.traces();
+        assert_eq!(traces.len(), 1, "one process was to be traced");
+        traces.remove(0)
+    }
+
+    /// The traces of all processes that have called this machine's driver.
+    pub fn traces(&self) -> Vec<Trace> {
+        let files = fs::read_dir(self.path("trace")).expect("the machine's trace folder");
+        files
+            .map(|file| Trace::read(&file.expect("a file in it").path()))
+            .collect()
+    }
+
+    /// What the device itself says of each process that ever was on it. Connecting makes the test a user of the machine
+    /// that takes no memory and no time; it keeps the machine, and with it the dead processes' figures, until the end.
+    pub fn usage(&self) -> Vec<ProcessUsage> {
+        self.connected().usage().expect("the device answers")
+    }
+
+    /// The device's figures of one process; zeros before its first context.
+    pub fn truth_of(&self, pid: u32) -> Truth {
+        self.sum(|usage| usage.pid == pid)
+    }
+
+    /// The device's figures of one container's processes together, the dead included.
+    pub fn truth_of_container(&self, container: &str) -> Truth {
+        self.sum(|usage| usage.container == container)
+    }
+
+    fn sum(&self, wanted: impl Fn(&ProcessUsage) -> bool) -> Truth {
+        self.usage()
+            .iter()
+            .filter(|usage| wanted(usage))
+            .fold(Truth::default(), |sum, usage| Truth {
+                memory_bytes: sum.memory_bytes + usage.memory_bytes_current,
+                gpu_busy_ns: sum.gpu_busy_ns + usage.gpu_busy_ns_total,
+                kernels: sum.kernels + usage.kernels_total,
+            })
+    }
+
+    /// Physical memory of the first device, in bytes.
+    pub fn memory_bytes(&self) -> u64 {
+        self.connected().devices()[0].memory_bytes
+    }
+
+    /// UUIDs of the devices, as NVML spells them.
+    pub fn device_uuids(&self) -> Vec<String> {
+        self.connected()
+            .devices()
+            .iter()
+            .map(|device| device.uuid_text())
+            .collect()
+    }
+
+    fn connected(&self) -> &client::Machine {
+        self.truth.get_or_init(|| {
+            let environment = Environment {
+                profile: self.profile.clone(),
+                dir: self.sim_dir(),
+                device: Some(artefacts().sim.join("gpu-sim-device")),
+                container: "the test itself".to_owned(),
+                log: None,
+            };
+            client::Machine::connect_to(&environment).expect("the machine of this test")
+        })
+    }
+
+    /// Processes whose command line or environment names this machine's folder.
+    fn processes_left(&self) -> Vec<u32> {
+        let needle = self.folder.path().as_os_str().as_encoded_bytes();
+        let processes = fs::read_dir("/proc")
+            .expect("/proc")
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+        let names_us = |pid: &u32| {
+            ["cmdline", "environ"].iter().any(|file| {
+                let bytes = fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
+                bytes.windows(needle.len()).any(|window| window == needle)
+            })
+        };
+        processes.filter(names_us).collect()
+    }
+
+    fn check_that_nothing_is_left(&mut self) {
+        drop(self.truth.take());
+        for pid in self.processes_left() {
+            let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            let ended = try_open_pidfd(pid).is_none_or(|pidfd| ends_within(&pidfd, DEADLINE));
+            assert!(
+                ended,
+                "process {pid} ({}) outlives its machine",
+                name.trim_end()
+            );
+        }
+        let left = fs::read_dir(self.sim_dir()).map_or_else(|_| Vec::new(), Iterator::collect);
+        assert!(left.is_empty(), "the machine is gone and left {left:?}");
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.check_that_nothing_is_left();
+        }
+    }
+}
