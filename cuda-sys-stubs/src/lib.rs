@@ -4,6 +4,9 @@
 //! the tests read the same tables, `symbols/*.tsv`, from which `scripts/generate-abi` writes much of this crate.
 #![no_std]
 
+#[cfg(test)]
+extern crate std;
+
 pub mod abi;
 pub mod get_proc_address;
 pub mod layout;
