@@ -15,17 +15,32 @@
 )]
 
 mod callbacks;
+mod constants;
 mod enums;
 mod records;
 mod results;
 mod types;
 
 pub use callbacks::*;
+pub use constants::*;
 pub use enums::*;
 pub use records::*;
 pub use types::*;
 
-use core::ffi::CStr;
+use core::ffi::{CStr, c_void};
+use core::ptr::without_provenance_mut;
+
+/// The legacy default stream, by name.
+pub const CU_STREAM_LEGACY: CUstream = without_provenance_mut(1);
+/// The calling thread's own default stream, by name.
+pub const CU_STREAM_PER_THREAD: CUstream = without_provenance_mut(2);
+
+/// Ends the `extra` array of a launch.
+pub const CU_LAUNCH_PARAM_END: *mut c_void = without_provenance_mut(0);
+/// In the `extra` array: the next element points at the packed arguments.
+pub const CU_LAUNCH_PARAM_BUFFER_POINTER: *mut c_void = without_provenance_mut(1);
+/// In the `extra` array: the next element points at the size of the packed arguments, a `usize` in bytes.
+pub const CU_LAUNCH_PARAM_BUFFER_SIZE: *mut c_void = without_provenance_mut(2);
 
 /// The name of a status code as the header spells it; `None` for a number that is none.
 #[must_use]

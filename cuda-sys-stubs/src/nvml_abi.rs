@@ -5,18 +5,49 @@
     missing_docs,
     reason = "the names are NVIDIA's; their reference documents them"
 )]
-#![expect(non_camel_case_types, non_snake_case, reason = "spelled as in nvml.h")]
+#![expect(
+    non_camel_case_types,
+    non_snake_case,
+    non_upper_case_globals,
+    reason = "spelled as in nvml.h"
+)]
 
+mod constants;
 mod enums;
 mod records;
 mod results;
 mod types;
 
+pub use constants::*;
 pub use enums::*;
 pub use records::*;
 pub use types::*;
 
-use core::ffi::CStr;
+use core::ffi::{CStr, c_uint};
+
+/// What a caller writes into the `version` field of a versioned struct: its size in bytes, and the version in the top byte.
+///
+/// Source: the definition of `NVML_STRUCT_VERSION` in nvml.h.
+#[must_use]
+pub const fn struct_version<T>(version: u8) -> c_uint {
+    assert!(
+        size_of::<T>() < 1 << 24,
+        "the size shares a word with the version"
+    );
+    size_of::<T>() as c_uint | (version as c_uint) << 24
+}
+
+/// The `version` of a [`nvmlMemory_v2_t`].
+pub const nvmlMemory_v2: c_uint = struct_version::<nvmlMemory_v2_t>(2);
+/// The `version` of a [`nvmlProcessDetailList_v1_t`].
+pub const nvmlProcessDetailList_v1: c_uint = struct_version::<nvmlProcessDetailList_v1_t>(1);
+/// The `version` of a [`nvmlProcessesUtilizationInfo_v1_t`].
+pub const nvmlProcessesUtilizationInfo_v1: c_uint =
+    struct_version::<nvmlProcessesUtilizationInfo_v1_t>(1);
+/// The `version` of a [`nvmlPciInfoExt_v1_t`].
+pub const nvmlPciInfoExt_v1: c_uint = struct_version::<nvmlPciInfoExt_v1_t>(1);
+/// The `version` of a [`nvmlTemperature_v1_t`].
+pub const nvmlTemperature_v1: c_uint = struct_version::<nvmlTemperature_v1_t>(1);
 
 /// The name of a status code as the header spells it; `None` for a number that is none.
 #[must_use]
