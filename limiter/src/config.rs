@@ -1,35 +1,54 @@
 //! What limits a container has: the config file and the environment, checked.
+//!
+//! A value goes one way: text with its origin ([`raw`]) → units and ranges (`Layer`) → [`Limits`] → [`GpuLimits`].
+//! This module is the only one that can refuse a setting, and [`load`] the only function that reads the process's
+//! environment.
+//!
+//! Sources, and what each may do:
+//! * the config file (`$CUDA_HOOK_CONFIG`, else [`CONFIG_PATH`] where it exists) sets limits;
+//! * `CUDA_HOOK_*` sets limits where the file sets none, and otherwise only lowers them: of two values the lower one
+//!   counts. A container's name that the file gives cannot be changed;
+//! * HAMi-core's variables count where neither of the above sets a limit.
 
-use std::fmt;
-use std::path::PathBuf;
+mod container;
+mod file;
+mod raw;
+mod variables;
 
+use std::fs;
+use std::path::{Path, PathBuf};
+
+pub use self::container::ContainerName;
+pub use self::raw::Refusal;
+use self::raw::{RawLayer, RawLimits, Selector, Setting};
+use crate::shm;
 use crate::units::{Bytes, DeviceUuid, Percent};
+
+/// Where the config file stands when `$CUDA_HOOK_CONFIG` names none.
+pub const CONFIG_PATH: &str = "/etc/cuda-hook/config.toml";
 
 /// Everything that was configured for this process.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Whose quota this is.
     pub container: ContainerName,
-    /// Folder of the shared state.
+    /// Folder of the shared state. May not exist yet.
     pub dir: PathBuf,
     /// How much is said on stderr.
     pub log: LogLevel,
     /// Path of the real `libcuda.so.1`, where it is not the one the loader finds.
     pub driver: Option<PathBuf>,
-    /// `None`: no source sets a limit; interpose nothing.
+    /// `None`: no source sets a limit; interpose nothing. A limit of `max` is set, so that it can be changed later.
     pub limits: Option<Limits>,
 }
 
-/// A container's name: 1 to 64 of `[A-Za-z0-9._-]`, not starting with a dot.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ContainerName(String);
-
 /// How much is said on stderr.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LogLevel {
     /// Nothing.
     Off,
-    /// What makes enforcement impossible. The default.
+    /// What makes enforcement impossible.
+    #[default]
     Error,
     /// What deserves attention.
     Warn,
@@ -43,12 +62,15 @@ pub enum LogLevel {
 
 /// The configured limits of a container, before its GPUs are known.
 #[derive(Clone, Debug)]
-pub struct Limits {}
+pub struct Limits {
+    /// The file's before the environment's; a later layer only lowers what an earlier one says.
+    layers: Vec<Layer>,
+}
 
 /// The limits of a container on one GPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct GpuLimits {
-    /// Most device memory, in bytes; `None`: no limit; 0: nothing may be allocated.
+    /// Most device memory; `None`: no limit; 0: nothing may be allocated.
     pub memory_bytes_max: Option<Bytes>,
     /// Guaranteed share of SM time; `None`: none is.
     pub sm: Option<Percent>,
@@ -56,42 +78,267 @@ pub struct GpuLimits {
     pub sm_max: Option<Percent>,
 }
 
-/// A setting that is not accepted. Displays as the one line for stderr.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {}
+/// What one source says.
+#[derive(Clone, Debug)]
+struct Layer {
+    every_gpu: Keys,
+    gpus: Vec<(Selector, Setting, Keys)>,
+}
+
+/// The limits one source gives in one place. Outer `None`: key absent; inner `None` of `memory`: `max`.
+#[derive(Clone, Copy, Debug, Default)]
+struct Keys {
+    memory: Option<Option<Bytes>>,
+    sm: Option<Percent>,
+    sm_max: Option<Percent>,
+}
+
+/// What the settings depend on besides the file, as plain data.
+#[derive(Clone, Debug, Default)]
+struct Host {
+    /// The process's environment.
+    environment: Vec<(String, String)>,
+    /// Text of `/proc/self/cgroup`.
+    cgroup: String,
+    /// Folder of the shared state when none is named.
+    dir: PathBuf,
+}
 
 /// The settings of this process, from its environment and its config file.
 pub fn load() -> Result<Settings, Refusal> {
-    unimplemented!()
+    let host = Host {
+        environment: std::env::vars_os()
+            .map(|(name, value)| (lossy(name), lossy(value)))
+            .filter(|(name, _)| variables::is_ours(name))
+            .collect(),
+        // No cgroup to be read is a container without a name of its own.
+        cgroup: fs::read_to_string("/proc/self/cgroup").unwrap_or_default(),
+        dir: default_dir(),
+    };
+    resolve(&host, Path::new(CONFIG_PATH))
+}
+
+fn lossy(text: std::ffi::OsString) -> String {
+    text.to_string_lossy().into_owned()
+}
+
+/// `/run/cuda-hook` where this process may write there, else a folder of the user's own in `/dev/shm`.
+fn default_dir() -> PathBuf {
+    let run = Path::new("/run/cuda-hook");
+    if shm::is_writable(run) || (!run.exists() && shm::is_writable(Path::new("/run"))) {
+        return run.to_owned();
+    }
+    PathBuf::from(format!("/dev/shm/cuda-hook-{}", shm::effective_uid()))
+}
+
+/// [`load`] with everything it depends on as arguments, the files that settings name excepted.
+fn resolve(host: &Host, default_config: &Path) -> Result<Settings, Refusal> {
+    let variables = variables::read(&host.environment)?;
+    let file = match &variables.config {
+        Some(setting) => Some(file::read_named(setting)?),
+        None => file::read_default(default_config)?,
+    };
+    let file = file.unwrap_or_default();
+    let container = container_name(
+        file.container.as_ref(),
+        variables.container.as_ref(),
+        &host.cgroup,
+    )?;
+    let mut layers = Vec::new();
+    for limits in [&file.limits, &variables.limits] {
+        if !limits.is_empty() {
+            layers.push(Layer::check(limits)?);
+        }
+    }
+    if layers.is_empty() && !variables.hami.is_empty() {
+        layers.push(Layer::check(&variables.hami)?);
+    }
+    Ok(Settings {
+        container,
+        dir: variables.dir.map_or(Ok(host.dir.clone()), |setting| {
+            existing_or_new_folder(&setting)
+        })?,
+        log: variables
+            .log
+            .map_or(Ok(LogLevel::default()), |setting| log_level(&setting))?,
+        driver: variables
+            .driver
+            .map(|setting| existing_file(&setting))
+            .transpose()?,
+        limits: (!layers.is_empty()).then_some(Limits { layers }),
+    })
+}
+
+fn container_name(
+    file: Option<&Setting>,
+    environment: Option<&Setting>,
+    cgroup: &str,
+) -> Result<ContainerName, Refusal> {
+    if let (Some(file), Some(environment)) = (file, environment)
+        && file.value != environment.value
+    {
+        return Err(environment.refuse("differs from the config file's container", &file.value));
+    }
+    match file.or(environment) {
+        Some(setting) => setting.parse(ContainerName::ALLOWED),
+        None => Ok(ContainerName::from_cgroup(cgroup)),
+    }
+}
+
+fn existing_or_new_folder(setting: &Setting) -> Result<PathBuf, Refusal> {
+    const ALLOWED: &str = "the absolute path of a folder";
+    let path = PathBuf::from(&setting.value);
+    if !path.is_absolute() {
+        return Err(setting.refuse("is not an absolute path", ALLOWED));
+    }
+    match fs::metadata(&path) {
+        Ok(found) if !found.is_dir() => Err(setting.refuse("is not a folder", ALLOWED)),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(setting.refuse(error, ALLOWED))
+        }
+        Ok(_) | Err(_) => Ok(path),
+    }
+}
+
+fn existing_file(setting: &Setting) -> Result<PathBuf, Refusal> {
+    const ALLOWED: &str = "the absolute path of the driver's libcuda.so.1";
+    let path = PathBuf::from(&setting.value);
+    if !path.is_absolute() {
+        return Err(setting.refuse("is not an absolute path", ALLOWED));
+    }
+    match fs::metadata(&path) {
+        Ok(found) if found.is_file() => Ok(path),
+        Ok(_) => Err(setting.refuse("is not a file", ALLOWED)),
+        Err(error) => Err(setting.refuse(error, ALLOWED)),
+    }
+}
+
+fn log_level(setting: &Setting) -> Result<LogLevel, Refusal> {
+    Ok(match setting.value.as_str() {
+        "off" => LogLevel::Off,
+        "error" => LogLevel::Error,
+        "warn" => LogLevel::Warn,
+        "info" => LogLevel::Info,
+        "debug" => LogLevel::Debug,
+        "trace" => LogLevel::Trace,
+        _ => return Err(setting.refuse("is no log level", "off, error, warn, info, debug, trace")),
+    })
+}
+
+impl Layer {
+    fn check(raw: &RawLayer) -> Result<Self, Refusal> {
+        let every_gpu = Keys::check(&raw.every_gpu)?;
+        let mut gpus = Vec::new();
+        for (selector, named_by, limits) in &raw.gpus {
+            let keys = Keys::check(limits)?;
+            // A key that the GPU does not have of its own comes from `every_gpu`: the pair must fit too.
+            refuse_crossed(limits.or(&raw.every_gpu), keys.or(every_gpu))?;
+            gpus.push((selector.clone(), named_by.clone(), keys));
+        }
+        Ok(Self { every_gpu, gpus })
+    }
+
+    /// What this source says about the GPU at `ordinal` of `devices`.
+    fn limits_of(&self, ordinal: usize, devices: &[DeviceUuid]) -> Result<Keys, Refusal> {
+        let mut own = None;
+        for (selector, named_by, keys) in &self.gpus {
+            if selector.find(named_by, devices)? != Some(ordinal) {
+                continue;
+            }
+            if own.replace(*keys).is_some() {
+                return Err(named_by.refuse("names a GPU that is named already", "each GPU once"));
+            }
+        }
+        Ok(own.unwrap_or_default().or(self.every_gpu))
+    }
+}
+
+impl Keys {
+    fn check(raw: &RawLimits) -> Result<Self, Refusal> {
+        let memory = raw.memory.as_ref().map(|setting| {
+            Bytes::parse_or_max(&setting.value)
+                .map_err(|error| setting.refuse(error, Bytes::ALLOWED))
+        });
+        let percent = |setting: &Option<Setting>| {
+            setting
+                .as_ref()
+                .map(|setting| setting.parse(Percent::ALLOWED))
+                .transpose()
+        };
+        let keys = Self {
+            memory: memory.transpose()?,
+            sm: percent(&raw.sm)?,
+            sm_max: percent(&raw.sm_max)?,
+        };
+        refuse_crossed(raw.clone(), keys)?;
+        Ok(keys)
+    }
+
+    /// These, and where a key is absent, `general`'s.
+    fn or(self, general: Self) -> Self {
+        Self {
+            memory: self.memory.or(general.memory),
+            sm: self.sm.or(general.sm),
+            sm_max: self.sm_max.or(general.sm_max),
+        }
+    }
+}
+
+/// A maximum below the guarantee is a contradiction within one source.
+fn refuse_crossed(raw: RawLimits, keys: Keys) -> Result<(), Refusal> {
+    match (keys.sm, keys.sm_max, raw.sm_max) {
+        (Some(sm), Some(sm_max), Some(setting)) if sm_max < sm => {
+            Err(setting.refuse("is less than sm", &format!("{sm} to 100%")))
+        }
+        _ => Ok(()),
+    }
 }
 
 impl Limits {
-    /// The limits on each of `devices`, in that order. Refused when a named GPU is not among them.
-    pub fn bind(&self, _devices: &[DeviceUuid]) -> Result<Vec<GpuLimits>, Refusal> {
-        unimplemented!()
+    /// The limits on each of `devices`, in that order.
+    ///
+    /// # Errors
+    /// A GPU that the limits name by UUID, or by the beginning of one, is not exactly one of `devices`.
+    pub fn bind(&self, devices: &[DeviceUuid]) -> Result<Vec<GpuLimits>, Refusal> {
+        for layer in &self.layers {
+            for (selector, named_by, _) in &layer.gpus {
+                selector.find(named_by, devices)?;
+            }
+        }
+        (0..devices.len())
+            .map(|ordinal| self.bind_one(ordinal, devices))
+            .collect()
+    }
+
+    fn bind_one(&self, ordinal: usize, devices: &[DeviceUuid]) -> Result<GpuLimits, Refusal> {
+        let mut limits = GpuLimits::default();
+        for layer in &self.layers {
+            limits = limits.lowered_by(layer.limits_of(ordinal, devices)?);
+        }
+        Ok(limits)
     }
 }
 
-impl ContainerName {
-    /// The name as text.
-    pub fn as_str(&self) -> &str {
-        &self.0
+impl GpuLimits {
+    /// These limits where `keys` does not say less.
+    fn lowered_by(self, keys: Keys) -> Self {
+        let sm = lower(self.sm, keys.sm);
+        let sm_max = lower(self.sm_max, keys.sm_max).or(sm);
+        Self {
+            memory_bytes_max: lower(self.memory_bytes_max, keys.memory.flatten()),
+            sm: sm.map(|sm| sm_max.map_or(sm, |sm_max| sm.min(sm_max))),
+            sm_max,
+        }
     }
 }
-impl std::str::FromStr for ContainerName {
-    type Err = crate::units::ParseError;
-    fn from_str(_text: &str) -> Result<Self, Self::Err> {
-        unimplemented!()
+
+/// The lower of two limits, where `None` is no limit.
+fn lower<T: Ord>(one: Option<T>, other: Option<T>) -> Option<T> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
     }
 }
-impl fmt::Display for ContainerName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-impl fmt::Display for Refusal {
-    fn fmt(&self, _f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        unimplemented!()
-    }
-}
-impl std::error::Error for Refusal {}
+
+#[cfg(test)]
+mod tests;

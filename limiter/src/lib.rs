@@ -21,4 +21,5 @@ pub mod price;
 pub mod sample;
 pub mod share;
 pub mod shm;
+mod sync;
 pub mod units;

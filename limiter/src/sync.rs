@@ -1,0 +1,83 @@
+//! Atomics, under one name so that a model checker can take their place, and the lock among this process's threads.
+
+pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use crate::shm;
+use crate::units::MonotonicNs;
+
+/// A lock among the threads of one process that a fork cannot leave locked in the child: it remembers the process that
+/// holds it, and one held by another process (the parent, at the time of the fork) counts as free.
+///
+/// POSIX record locks do not exclude threads of one process from each other: this does.
+#[derive(Debug, Default)]
+pub(crate) struct ProcessLock {
+    holder_pid: AtomicU32,
+}
+
+/// Unlocks when dropped.
+pub(crate) struct ProcessGuard<'a> {
+    lock: &'a ProcessLock,
+}
+
+impl ProcessLock {
+    pub(crate) const fn new() -> Self {
+        Self {
+            holder_pid: AtomicU32::new(0),
+        }
+    }
+
+    pub(crate) fn lock(&self) -> ProcessGuard<'_> {
+        let pid = std::process::id();
+        loop {
+            let holder = self.holder_pid.load(Ordering::Relaxed);
+            if holder == pid {
+                shm::futex_wait(&self.holder_pid, pid, MonotonicNs::new(u64::MAX));
+                continue;
+            }
+            let taken =
+                self.holder_pid
+                    .compare_exchange(holder, pid, Ordering::Acquire, Ordering::Relaxed);
+            if taken.is_ok() {
+                return ProcessGuard { lock: self };
+            }
+        }
+    }
+}
+
+impl Drop for ProcessGuard<'_> {
+    fn drop(&mut self) {
+        self.lock.holder_pid.store(0, Ordering::Release);
+        shm::futex_wake_one(&self.lock.holder_pid);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_thread_at_a_time_is_inside() {
+        let (lock, inside, entered) = (ProcessLock::new(), AtomicU32::new(0), AtomicU32::new(0));
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..2_000 {
+                        let _guard = lock.lock();
+                        assert_eq!(inside.fetch_add(1, Ordering::Relaxed), 0);
+                        inside.fetch_sub(1, Ordering::Relaxed);
+                        entered.fetch_add(1, Ordering::Relaxed);
+                    }
+                });
+            }
+        });
+        assert_eq!(entered.into_inner(), 8_000);
+    }
+
+    #[test]
+    fn a_lock_that_the_parent_held_at_the_fork_is_free_in_the_child() {
+        let lock = ProcessLock {
+            holder_pid: AtomicU32::new(std::process::id().wrapping_add(1)),
+        };
+        let _guard = lock.lock();
+    }
+}
