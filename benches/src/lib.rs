@@ -1,1 +1,0 @@
-//! A/B ratios in one run.
