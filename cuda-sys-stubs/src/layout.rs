@@ -10,8 +10,19 @@ pub struct Layout {
     pub size: usize,
     /// `alignof` in bytes.
     pub align: usize,
-    /// Fields in order of declaration: name and offset in bytes.
-    pub fields: &'static [(&'static str, usize)],
+    /// Fields in order of declaration.
+    pub fields: &'static [Field],
+}
+
+/// One field of a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Field {
+    /// Its name in this crate; `type_` and `fn_` are `type` and `fn` in C, `anonymous…` has no name there.
+    pub name: &'static str,
+    /// `offsetof` in bytes.
+    pub offset: usize,
+    /// `sizeof` in bytes.
+    pub size: usize,
 }
 
 /// Declares `#[repr(C)]` structs and unions, and `LAYOUTS`, their descriptions.
@@ -30,7 +41,11 @@ macro_rules! records {
                 name: stringify!($name),
                 size: size_of::<$name>(),
                 align: align_of::<$name>(),
-                fields: &[ $( (stringify!($field), core::mem::offset_of!($name, $field)), )* ],
+                fields: &[ $( crate::layout::Field {
+                    name: stringify!($field),
+                    offset: core::mem::offset_of!($name, $field),
+                    size: size_of::<$type>(),
+                }, )* ],
             },
         )* ];
     };

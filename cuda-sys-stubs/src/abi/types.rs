@@ -34,6 +34,7 @@ pub type CUDA_MEM_ALLOC_NODE_PARAMS_v2 = CUDA_MEM_ALLOC_NODE_PARAMS_v1;
 pub type CUDA_RESOURCE_DESC = CUDA_RESOURCE_DESC_v1;
 pub type CUDA_RESOURCE_VIEW_DESC = CUDA_RESOURCE_VIEW_DESC_v1;
 pub type CUDA_TEXTURE_DESC = CUDA_TEXTURE_DESC_v1;
+pub type CUGLDeviceList = c_uint;
 pub type CUaccessPolicyWindow = CUaccessPolicyWindow_v1;
 pub type CUarray = *mut CUarray_st;
 pub type CUarrayMapInfo = CUarrayMapInfo_v1;
@@ -49,7 +50,6 @@ pub type CUdeviceptr = CUdeviceptr_v2;
 pub type CUdeviceptr_v1 = c_uint;
 pub type CUdeviceptr_v2 = c_ulonglong;
 pub type CUdevprop = CUdevprop_v1;
-pub type CUeglFrame = CUeglFrame_v1;
 pub type CUeglStreamConnection = *mut CUeglStreamConnection_st;
 pub type CUevent = *mut CUevent_st;
 pub type CUexecAffinityParam = CUexecAffinityParam_v1;
@@ -89,6 +89,7 @@ pub type CUmemoryPool = *mut CUmemPoolHandle_st;
 pub type CUmipmappedArray = *mut CUmipmappedArray_st;
 pub type CUmodule = *mut CUmod_st;
 pub type CUmulticastObjectProp = CUmulticastObjectProp_v1;
+pub type CUoutput_mode = c_uint;
 pub type CUstream = *mut CUstream_st;
 pub type CUstreamAttrID = CUlaunchAttributeID;
 pub type CUstreamAttrValue = CUstreamAttrValue_v1;
@@ -299,7 +300,7 @@ pub struct CUdevResource_v1 {
 
 #[repr(C)]
 #[derive(Debug)]
-pub struct CUeglFrame_v1 {
+pub struct CUeglFrame {
     _private: [u8; 0],
 }
 
