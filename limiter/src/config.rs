@@ -15,6 +15,7 @@ mod file;
 mod raw;
 mod variables;
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -32,6 +33,8 @@ pub const CONFIG_PATH: &str = "/etc/cuda-hook/config.toml";
 pub struct Settings {
     /// Whose quota this is.
     pub container: ContainerName,
+    /// No source names the container: it is called after its cgroup.
+    pub container_is_default: bool,
     /// Folder of the shared state. May not exist yet.
     pub dir: PathBuf,
     /// How much is said on stderr.
@@ -106,8 +109,16 @@ struct Host {
 
 /// The settings of this process, from its environment and its config file.
 pub fn load() -> Result<Settings, Refusal> {
+    load_from(std::env::vars_os())
+}
+
+/// [`load`] on behalf of a program that is yet to be started with this environment.
+pub fn load_from(
+    environment: impl IntoIterator<Item = (OsString, OsString)>,
+) -> Result<Settings, Refusal> {
     let host = Host {
-        environment: std::env::vars_os()
+        environment: environment
+            .into_iter()
             .map(|(name, value)| (lossy(name), lossy(value)))
             .filter(|(name, _)| variables::is_ours(name))
             .collect(),
@@ -118,7 +129,7 @@ pub fn load() -> Result<Settings, Refusal> {
     resolve(&host, Path::new(CONFIG_PATH))
 }
 
-fn lossy(text: std::ffi::OsString) -> String {
+fn lossy(text: OsString) -> String {
     text.to_string_lossy().into_owned()
 }
 
@@ -155,6 +166,7 @@ fn resolve(host: &Host, default_config: &Path) -> Result<Settings, Refusal> {
     }
     Ok(Settings {
         container,
+        container_is_default: file.container.is_none() && variables.container.is_none(),
         dir: variables.dir.map_or(Ok(host.dir.clone()), |setting| {
             existing_or_new_folder(&setting)
         })?,
