@@ -37,8 +37,10 @@ static void print_asked(void *library, const char *request, int api)
     int version = 0, answer = -1;
     unsigned long long flags = 0;
     void *found = &unwritten;
-    if (sscanf(request, "%127[^@]@%d/%llu", name, &version, &flags) != 3)
+    const char *at = strchr(request, '@');
+    if (!at || sscanf(at, "@%d/%llu", &version, &flags) != 2)
         exit(64);
+    snprintf(name, sizeof name, "%.*s", (int)(at - request), request);
     if (api == 1) {
         get_v1 *ask = (get_v1 *)dlsym(library, "cuGetProcAddress");
         printf("%u ", ask(name, &found, version, flags));

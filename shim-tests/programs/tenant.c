@@ -4,7 +4,9 @@
  *
  * Every answer begins with a driver status, unless the command says otherwise. It ends with its standard input.
  *
- *     init | context | release                start, make the primary context current, give it back
+ *     init | release                          start; give the primary context back
+ *     context [ORDINAL]                       start, make the primary context of a device current
+ *     on ORDINAL                              let cuMemCreate allocate on this device
  *     alloc NAME KIND BYTES                   status, bytes as the program can know them
  *     free NAME                               status; the name stays known, so that it can be freed again
  *     free-address NUMBER
@@ -13,7 +15,8 @@
  *     kernel NANOSECONDS [BLOCKS_MAX]         sizes the kernel that `launch` launches; status, nanoseconds measured
  *     launch HOW COUNT                        COUNT times kernel|ex|cooperative|graph|capture; status, or the first that failed
  *     capture COUNT                           captures COUNT launches and drops the graph; status
- *     churn SEED ROUNDS BYTES_MAX             allocates and frees at random, then frees all; counts: granted, refused, other
+ *     churn SEED ROUNDS UNIT UNITS_MAX        allocates 1 to UNITS_MAX units of bytes, and frees, at random, then frees all;
+ *                                             counts: granted, refused, other
  *     threads COUNT ROUNDS BYTES              each allocates, launches, frees; counts: fine, refused, other
  *     init-threads COUNT                      calls cuInit from COUNT threads at once; each one's status
  *     fork COMMAND[; COMMAND …]               a child does them; its answers, with `; ` between, without a status
@@ -214,10 +217,10 @@ static void do_init(char *answer, char *rest)
     answer_status(answer, CU(cuInit)(0));
 }
 
-static CUresult make_context(void)
+static CUresult make_context(int ordinal)
 {
     CUresult status = CU(cuInit)(0);
-    status = status ? status : CU(cuDeviceGet)(&device, 0);
+    status = status ? status : CU(cuDeviceGet)(&device, ordinal);
     status = status ? status : CU(cuDevicePrimaryCtxRetain)(&context, device);
     status = status ? status : CU(cuCtxSetCurrent)(context);
     return status ? status : CU(cuStreamCreate)(&stream, 0);
@@ -225,8 +228,12 @@ static CUresult make_context(void)
 
 static void do_context(char *answer, char *rest)
 {
-    (void)rest;
-    answer_status(answer, make_context());
+    answer_status(answer, make_context(atoi(rest)));
+}
+
+static void do_on(char *answer, char *rest)
+{
+    answer_status(answer, CU(cuDeviceGet)(&device, atoi(rest)));
 }
 
 static void do_release(char *answer, char *rest)
@@ -440,17 +447,17 @@ static void count_status(unsigned long counts[3], CUresult status)
 static void do_churn(char *answer, char *rest)
 {
     unsigned seed = 0;
-    unsigned long rounds = 0, bytes_max = 0, counts[3] = { 0 };
+    unsigned long rounds = 0, unit = 0, units_max = 0, counts[3] = { 0 };
     CUdeviceptr held[8] = { 0 };
-    if (sscanf(rest, "%u %lu %lu", &seed, &rounds, &bytes_max) != 3)
-        fail("churn SEED ROUNDS BYTES_MAX, not %s", rest);
+    if (sscanf(rest, "%u %lu %lu %lu", &seed, &rounds, &unit, &units_max) != 4)
+        fail("churn SEED ROUNDS UNIT UNITS_MAX, not %s", rest);
     for (unsigned long round = 0; round < rounds + 8; round++) {
         CUdeviceptr *slot = &held[round < rounds ? (unsigned)rand_r(&seed) % 8 : round - rounds];
         if (*slot && CU(cuMemFree_v2)(*slot) != CUDA_SUCCESS)
             counts[2]++;
         *slot = 0;
         if (round < rounds)
-            count_status(counts, CU(cuMemAlloc_v2)(slot, 1 + (size_t)rand_r(&seed) % bytes_max));
+            count_status(counts, CU(cuMemAlloc_v2)(slot, unit * (1 + (size_t)rand_r(&seed) % units_max)));
     }
     snprintf(answer, ANSWER_MAX, "%lu %lu %lu", counts[0], counts[1], counts[2]);
 }
@@ -582,6 +589,7 @@ static const struct {
 } COMMANDS[] = {
     { "init", do_init },
     { "context", do_context },
+    { "on", do_on },
     { "release", do_release },
     { "alloc", do_alloc },
     { "free", do_free },

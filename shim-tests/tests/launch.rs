@@ -1,0 +1,192 @@
+//! The share of SM time: what a capped program gets, measured by the device itself.
+//!
+//! A share is the device's own count of engine occupancy over the device's timeline, which is `CLOCK_MONOTONIC`. The tests
+//! of this file take turns, so that they do not compete for the host's few cores.
+#![cfg(test)]
+
+use shim_tests::{Machine, Tenant, World, build};
+use std::fs::File;
+
+/// How far a measured share may be from the one asked for, in points.
+const TOLERANCE_POINTS: f64 = 2.0;
+
+const HOWS: [&str; 5] = ["kernel", "ex", "cooperative", "graph", "capture"];
+
+/// Holds off the other tests of this kind, in this process and in others.
+fn take_turns() -> File {
+    let file =
+        File::create(build::artefacts().folder.join("shim-launch.lock")).expect("a lock file");
+    file.lock().expect("a lock");
+    file
+}
+
+/// A tenant whose kernel takes about `kernel_ns`; cooperative grids must fit the device at once.
+fn tenant(machine: &Machine, world: &World, kernel_ns: u64) -> Tenant {
+    let mut tenant = Tenant::with_context(machine, world);
+    let kernel = tenant.numbers(&format!("kernel {kernel_ns}"));
+    assert_eq!(kernel[0], 0);
+    assert!(
+        kernel[1] > kernel_ns / 2 && kernel[1] < kernel_ns * 2,
+        "a kernel of {} ns was to take {kernel_ns}",
+        kernel[1]
+    );
+    tenant
+}
+
+/// Launches for about `gpu_ms` of GPU time and gives the share of the device's time that this took, in percent.
+fn share_percent(
+    machine: &Machine,
+    tenant: &mut Tenant,
+    how: &str,
+    kernel_ns: u64,
+    gpu_ms: u64,
+) -> f64 {
+    let (busy_before, from_ns) = (
+        machine.truth_of(tenant.pid()).gpu_busy_ns,
+        gpu_sim::clock::monotonic_ns(),
+    );
+    assert_eq!(
+        tenant.status(&format!("launch {how} {}", gpu_ms * 1_000_000 / kernel_ns)),
+        0,
+        "a launch never fails"
+    );
+    let (busy_after, to_ns) = (
+        machine.truth_of(tenant.pid()).gpu_busy_ns,
+        gpu_sim::clock::monotonic_ns(),
+    );
+    let (busy_ns, elapsed_ns) = (busy_after - busy_before, to_ns - from_ns);
+    assert!(
+        busy_ns > gpu_ms * 500_000,
+        "{busy_ns} ns of work were done of {gpu_ms} ms asked for"
+    );
+    100.0 * busy_ns as f64 / elapsed_ns as f64
+}
+
+#[track_caller]
+fn assert_capped(percent: u32, how: &str, kernel_ns: u64, gpu_ms: u64) {
+    let _turn = take_turns();
+    let machine = Machine::new();
+    let mut tenant = tenant(
+        &machine,
+        &World::sm("capped", &percent.to_string()),
+        kernel_ns,
+    );
+    let measured = share_percent(&machine, &mut tenant, how, kernel_ns, gpu_ms);
+    let off_points = (measured - f64::from(percent)).abs();
+    assert!(
+        off_points <= TOLERANCE_POINTS,
+        "{how}, {kernel_ns} ns: {measured:.2} % instead of {percent} %"
+    );
+}
+
+#[test]
+fn a_share_holds_for_short_kernels() {
+    for how in HOWS {
+        assert_capped(30, how, 100_000, 600);
+    }
+}
+
+#[test]
+fn a_share_holds_for_kernels_as_long_as_a_slice() {
+    for how in HOWS {
+        assert_capped(30, how, 2_000_000, 600);
+    }
+}
+
+#[test]
+fn a_share_holds_for_long_kernels() {
+    for how in HOWS {
+        assert_capped(30, how, 20_000_000, 900);
+    }
+}
+
+#[test]
+fn shares_from_small_to_large_hold() {
+    assert_capped(5, "kernel", 1_000_000, 120);
+    assert_capped(60, "kernel", 1_000_000, 1200);
+    assert_capped(90, "kernel", 1_000_000, 1800);
+}
+
+#[test]
+fn two_containers_each_get_their_share() {
+    let _turn = take_turns();
+    let machine = Machine::new();
+    let kernel_ns = 1_000_000;
+    let mut small = tenant(&machine, &World::sm("small", "20"), kernel_ns);
+    let mut large = tenant(&machine, &World::sm("large", "50"), kernel_ns);
+    std::thread::scope(|scope| {
+        let small = scope.spawn(|| share_percent(&machine, &mut small, "kernel", kernel_ns, 600));
+        let large = scope.spawn(|| share_percent(&machine, &mut large, "kernel", kernel_ns, 1500));
+        let (small, large) = (
+            small.join().expect("a share"),
+            large.join().expect("a share"),
+        );
+        assert!(
+            (small - 20.0).abs() <= TOLERANCE_POINTS,
+            "{small:.2} % instead of 20 %"
+        );
+        assert!(
+            (large - 50.0).abs() <= TOLERANCE_POINTS,
+            "{large:.2} % instead of 50 %"
+        );
+    });
+}
+
+/// The processes of a container share one share.
+#[test]
+fn processes_of_a_container_share_its_share() {
+    let _turn = take_turns();
+    let machine = Machine::new();
+    let kernel_ns = 1_000_000;
+    let world = World::sm("pair", "40");
+    let mut pair = [
+        tenant(&machine, &world, kernel_ns),
+        tenant(&machine, &world, kernel_ns),
+    ];
+    let sum: f64 = std::thread::scope(|scope| {
+        let measured = pair.iter_mut().map(|tenant| {
+            scope.spawn(|| share_percent(&machine, tenant, "kernel", kernel_ns, 500))
+        });
+        measured
+            .collect::<Vec<_>>()
+            .into_iter()
+            .map(|thread| thread.join().expect("a share"))
+            .sum()
+    });
+    assert!(
+        (sum - 40.0).abs() <= TOLERANCE_POINTS,
+        "{sum:.2} % instead of 40 %"
+    );
+}
+
+/// Were captured launches charged, these would take an hour.
+#[test]
+fn capture_is_not_throttled() {
+    let _turn = take_turns();
+    let machine = Machine::new();
+    let mut tenant = tenant(&machine, &World::sm("capturing", "1"), 20_000_000);
+    let before = machine.truth_of(tenant.pid());
+    assert_eq!(tenant.status("capture 2000"), 0);
+    assert_eq!(
+        machine.truth_of(tenant.pid()).kernels,
+        before.kernels,
+        "captured, not run"
+    );
+}
+
+/// A program without an SM limit keeps the device busy, whether the preload is there or not.
+#[test]
+fn without_a_share_a_program_is_not_slowed() {
+    let _turn = take_turns();
+    for world in [
+        World::Bare,
+        World::Transparent,
+        World::memory("memory-only", "4GiB"),
+        World::sm("all", "100"),
+    ] {
+        let machine = Machine::new();
+        let mut tenant = tenant(&machine, &world, 1_000_000);
+        let measured = share_percent(&machine, &mut tenant, "kernel", 1_000_000, 600);
+        assert!(measured >= 95.0, "{world:?}: {measured:.2} % busy");
+    }
+}

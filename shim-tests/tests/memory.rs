@@ -1,0 +1,509 @@
+//! The memory quota: exact, shared by a container's processes, and what a program is told about it.
+#![cfg(test)]
+
+use shim_tests::{Door, MIB, Machine, Tenant, World};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+const OUT_OF_MEMORY: u64 = 2;
+
+/// Allocators whose charge is the size asked for, and the unit that they take.
+const BY_SIZE: [(&str, u64); 5] = [
+    ("cuMemAlloc_v2", 1),
+    ("cuMemAllocManaged", 1),
+    ("cuMemAllocAsync", 1),
+    ("cuMemAllocFromPoolAsync", 1),
+    ("cuMemCreate", 2 * MIB),
+];
+
+/// Allocators whose charge is known only once they have allocated.
+const BY_RESULT: [&str; 4] = [
+    "cuMemAllocPitch_v2",
+    "cuArrayCreate_v2",
+    "cuArray3DCreate_v2",
+    "cuMipmappedArrayCreate",
+];
+
+/// A quota that leaves room whatever a context is charged, and is no multiple of anything.
+const QUOTA_BYTES: u64 = 700 * MIB + 12_345;
+
+fn container(name: &str) -> World {
+    World::memory(name, &QUOTA_BYTES.to_string())
+}
+
+fn tenant(machine: &Machine) -> Tenant {
+    Tenant::with_context(machine, &container("one"))
+}
+
+/// Fills what is left of the quota to the last byte and asserts that it was the last.
+#[track_caller]
+fn assert_fills_up(tenant: &mut Tenant) {
+    let left_bytes = tenant.free_bytes();
+    assert_eq!(tenant.alloc("rest", "cuMemAlloc_v2", left_bytes), 0);
+    assert_eq!(tenant.free_bytes(), 0);
+    assert_eq!(tenant.alloc("too-much", "cuMemAlloc_v2", 1), OUT_OF_MEMORY);
+    assert_eq!(tenant.status("free rest"), 0);
+    assert_eq!(tenant.free_bytes(), left_bytes);
+}
+
+#[test]
+fn the_quota_is_exact_for_each_allocator() {
+    for (kind, unit_bytes) in BY_SIZE {
+        let machine = Machine::new();
+        let mut tenant = tenant(&machine);
+        let budget_bytes = tenant.free_bytes();
+        let most_bytes = budget_bytes / unit_bytes * unit_bytes;
+        assert_eq!(
+            tenant.alloc("a", kind, most_bytes + unit_bytes),
+            OUT_OF_MEMORY,
+            "{kind}: a unit more than the quota"
+        );
+        assert_eq!(
+            tenant.free_bytes(),
+            budget_bytes,
+            "{kind}: a refusal charges nothing"
+        );
+        assert_eq!(
+            tenant.alloc("a", kind, most_bytes),
+            0,
+            "{kind}: the whole quota"
+        );
+        assert_eq!(tenant.free_bytes(), budget_bytes - most_bytes, "{kind}");
+        assert_eq!(
+            tenant.alloc("b", kind, unit_bytes),
+            OUT_OF_MEMORY,
+            "{kind}: a unit more"
+        );
+        assert_eq!(tenant.status("free a"), 0, "{kind}");
+        assert_eq!(
+            tenant.free_bytes(),
+            budget_bytes,
+            "{kind}: a free gives back"
+        );
+        assert_eq!(
+            tenant.alloc("b", kind, most_bytes),
+            0,
+            "{kind}: what was given back"
+        );
+    }
+}
+
+#[test]
+fn what_an_allocator_rounds_up_is_charged() {
+    for kind in BY_RESULT {
+        let machine = Machine::new();
+        let mut tenant = tenant(&machine);
+        let budget_bytes = tenant.free_bytes();
+        let told = tenant.numbers(&format!("alloc a {kind} {}", 96 * MIB));
+        assert_eq!(told[0], 0, "{kind}");
+        let charged_bytes = budget_bytes - tenant.free_bytes();
+        assert!(
+            charged_bytes >= told[1],
+            "{kind}: charged {charged_bytes} for {} bytes",
+            told[1]
+        );
+        if kind == "cuMemAllocPitch_v2" {
+            assert_eq!(charged_bytes, told[1], "pitch times height");
+        }
+        assert_fills_up(&mut tenant);
+        assert_eq!(tenant.status("free a"), 0, "{kind}");
+        assert_eq!(
+            tenant.free_bytes(),
+            budget_bytes,
+            "{kind}: a free gives back"
+        );
+    }
+}
+
+#[test]
+fn what_rounds_up_beyond_the_quota_is_refused_and_undone() {
+    for kind in BY_RESULT {
+        let machine = Machine::new();
+        let mut tenant = tenant(&machine);
+        let budget_bytes = tenant.free_bytes();
+        let pid = tenant.pid();
+        let held_bytes = machine.truth_of(pid).memory_bytes;
+        assert_eq!(
+            tenant.alloc("a", kind, budget_bytes / MIB * MIB + 2 * MIB),
+            OUT_OF_MEMORY,
+            "{kind}"
+        );
+        assert_eq!(
+            tenant.free_bytes(),
+            budget_bytes,
+            "{kind}: a refusal charges nothing"
+        );
+        assert_eq!(
+            machine.truth_of(pid).memory_bytes,
+            held_bytes,
+            "{kind}: a refusal holds nothing on the device"
+        );
+    }
+}
+
+#[test]
+fn the_quota_holds_through_every_door() {
+    for door in Door::ALL {
+        let machine = Machine::new();
+        let mut tenant = Tenant::start_by(&machine, &container("one"), door);
+        assert_eq!(tenant.status("context"), 0, "{door:?}");
+        let budget_bytes = tenant.free_bytes();
+        assert!(budget_bytes <= QUOTA_BYTES, "{door:?}");
+        for kind in ["cuMemAlloc_v2", "cuMemAllocAsync"] {
+            assert_eq!(
+                tenant.alloc("a", kind, budget_bytes + 1),
+                OUT_OF_MEMORY,
+                "{door:?} {kind}"
+            );
+            assert_eq!(tenant.alloc("a", kind, budget_bytes), 0, "{door:?} {kind}");
+            assert_eq!(tenant.status("free a"), 0, "{door:?} {kind}");
+        }
+        assert_eq!(tenant.free_bytes(), budget_bytes, "{door:?}");
+    }
+}
+
+#[test]
+fn host_memory_is_not_charged() {
+    let machine = Machine::new();
+    let mut tenant = tenant(&machine);
+    let budget_bytes = tenant.free_bytes();
+    assert_eq!(tenant.alloc("a", "cuMemAllocHost_v2", 8 * MIB), 0);
+    assert_eq!(tenant.free_bytes(), budget_bytes);
+}
+
+/// What the limiter grants, the device really gave: the ledger is not a story of its own.
+#[test]
+fn the_device_holds_what_was_granted() {
+    let machine = Machine::new();
+    let mut tenant = tenant(&machine);
+    let pid = tenant.pid();
+    let before = machine.truth_of(pid).memory_bytes;
+    assert_eq!(tenant.alloc("a", "cuMemAlloc_v2", 64 * MIB), 0);
+    assert_eq!(machine.truth_of(pid).memory_bytes, before + 64 * MIB);
+    assert_eq!(
+        tenant.alloc("b", "cuMemAlloc_v2", QUOTA_BYTES),
+        OUT_OF_MEMORY
+    );
+    assert_eq!(machine.truth_of(pid).memory_bytes, before + 64 * MIB);
+    assert_eq!(tenant.status("free a"), 0);
+    assert_eq!(machine.truth_of(pid).memory_bytes, before);
+}
+
+/// Frees that the driver refuses are its to answer, and give nothing back.
+#[test]
+fn a_wrong_free_gets_the_drivers_own_answer() {
+    let answers = |world: &World| {
+        let machine = Machine::new();
+        let mut tenant = Tenant::with_context(&machine, world);
+        assert_eq!(tenant.alloc("kept", "cuMemAlloc_v2", MIB), 0);
+        assert_eq!(tenant.alloc("freed", "cuMemAlloc_v2", MIB), 0);
+        let frees = [
+            "free freed",
+            "free freed",
+            "free-address 0",
+            "free-address 4660",
+            "free freed",
+        ];
+        let statuses = frees.map(|command| tenant.status(command));
+        (statuses, tenant.free_bytes())
+    };
+    let (bare, _) = answers(&World::Bare);
+    let (limited, free_bytes) = answers(&container("one"));
+    assert_eq!(bare, limited);
+    let machine = Machine::new();
+    assert_eq!(
+        free_bytes,
+        tenant(&machine).free_bytes() - MIB,
+        "only one of two blocks came back"
+    );
+}
+
+#[test]
+fn processes_of_a_container_share_its_quota() {
+    let machine = Machine::new();
+    let (mut first, mut second) = (tenant(&machine), tenant(&machine));
+    let budget_bytes = first.free_bytes();
+    assert_eq!(
+        second.free_bytes(),
+        budget_bytes,
+        "both see what the container has left"
+    );
+    assert_eq!(first.alloc("a", "cuMemAlloc_v2", 200 * MIB), 0);
+    assert_eq!(second.free_bytes(), budget_bytes - 200 * MIB);
+    assert_eq!(
+        second.alloc("b", "cuMemAlloc_v2", budget_bytes - 200 * MIB + 1),
+        OUT_OF_MEMORY
+    );
+    assert_eq!(
+        second.alloc("b", "cuMemAlloc_v2", budget_bytes - 200 * MIB),
+        0
+    );
+    assert_eq!(first.alloc("c", "cuMemAlloc_v2", 1), OUT_OF_MEMORY);
+    assert_eq!(first.status("free a"), 0);
+    assert_eq!(second.free_bytes(), 200 * MIB);
+}
+
+#[test]
+fn a_process_that_ends_gives_its_memory_back() {
+    let machine = Machine::new();
+    let mut stays = tenant(&machine);
+    let alone_bytes = stays.free_bytes();
+    let mut ends = tenant(&machine);
+    let left_bytes = ends.free_bytes();
+    assert_eq!(ends.alloc("all", "cuMemAlloc_v2", left_bytes), 0);
+    assert!(ends.end().status.success());
+    assert_eq!(stays.alloc("all", "cuMemAlloc_v2", alone_bytes), 0);
+}
+
+#[test]
+fn a_killed_process_gives_its_memory_back_at_the_next_attempt() {
+    let machine = Machine::new();
+    let mut stays = tenant(&machine);
+    let alone_bytes = stays.free_bytes();
+    let mut killed = tenant(&machine);
+    let left_bytes = killed.free_bytes();
+    assert_eq!(killed.alloc("all", "cuMemAlloc_v2", left_bytes), 0);
+    assert_eq!(stays.alloc("some", "cuMemAlloc_v2", MIB), OUT_OF_MEMORY);
+    killed.kill();
+    assert_eq!(
+        stays.alloc("all", "cuMemAlloc_v2", alone_bytes),
+        0,
+        "the first attempt after the kill"
+    );
+}
+
+#[test]
+fn containers_do_not_touch_each_other() {
+    let machine = Machine::new();
+    let mut one = Tenant::with_context(&machine, &container("one"));
+    let mut other = Tenant::with_context(&machine, &container("other"));
+    let (one_bytes, other_bytes) = (one.free_bytes(), other.free_bytes());
+    assert_eq!(one.alloc("all", "cuMemAlloc_v2", one_bytes), 0);
+    assert_eq!(other.free_bytes(), other_bytes);
+    assert_eq!(other.alloc("all", "cuMemAlloc_v2", other_bytes), 0);
+    assert_eq!(one.alloc("more", "cuMemAlloc_v2", 1), OUT_OF_MEMORY);
+    assert_eq!(other.status("free all"), 0);
+    assert_eq!(
+        one.alloc("more", "cuMemAlloc_v2", 1),
+        OUT_OF_MEMORY,
+        "another container's free bytes are not ours"
+    );
+}
+
+/// Eight processes race for a quota that a few of their blocks fill; the device is asked all the while.
+#[test]
+fn a_race_never_exceeds_the_quota() {
+    let machine = Machine::new();
+    // Large blocks in whole pages: what the device backs is then what was asked for.
+    let quota_bytes = 2048 * MIB;
+    let world = World::memory("racers", &quota_bytes.to_string());
+    let mut racers: Vec<Tenant> = (0..8)
+        .map(|_| Tenant::with_context(&machine, &world))
+        .collect();
+    let budget_bytes = racers[0].free_bytes();
+    let idle_bytes = machine.truth_of_container("racers").memory_bytes;
+    let finished = AtomicBool::new(false);
+    let (peak_bytes, samples) = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for (seed, racer) in (1..).zip(&mut racers) {
+                racer.tell(&format!("churn {seed} 400 {} 16", 8 * MIB));
+            }
+            let sum = racers
+                .iter_mut()
+                .map(Tenant::hear)
+                .fold([0; 3], |sum: [u64; 3], answer| {
+                    let counts: Vec<u64> = answer
+                        .split(' ')
+                        .map(|word| word.parse().expect("a count"))
+                        .collect();
+                    [sum[0] + counts[0], sum[1] + counts[1], sum[2] + counts[2]]
+                });
+            finished.store(true, Ordering::Release);
+            assert!(
+                sum[0] > 0 && sum[1] > 0,
+                "the race is for something: {sum:?}"
+            );
+            assert_eq!(sum[2], 0, "granted or out of memory, nothing else: {sum:?}");
+        });
+        let (mut peak_bytes, mut samples) = (0, 0);
+        while !finished.load(Ordering::Acquire) {
+            peak_bytes = machine
+                .truth_of_container("racers")
+                .memory_bytes
+                .saturating_sub(idle_bytes)
+                .max(peak_bytes);
+            samples += 1;
+        }
+        (peak_bytes, samples)
+    });
+    assert!(
+        peak_bytes <= budget_bytes,
+        "{peak_bytes} bytes on the device, {budget_bytes} granted to all"
+    );
+    assert!(
+        peak_bytes > budget_bytes / 2,
+        "the race came near the quota: {peak_bytes} of {budget_bytes} in {samples} samples"
+    );
+    assert_eq!(
+        racers[0].free_bytes(),
+        budget_bytes,
+        "nothing stays charged"
+    );
+    assert_eq!(
+        machine.truth_of_container("racers").memory_bytes,
+        idle_bytes
+    );
+}
+
+/// One process whose blocks all fit is never refused.
+#[test]
+fn a_refusal_is_never_spurious() {
+    let machine = Machine::new();
+    let mut tenant = tenant(&machine);
+    let counts = tenant.numbers(&format!("churn 7 2000 {MIB} 60"));
+    assert_eq!(counts, [2000, 0, 0]);
+}
+
+#[test]
+fn a_program_sees_its_quota_as_the_board() {
+    let machine = Machine::new();
+    let mut tenant = Tenant::with_context(&machine, &World::memory("view", "4GiB"));
+    let before_bytes = tenant.free_bytes();
+    assert_eq!(tenant.alloc("a", "cuMemAlloc_v2", 1 << 30), 0);
+    let (free_bytes, total_bytes) = tenant.memory_info();
+    assert_eq!(
+        (free_bytes, total_bytes),
+        (before_bytes - (1 << 30), 4 << 30)
+    );
+    assert_eq!(tenant.numbers("total"), [0, 4 << 30]);
+    let nvml = tenant.numbers("nvml");
+    assert_eq!(nvml[0], 0);
+    for view in [&nvml[1..4], &nvml[4..7]] {
+        assert_eq!(view[0], 4 << 30, "total of {nvml:?}");
+        assert_eq!(view[1], free_bytes, "free of {nvml:?}");
+        assert!(
+            view[2] >= 1 << 30 && view[1] + view[2] <= 4 << 30,
+            "used of {nvml:?}"
+        );
+    }
+}
+
+/// As `nvidia-smi` does: NVML without a CUDA context.
+#[test]
+fn nvml_alone_shows_the_quota() {
+    let machine = Machine::new();
+    let mut holder = tenant(&machine);
+    assert_eq!(holder.alloc("a", "cuMemAlloc_v2", 100 * MIB), 0);
+    let free_bytes = holder.free_bytes();
+    let mut looker = Tenant::start(&machine, &container("one"));
+    let nvml = looker.numbers("nvml");
+    assert_eq!([nvml[0], nvml[1], nvml[2]], [0, QUOTA_BYTES, free_bytes]);
+}
+
+#[test]
+fn a_quota_above_the_board_shows_the_board() {
+    let machine = Machine::new();
+    let mut tenant = Tenant::with_context(&machine, &World::memory("large", "1TiB"));
+    let physical_bytes = machine.memory_bytes();
+    assert_eq!(tenant.memory_info().1, physical_bytes);
+    assert_eq!(tenant.numbers("total"), [0, physical_bytes]);
+    let nvml = tenant.numbers("nvml");
+    let mut bare = Tenant::with_context(&machine, &World::Bare);
+    let board = bare.numbers("nvml");
+    assert_eq!(
+        (nvml[1], nvml[4]),
+        (board[1], board[4]),
+        "NVML's totals are the board's"
+    );
+}
+
+/// Free is what is left of the quota, unless the board itself has less.
+#[test]
+fn a_neighbour_that_fills_the_board_shows_as_less_free_memory() {
+    let machine = Machine::new();
+    let mut neighbour = Tenant::with_context(&machine, &World::Bare);
+    let mut tenant = Tenant::with_context(&machine, &World::memory("squeezed", "8GiB"));
+    let board_bytes = neighbour.free_bytes();
+    assert_eq!(
+        neighbour.alloc(
+            "most",
+            "cuMemAlloc_v2",
+            (board_bytes - (1 << 30)) / MIB * MIB
+        ),
+        0
+    );
+    let (free_bytes, total_bytes) = tenant.memory_info();
+    assert_eq!(total_bytes, 8 << 30);
+    assert_eq!(
+        free_bytes,
+        neighbour.free_bytes(),
+        "what the board has left"
+    );
+    assert_eq!(
+        tenant.alloc("a", "cuMemAlloc_v2", 2 << 30),
+        OUT_OF_MEMORY,
+        "the driver's own refusal"
+    );
+    assert_eq!(tenant.free_bytes(), free_bytes, "charges nothing");
+}
+
+#[test]
+fn nvml_lists_the_processes_of_the_own_container() {
+    let machine = Machine::new();
+    let mut one = Tenant::with_context(&machine, &container("one"));
+    let mut other = Tenant::with_context(&machine, &container("other"));
+    let mut nobody = Tenant::with_context(&machine, &World::Transparent);
+    let processes = |tenant: &mut Tenant| {
+        let mut pids = tenant.numbers("processes");
+        assert_eq!(pids.remove(0), 0);
+        pids.sort_unstable();
+        pids
+    };
+    assert_eq!(processes(&mut one), [u64::from(one.pid())]);
+    assert_eq!(processes(&mut other), [u64::from(other.pid())]);
+    let mut all = [one.pid(), other.pid(), nobody.pid()].map(u64::from);
+    all.sort_unstable();
+    assert_eq!(processes(&mut nobody), all);
+}
+
+/// Memory is charged to the device that holds it, whatever device is current.
+#[test]
+fn the_device_that_holds_the_bytes_is_charged() {
+    let machine = Machine::with_profile(&two_gpus());
+    let world = World::memory("two", &QUOTA_BYTES.to_string());
+    let (mut here, mut there) = (
+        Tenant::start(&machine, &world),
+        Tenant::start(&machine, &world),
+    );
+    assert_eq!(
+        (here.status("context 0"), there.status("context 1")),
+        (0, 0)
+    );
+    let (here_bytes, there_bytes) = (here.free_bytes(), there.free_bytes());
+    assert_eq!(here.status("on 1"), 0);
+    assert_eq!(here.alloc("a", "cuMemCreate", 100 * MIB), 0);
+    assert_eq!(
+        (here.free_bytes(), there.free_bytes()),
+        (here_bytes, there_bytes - 100 * MIB)
+    );
+    assert_eq!(
+        there.alloc("b", "cuMemAlloc_v2", there_bytes - 100 * MIB + 1),
+        OUT_OF_MEMORY
+    );
+    assert_eq!(here.status("free a"), 0);
+    assert_eq!(
+        (here.free_bytes(), there.free_bytes()),
+        (here_bytes, there_bytes)
+    );
+}
+
+/// A machine with two T4.
+fn two_gpus() -> String {
+    let path = shim_tests::artefacts().folder.join("shim-two-gpus.toml");
+    let one = include_str!("../../gpu-sim/profiles/t4.toml");
+    let (_, device) = one
+        .split_once("[[device]]")
+        .expect("a profile has a device");
+    let second = device.replace("pci_bus = 0", "pci_bus = 1");
+    std::fs::write(&path, format!("{one}\n[[device]]{second}")).expect("a profile");
+    path.display().to_string()
+}
