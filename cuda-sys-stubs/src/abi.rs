@@ -53,3 +53,24 @@ pub fn result_name(result: CUresult) -> Option<&'static CStr> {
 pub fn result_description(result: CUresult) -> Option<&'static CStr> {
     crate::results::find(results::RESULTS, result).map(|text| text.description)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_status_code_has_its_name_and_a_description() {
+        assert_eq!(result_name(CUDA_SUCCESS), Some(c"CUDA_SUCCESS"));
+        assert_eq!(result_name(CUDA_ERROR_OUT_OF_MEMORY), Some(c"CUDA_ERROR_OUT_OF_MEMORY"));
+        assert_eq!(result_name(CUDA_ERROR_UNKNOWN), Some(c"CUDA_ERROR_UNKNOWN"));
+        for text in results::RESULTS {
+            assert_eq!(result_name(text.code), Some(text.name));
+            assert!(result_description(text.code).is_some_and(|description| !description.is_empty()), "{:?}", text.name);
+        }
+    }
+
+    #[test]
+    fn a_number_that_is_no_status_code_has_no_name() {
+        assert_eq!((result_name(9999), result_description(9999)), (None, None));
+    }
+}

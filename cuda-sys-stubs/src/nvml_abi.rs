@@ -60,3 +60,23 @@ pub fn result_name(result: nvmlReturn_t) -> Option<&'static CStr> {
 pub fn result_description(result: nvmlReturn_t) -> Option<&'static CStr> {
     crate::results::find(results::RESULTS, result).map(|text| text.description)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_status_code_has_its_name_and_a_description() {
+        assert_eq!(result_name(NVML_SUCCESS), Some(c"NVML_SUCCESS"));
+        assert_eq!(result_name(NVML_ERROR_ARGUMENT_VERSION_MISMATCH), Some(c"NVML_ERROR_ARGUMENT_VERSION_MISMATCH"));
+        for text in results::RESULTS {
+            assert_eq!(result_name(text.code), Some(text.name));
+            assert!(result_description(text.code).is_some_and(|description| !description.is_empty()), "{:?}", text.name);
+        }
+    }
+
+    #[test]
+    fn a_versioned_struct_says_its_size_and_its_version() {
+        assert_eq!(nvmlMemory_v2, 40 | 2 << 24);
+    }
+}

@@ -129,3 +129,224 @@ pub fn driver_by_base(base: &str) -> impl Iterator<Item = &'static Symbol> + use
         .iter()
         .filter_map(|index| DRIVER.get(usize::from(*index)))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+    use std::format;
+    use std::string::{String, ToString};
+    use std::vec::Vec;
+
+    use super::*;
+
+    const EFFECTS: &str = include_str!("../symbols/effects.tsv");
+    const DRIVER_API: &str = include_str!("../symbols/driver_api.tsv");
+
+    /// The cells of a table, line by line, without its heading.
+    fn cells(table: &'static str) -> impl Iterator<Item = Vec<&'static str>> {
+        table.lines().skip(1).map(|line| line.split('\t').collect())
+    }
+
+    fn names() -> Vec<&'static str> {
+        DRIVER
+            .iter()
+            .map(|symbol| symbol.name)
+            .chain(NVML.iter().map(|symbol| symbol.name))
+            .collect()
+    }
+
+    #[test]
+    fn every_symbol_has_exactly_one_effect() {
+        let mut lines: BTreeMap<&str, usize> = BTreeMap::new();
+        for row in cells(EFFECTS) {
+            *lines.entry(row[0]).or_default() += 1;
+        }
+        let wrong: Vec<&str> = names()
+            .into_iter()
+            .filter(|name| lines.get(name) != Some(&1))
+            .collect();
+        assert!(wrong.is_empty(), "no effect, or more than one: {wrong:?}");
+    }
+
+    #[test]
+    fn no_effect_stands_without_a_symbol() {
+        let names: BTreeSet<&str> = names().into_iter().collect();
+        let orphans: Vec<&str> = cells(EFFECTS)
+            .map(|row| row[0])
+            .filter(|name| !names.contains(name))
+            .collect();
+        assert!(orphans.is_empty(), "{orphans:?}");
+    }
+
+    #[test]
+    fn the_rust_table_says_what_the_effects_table_says() {
+        for row in cells(EFFECTS) {
+            let effect = driver(row[0])
+                .map(|symbol| symbol.effect)
+                .or_else(|| nvml(row[0]).map(|symbol| symbol.effect));
+            assert_eq!(
+                effect
+                    .map(|effect| format!("{effect:?}").to_lowercase())
+                    .as_deref(),
+                Some(row[1]),
+                "{}",
+                row[0]
+            );
+        }
+    }
+
+    #[test]
+    fn every_abi_and_stream_variant_of_a_function_has_the_same_effect() {
+        for symbol in DRIVER {
+            for sibling in driver_by_base(symbol.base) {
+                assert_eq!(
+                    sibling.effect, symbol.effect,
+                    "{} and {}",
+                    sibling.name, symbol.name
+                );
+            }
+        }
+        for pair in NVML.windows(2).filter(|pair| pair[0].base == pair[1].base) {
+            assert_eq!(
+                pair[0].effect, pair[1].effect,
+                "{} and {}",
+                pair[0].name, pair[1].name
+            );
+        }
+    }
+
+    /// The effects that the `quota` and `throttle` columns leave open; what they mean stands in symbols/README.md.
+    fn possible(quota: &str, throttle: &str) -> &'static [Effect] {
+        match (quota, throttle) {
+            ("cond", "graph" | "kernel" | "kernel-state") => &[Effect::Throttle],
+            ("add" | "add-post" | "ctx-add" | "image-add" | "resize", "n") => &[Effect::Charge],
+            ("sub" | "ctx-sub" | "image-sub" | "unref", "n") => &[Effect::Uncharge],
+            ("cond", "n") => &[Effect::Charge, Effect::Uncharge],
+            ("cond", "state") => &[Effect::Charge, Effect::Uncharge, Effect::Track],
+            ("late" | "ref" | "policy", _) | ("none" | "internal", "state") => &[Effect::Track],
+            ("import" | "unimport", "n") => &[Effect::Track, Effect::Neutral],
+            ("host" | "internal" | "residency" | "va", "n") => &[Effect::Neutral],
+            ("none", "maybe") => &[Effect::Throttle],
+            ("none" | "internal", "unknown") => &[Effect::Track, Effect::Unknown],
+            ("none", "n") => &[
+                Effect::Neutral,
+                Effect::Attach,
+                Effect::Lookup,
+                Effect::Report,
+                Effect::Unknown,
+            ],
+            _ => &[],
+        }
+    }
+
+    #[test]
+    fn no_effect_contradicts_what_is_known_of_quota_and_throttle() {
+        for row in cells(DRIVER_API) {
+            let (name, quota, throttle) = (row[0], row[8], row[9]);
+            let effect = driver(name).unwrap().effect;
+            assert!(
+                possible(quota, throttle).contains(&effect),
+                "{name}: {quota}, {throttle}, yet {effect:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn every_symbol_is_found_by_its_name_and_by_its_base() {
+        for symbol in DRIVER {
+            assert_eq!(driver(symbol.name), Some(symbol));
+            assert!(
+                driver_by_base(symbol.base).any(|found| found == symbol),
+                "{}",
+                symbol.name
+            );
+            assert!(
+                driver_by_base(symbol.base).all(|found| found.base == symbol.base),
+                "{}",
+                symbol.name
+            );
+        }
+        for symbol in NVML {
+            assert_eq!(nvml(symbol.name), Some(symbol));
+        }
+        assert_eq!(
+            (
+                driver("cuMemAlloc_v9"),
+                driver_by_base("cuMemAlloc_v2").count()
+            ),
+            (None, 0)
+        );
+    }
+
+    #[test]
+    fn the_tables_hold_every_symbol_that_was_counted() {
+        assert_eq!((DRIVER.len(), NVML.len()), (757, 442));
+        let exported_by = |branch| {
+            DRIVER
+                .iter()
+                .filter(|symbol| symbol.drivers.contains(&branch))
+                .count()
+        };
+        assert_eq!(exported_by(535), 620, "the exports of 535.261.03");
+        assert_eq!(
+            NVML.iter()
+                .filter(|symbol| symbol.drivers.contains(&535))
+                .count(),
+            332
+        );
+    }
+
+    #[test]
+    fn a_per_thread_symbol_has_a_legacy_twin_with_the_same_parameters() {
+        for symbol in DRIVER {
+            let suffix = match symbol.stream_variant {
+                StreamVariant::None | StreamVariant::Legacy => continue,
+                StreamVariant::Ptds => "_ptds",
+                StreamVariant::Ptsz => "_ptsz",
+            };
+            let twin = driver(symbol.name.strip_suffix(suffix).unwrap()).unwrap();
+            assert_eq!(twin.stream_variant, StreamVariant::Legacy, "{}", twin.name);
+            assert_eq!(types(twin), types(symbol), "{}", symbol.name);
+        }
+    }
+
+    fn types(symbol: &Symbol) -> Option<Vec<&'static str>> {
+        symbol
+            .parameters
+            .map(|parameters| parameters.iter().map(|(_, rust_type)| *rust_type).collect())
+    }
+
+    #[test]
+    fn only_undocumented_functions_have_no_signature() {
+        let without: Vec<String> = DRIVER
+            .iter()
+            .filter(|symbol| symbol.parameters.is_none() && symbol.effect != Effect::Unknown)
+            .map(|symbol| symbol.name.to_string())
+            .collect();
+        assert_eq!(without.len(), 28, "{without:?}");
+        assert!(
+            without.iter().all(|name| name.starts_with("cudbg")),
+            "{without:?}"
+        );
+    }
+
+    #[test]
+    fn a_c_signature_is_translated_type_by_type() {
+        let parameters = |name: &str| driver(name).unwrap().parameters.unwrap();
+        assert_eq!(
+            parameters("cuMemAlloc"),
+            [("dptr", "*mut CUdeviceptr_v1"), ("bytesize", "c_uint")]
+        );
+        assert_eq!(
+            parameters("cuGetErrorName"),
+            [("error", "CUresult"), ("pStr", "*mut *const c_char")]
+        );
+        assert_eq!(parameters("cuCtxSynchronize"), []);
+        assert_eq!(parameters("cuStreamSynchronize"), [("hStream", "CUstream")]);
+        let capture = parameters("cuStreamGetCaptureInfo_v3");
+        assert!(
+            capture.contains(&("dependencies_out", "*mut *const CUgraphNode")),
+            "{capture:?}"
+        );
+    }
+}

@@ -18,7 +18,7 @@ pub(super) static RESULTS: &[StatusText] = &[
     StatusText {
         code: 2,
         name: c"CUDA_ERROR_OUT_OF_MEMORY",
-        description: c"not enough memory",
+        description: c"out of memory",
     },
     StatusText {
         code: 3,
