@@ -61,11 +61,18 @@ mod tests {
     #[test]
     fn every_status_code_has_its_name_and_a_description() {
         assert_eq!(result_name(CUDA_SUCCESS), Some(c"CUDA_SUCCESS"));
-        assert_eq!(result_name(CUDA_ERROR_OUT_OF_MEMORY), Some(c"CUDA_ERROR_OUT_OF_MEMORY"));
+        assert_eq!(
+            result_name(CUDA_ERROR_OUT_OF_MEMORY),
+            Some(c"CUDA_ERROR_OUT_OF_MEMORY")
+        );
         assert_eq!(result_name(CUDA_ERROR_UNKNOWN), Some(c"CUDA_ERROR_UNKNOWN"));
         for text in results::RESULTS {
             assert_eq!(result_name(text.code), Some(text.name));
-            assert!(result_description(text.code).is_some_and(|description| !description.is_empty()), "{:?}", text.name);
+            assert!(
+                result_description(text.code).is_some_and(|description| !description.is_empty()),
+                "{:?}",
+                text.name
+            );
         }
     }
 

@@ -68,10 +68,17 @@ mod tests {
     #[test]
     fn every_status_code_has_its_name_and_a_description() {
         assert_eq!(result_name(NVML_SUCCESS), Some(c"NVML_SUCCESS"));
-        assert_eq!(result_name(NVML_ERROR_ARGUMENT_VERSION_MISMATCH), Some(c"NVML_ERROR_ARGUMENT_VERSION_MISMATCH"));
+        assert_eq!(
+            result_name(NVML_ERROR_ARGUMENT_VERSION_MISMATCH),
+            Some(c"NVML_ERROR_ARGUMENT_VERSION_MISMATCH")
+        );
         for text in results::RESULTS {
             assert_eq!(result_name(text.code), Some(text.name));
-            assert!(result_description(text.code).is_some_and(|description| !description.is_empty()), "{:?}", text.name);
+            assert!(
+                result_description(text.code).is_some_and(|description| !description.is_empty()),
+                "{:?}",
+                text.name
+            );
         }
     }
 
