@@ -1,1 +1,1 @@
-//! libnvidia-ml.so.1 in front of the simulated GPU.
+//! `libnvidia-ml.so.1` in front of the simulated GPU. (The lead writes this folder.)
