@@ -1,22 +1,38 @@
 //! The memory quota of a container: who holds how many bytes of which GPU.
 //!
-//! `device_index` is always an index into the list that [`Ledger::attach`] was given.
+//! One slot per process, with the bytes it holds, and no shared total that a crash could leave wrong. A charge is first
+//! announced (`pending_bytes`), then the slots are summed: of two processes at the last gap at least one sees the other.
+//! Who sees too much withdraws and asks again under a lock that the kernel drops when its holder dies; there the dead
+//! are reaped, and a refusal is given only when the bytes *granted* leave no room and nothing was granted meanwhile. So
+//! the sum never exceeds the maximum, and a refusal is never another's withdrawn attempt.
+//!
+//! `device_index` is always an index into the list that [`Ledger::attach`] was given; of any other, nothing is granted.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::config::ContainerName;
 use crate::shm::AttachError;
+use crate::shm::layout::{ContainerFile, DEVICES_MAX, DeviceRow, SlotDevice};
+use crate::slot::{Company, Seat, used};
+use crate::sync::Ordering;
 use crate::units::{Bytes, DeviceUuid};
 
-/// This process's place in its container's ledger. All methods are thread-safe.
+/// This process's place in its container's ledger. All methods are thread-safe. One per process and container.
 #[derive(Debug)]
-pub struct Ledger {}
+pub struct Ledger {
+    seat: Arc<Seat<ContainerFile>>,
+    /// The file's row of each device index.
+    rows: Vec<usize>,
+}
 
 /// Bytes that are charged but not yet allocated: dropped, they are given back.
 #[derive(Debug)]
 #[must_use = "dropping a charge gives it back"]
 pub struct Charge<'a> {
-    _ledger: &'a Ledger,
+    ledger: &'a Ledger,
+    device_index: usize,
+    bytes: Bytes,
 }
 
 /// The container has less than that left.
@@ -42,61 +58,598 @@ pub struct SlotInfo {
     pub bytes: Vec<Bytes>,
 }
 
+/// The outcome of announcing a charge and summing.
+enum Attempt {
+    /// Charged.
+    Granted,
+    /// The bytes granted to the container leave no room.
+    Over(OverQuota),
+    /// Others are deciding at this moment: their bytes would leave no room, but may be withdrawn.
+    Contended(OverQuota),
+}
+
+/// How often an attempt that found others deciding is repeated before it is refused. They decide within microseconds,
+/// and those that fail queue behind us: only a process stopped in between (SIGSTOP) can use this up.
+const ATTEMPTS_MAX: u32 = 100_000;
+
+/// Where a container's file stands.
+pub(crate) fn path(dir: &Path, container: &ContainerName) -> PathBuf {
+    dir.join(container.as_str()).join("ledger")
+}
+
 impl Ledger {
     /// Take a place in `<dir>/<container>/ledger`, which is created where missing.
-    /// Each GPU comes with its quota; `None` is no limit.
+    ///
+    /// Each GPU comes with its quota; `None` is no limit. The first process of the container decides; a later one can
+    /// only lower.
+    ///
+    /// # Errors
+    /// The folder or file cannot be made, has no space, is not of this layout, or has no place for another process
+    /// (1024) or GPU (16).
     pub fn attach(
-        _dir: &Path,
-        _container: &ContainerName,
-        _devices: &[(DeviceUuid, Option<Bytes>)],
+        dir: &Path,
+        container: &ContainerName,
+        devices: &[(DeviceUuid, Option<Bytes>)],
     ) -> Result<Self, AttachError> {
-        unimplemented!()
+        let path = path(dir, container);
+        let full = || AttachError::Full {
+            path: path.clone(),
+            what: "GPU",
+        };
+        let (seat, rows) = Seat::<ContainerFile>::take(&path, |file, company| {
+            let rows = devices.iter().map(|(uuid, max)| {
+                let (row, company) = file.row_of(*uuid, company).ok_or_else(full)?;
+                file.devices
+                    .get(row)
+                    .ok_or_else(full)?
+                    .memory
+                    .max
+                    .configure(max.map(Bytes::get), company);
+                Ok(row)
+            });
+            rows.collect::<Result<Vec<usize>, AttachError>>()
+        })?;
+        Ok(Self {
+            seat: Arc::new(seat),
+            rows,
+        })
     }
-    /// Charge `bytes` before allocating them. A refusal leaves nothing charged.
-    pub fn try_charge(&self, _device_index: usize, _bytes: Bytes) -> Result<Charge<'_>, OverQuota> {
-        unimplemented!()
+
+    /// Charge `bytes` before allocating them.
+    ///
+    /// # Errors
+    /// The container would hold more than its maximum: nothing is charged then.
+    pub fn try_charge(&self, device_index: usize, bytes: Bytes) -> Result<Charge<'_>, OverQuota> {
+        match self.attempt(device_index, bytes) {
+            Attempt::Granted => {}
+            Attempt::Over(_) | Attempt::Contended(_) => {
+                self.charge_exclusively(device_index, bytes)?
+            }
+        }
+        Ok(Charge {
+            ledger: self,
+            device_index,
+            bytes,
+        })
     }
+
     /// Charge what is in use already, whatever the quota says (contexts, modules).
-    pub fn charge(&self, _device_index: usize, _bytes: Bytes) {
-        unimplemented!()
+    pub fn charge(&self, device_index: usize, bytes: Bytes) {
+        let Some((row, slot)) = self.place(device_index) else {
+            return;
+        };
+        slot.grant(bytes.get());
+        row.memory
+            .peak
+            .fetch_max(self.granted(device_index), Ordering::Relaxed);
     }
-    /// Give back `bytes` that this process had charged.
-    pub fn uncharge(&self, _device_index: usize, _bytes: Bytes) {
-        unimplemented!()
+
+    /// Give back `bytes` that this process had charged. More than it holds is all it holds.
+    pub fn uncharge(&self, device_index: usize, bytes: Bytes) {
+        let Some((_, slot)) = self.place(device_index) else {
+            return;
+        };
+        let less = |held: u64| Some(held.saturating_sub(bytes.get()));
+        let _always_some = slot
+            .bytes
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, less);
     }
-    /// What the container holds.
-    pub fn current(&self, _device_index: usize) -> Bytes {
-        unimplemented!()
+
+    /// What the container's living processes hold.
+    pub fn current(&self, device_index: usize) -> Bytes {
+        let held = self
+            .seat
+            .living()
+            .map(|(index, _)| self.held_by(index, device_index).get());
+        Bytes::new(held.fold(0, u64::saturating_add))
     }
+
     /// What this process holds.
-    pub fn own(&self, _device_index: usize) -> Bytes {
-        unimplemented!()
+    pub fn own(&self, device_index: usize) -> Bytes {
+        self.held_by(self.seat.index, device_index)
     }
+
     /// What the container may hold; `None`: no limit.
-    pub fn max(&self, _device_index: usize) -> Option<Bytes> {
-        unimplemented!()
+    pub fn max(&self, device_index: usize) -> Option<Bytes> {
+        self.row(device_index)?.memory.max.get().map(Bytes::new)
     }
-    /// The most the container has held.
-    pub fn peak(&self, _device_index: usize) -> Bytes {
-        unimplemented!()
+
+    /// The most the container has held since its ledger was made.
+    pub fn peak(&self, device_index: usize) -> Bytes {
+        Bytes::new(
+            self.row(device_index)
+                .map_or(0, |row| row.memory.peak.load(Ordering::Relaxed)),
+        )
     }
+
     /// Change the quota while programs run. Below what is in use it refuses new charges and frees nothing.
-    pub fn set_max(&self, _device_index: usize, _max: Option<Bytes>) {
-        unimplemented!()
+    pub fn set_max(&self, device_index: usize, max: Option<Bytes>) {
+        if let Some(row) = self.row(device_index) {
+            row.memory.max.set(max.map(Bytes::get));
+        }
     }
-    /// The live processes of the container.
+
+    /// The living processes of the container, this one among them.
     pub fn processes(&self) -> Vec<SlotInfo> {
-        unimplemented!()
+        let info = |(index, process): (usize, crate::slot::Process)| SlotInfo {
+            pid: process.pid,
+            start_time: process.start_time,
+            bytes: (0..self.rows.len())
+                .map(|device_index| self.held_by(index, device_index))
+                .collect(),
+        };
+        self.seat.living().map(info).collect()
     }
+
     /// In a forked child: let go of the parent's place without touching what it holds.
     pub fn forget_after_fork(self) {
-        unimplemented!()
+        drop(self); // a seat that another process took is only unmapped
+    }
+
+    /// The place in the container's file, for whoever keeps account of something else there.
+    pub(crate) fn seat(&self) -> &Arc<Seat<ContainerFile>> {
+        &self.seat
+    }
+
+    /// The file's rows, by device index.
+    pub(crate) fn rows(&self) -> &[usize] {
+        &self.rows
+    }
+
+    fn row(&self, device_index: usize) -> Option<&DeviceRow> {
+        self.seat.file.devices.get(*self.rows.get(device_index)?)
+    }
+
+    /// The GPU's row and this process's part of it; `None` also when the slot was taken for dead and is another's now.
+    fn place(&self, device_index: usize) -> Option<(&DeviceRow, &SlotDevice)> {
+        if !self.seat.is_ours() {
+            return None;
+        }
+        let row = *self.rows.get(device_index)?;
+        let slot = self.seat.file.slots.get(self.seat.index)?;
+        Some((self.seat.file.devices.get(row)?, slot.devices.get(row)?))
+    }
+
+    fn held_by(&self, index: usize, device_index: usize) -> Bytes {
+        let row = self.rows.get(device_index);
+        let held = row.and_then(|row| self.seat.file.slots.get(index)?.devices.get(*row));
+        Bytes::new(held.map_or(0, |device| device.bytes.load(Ordering::SeqCst)))
+    }
+
+    /// Every slot's part of a GPU, the free ones' (zero) included.
+    fn parts(&self, device_index: usize) -> impl Iterator<Item = &SlotDevice> {
+        let row = self.rows.get(device_index).copied().unwrap_or(DEVICES_MAX);
+        used(&*self.seat.file)
+            .filter_map(move |index| self.seat.file.slots.get(index)?.devices.get(row))
+    }
+
+    /// Announce, sum, grant or withdraw.
+    fn attempt(&self, device_index: usize, bytes: Bytes) -> Attempt {
+        let refusal = |current, max| OverQuota {
+            asked: bytes,
+            current: Bytes::new(current),
+            max: Bytes::new(max),
+        };
+        let Some((row, slot)) = self.place(device_index) else {
+            return Attempt::Over(refusal(0, 0));
+        };
+        let asked = bytes.get();
+        let more = |pending: u64| pending.checked_add(asked);
+        if slot
+            .pending_bytes
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, more)
+            .is_err()
+        {
+            return Attempt::Over(refusal(
+                self.granted(device_index),
+                row.memory.max.get().unwrap_or(u64::MAX),
+            ));
+        }
+        let max = row.memory.max.get().unwrap_or(u64::MAX);
+        let grants_before = self.sum(device_index, |part| &part.grants);
+        let pending = self.sum(device_index, |part| &part.pending_bytes);
+        // After `pending`: a charge moves from pending to granted, and must not be missed on its way.
+        let granted = self.granted(device_index);
+        let attempt = if granted.saturating_add(pending) <= max
+            && granted.checked_add(pending).is_some()
+        {
+            slot.grant(asked);
+            row.memory
+                .peak
+                .fetch_max(granted.saturating_add(asked), Ordering::Relaxed);
+            Attempt::Granted
+        } else if pending == asked && grants_before == self.sum(device_index, |part| &part.grants) {
+            // Nobody else was deciding and nothing was granted while summing: at its beginning the sum was at least this.
+            Attempt::Over(refusal(granted, max))
+        } else {
+            Attempt::Contended(refusal(granted, max))
+        };
+        slot.pending_bytes.fetch_sub(asked, Ordering::SeqCst);
+        attempt
+    }
+
+    /// The same with all others that were refused waiting behind us, and without the dead.
+    fn charge_exclusively(&self, device_index: usize, bytes: Bytes) -> Result<(), OverQuota> {
+        let mut refusal = OverQuota {
+            asked: bytes,
+            current: Bytes::default(),
+            max: Bytes::default(),
+        };
+        let Ok(exclusive) = self.seat.file.exclusive() else {
+            // Without the lock nobody can tell the dead from the living: what they hold counts.
+            return self.attempt(device_index, bytes).into_result();
+        };
+        // Where the own lock cannot be had again, the next reader still finds this process by pid and start time.
+        let _ = self.seat.reap(&exclusive);
+        for _ in 0..ATTEMPTS_MAX {
+            match self.attempt(device_index, bytes) {
+                Attempt::Granted => return Ok(()),
+                Attempt::Over(over) => return Err(over),
+                Attempt::Contended(over) => refusal = over,
+            }
+            std::thread::yield_now();
+        }
+        Err(refusal)
+    }
+
+    fn granted(&self, device_index: usize) -> u64 {
+        self.sum(device_index, |part| &part.bytes)
+    }
+
+    fn sum(&self, device_index: usize, of: impl Fn(&SlotDevice) -> &crate::sync::AtomicU64) -> u64 {
+        self.parts(device_index)
+            .map(|part| of(part).load(Ordering::SeqCst))
+            .fold(0, u64::saturating_add)
+    }
+}
+
+impl Attempt {
+    fn into_result(self) -> Result<(), OverQuota> {
+        match self {
+            Self::Granted => Ok(()),
+            Self::Over(over) | Self::Contended(over) => Err(over),
+        }
+    }
+}
+
+impl SlotDevice {
+    /// Counted before it is added: whoever sums sees either the old count or the bytes.
+    fn grant(&self, bytes: u64) {
+        self.grants.fetch_add(1, Ordering::SeqCst);
+        let more = |held: u64| Some(held.saturating_add(bytes));
+        let _always_some = self
+            .bytes
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, more);
+    }
+}
+
+impl ContainerFile {
+    /// The row of a GPU, made where missing, and whether others live that set it up. Under the exclusive lock.
+    fn row_of(&self, uuid: DeviceUuid, company: Company) -> Option<(usize, Company)> {
+        if let Some(row) = self.devices.iter().position(|row| row.uuid() == Some(uuid)) {
+            return Some((row, company));
+        }
+        let row = self.devices.iter().position(|row| row.uuid().is_none())?;
+        self.devices.get(row)?.name(uuid);
+        Some((row, Company::Alone))
+    }
+}
+
+impl DeviceRow {
+    /// Which GPU this row is about; `None`: it is free.
+    pub(crate) fn uuid(&self) -> Option<DeviceUuid> {
+        if self.identity.state.load(Ordering::Acquire) == 0 {
+            return None;
+        }
+        let [high, low] = &self.identity.uuid;
+        let value = u128::from(high.load(Ordering::Relaxed)) << 64
+            | u128::from(low.load(Ordering::Relaxed));
+        Some(DeviceUuid::from_bytes(value.to_be_bytes()))
+    }
+
+    fn name(&self, uuid: DeviceUuid) {
+        let value = u128::from_be_bytes(uuid.to_bytes());
+        let half = |part: u128| u64::try_from(part & u128::from(u64::MAX)).unwrap_or(0);
+        let [high, low] = &self.identity.uuid;
+        high.store(half(value >> 64), Ordering::Relaxed);
+        low.store(half(value), Ordering::Relaxed);
+        self.identity.state.store(1, Ordering::Release);
     }
 }
 
 impl Charge<'_> {
     /// The allocation succeeded: keep the charge. Returns what to `uncharge` at the free.
-    pub fn commit(self) -> Bytes {
-        unimplemented!()
+    pub fn commit(mut self) -> Bytes {
+        std::mem::take(&mut self.bytes) // what is dropped gives back nothing
+    }
+}
+
+impl Drop for Charge<'_> {
+    fn drop(&mut self) {
+        self.ledger.uncharge(self.device_index, self.bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    const GPU: DeviceUuid = DeviceUuid::from_bytes([7; 16]);
+    const OTHER_GPU: DeviceUuid = DeviceUuid::from_bytes([8; 16]);
+
+    fn container() -> ContainerName {
+        "a".parse().unwrap()
+    }
+
+    fn attach(dir: &Path, max: Option<u64>) -> Ledger {
+        Ledger::attach(dir, &container(), &[(GPU, max.map(Bytes::new))]).unwrap()
+    }
+
+    fn bytes(count: u64) -> Bytes {
+        Bytes::new(count)
+    }
+
+    #[test]
+    fn a_refused_charge_leaves_nothing_charged() {
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = attach(dir.path(), Some(100));
+        assert_eq!(
+            ledger.try_charge(0, bytes(101)).unwrap_err(),
+            OverQuota {
+                asked: bytes(101),
+                current: bytes(0),
+                max: bytes(100)
+            }
+        );
+        assert_eq!(ledger.current(0), bytes(0));
+        assert_eq!(
+            ledger.try_charge(0, bytes(100)).unwrap().commit(),
+            bytes(100)
+        );
+        assert!(ledger.try_charge(0, bytes(1)).is_err());
+        assert_eq!(
+            (ledger.current(0), ledger.peak(0)),
+            (bytes(100), bytes(100))
+        );
+    }
+
+    #[test]
+    fn a_charge_that_is_dropped_is_given_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = attach(dir.path(), Some(100));
+        let charge = ledger.try_charge(0, bytes(100)).unwrap();
+        assert!(ledger.try_charge(0, bytes(1)).is_err());
+        drop(charge);
+        assert_eq!(ledger.current(0), bytes(0));
+        ledger.try_charge(0, bytes(100)).unwrap().commit();
+        ledger.uncharge(0, bytes(60));
+        assert_eq!((ledger.own(0), ledger.peak(0)), (bytes(40), bytes(100)));
+    }
+
+    #[test]
+    fn no_sum_overflows() {
+        let dir = tempfile::tempdir().unwrap();
+        for max in [Some(100), None] {
+            let ledger = attach(dir.path(), max);
+            assert!(ledger.try_charge(0, bytes(u64::MAX)).is_err() || max.is_none());
+            let half = ledger.try_charge(0, bytes(1 << 63));
+            assert_eq!(half.is_ok(), max.is_none());
+            assert!(ledger.try_charge(0, bytes(u64::MAX)).is_err());
+        }
+    }
+
+    #[test]
+    fn a_maximum_of_zero_allows_nothing_and_none_allows_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = Ledger::attach(
+            dir.path(),
+            &container(),
+            &[(GPU, Some(bytes(0))), (OTHER_GPU, None)],
+        )
+        .unwrap();
+        assert!(ledger.try_charge(0, bytes(1)).is_err());
+        assert_eq!(
+            ledger.try_charge(1, bytes(1 << 50)).unwrap().commit(),
+            bytes(1 << 50)
+        );
+        assert_eq!((ledger.max(0), ledger.max(1)), (Some(bytes(0)), None));
+        assert!(ledger.try_charge(2, bytes(0)).is_err(), "no such device");
+    }
+
+    #[test]
+    fn a_quota_is_shared_by_uuid_whatever_the_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let one = Ledger::attach(
+            dir.path(),
+            &container(),
+            &[(GPU, Some(bytes(10))), (OTHER_GPU, Some(bytes(20)))],
+        )
+        .unwrap();
+        let two = Ledger::attach(
+            dir.path(),
+            &container(),
+            &[(OTHER_GPU, Some(bytes(20))), (GPU, Some(bytes(10)))],
+        )
+        .unwrap();
+        one.try_charge(0, bytes(7)).unwrap().commit();
+        assert!(two.try_charge(1, bytes(4)).is_err());
+        two.try_charge(0, bytes(20)).unwrap().commit();
+        assert_eq!((one.current(0), one.current(1)), (bytes(7), bytes(20)));
+        let held: Vec<_> = one
+            .processes()
+            .into_iter()
+            .map(|process| process.bytes)
+            .collect();
+        assert_eq!(held, [[bytes(7), bytes(0)], [bytes(0), bytes(20)]]);
+    }
+
+    #[test]
+    fn containers_do_not_see_each_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let one = attach(dir.path(), Some(10));
+        let two =
+            Ledger::attach(dir.path(), &"b".parse().unwrap(), &[(GPU, Some(bytes(10)))]).unwrap();
+        one.try_charge(0, bytes(10)).unwrap().commit();
+        two.try_charge(0, bytes(10)).unwrap().commit();
+    }
+
+    #[test]
+    fn a_lowered_maximum_refuses_and_frees_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = attach(dir.path(), Some(100));
+        ledger.try_charge(0, bytes(80)).unwrap().commit();
+        ledger.set_max(0, Some(bytes(50)));
+        assert!(ledger.try_charge(0, bytes(1)).is_err());
+        assert_eq!(ledger.current(0), bytes(80));
+        ledger.set_max(0, Some(bytes(81)));
+        ledger.try_charge(0, bytes(1)).unwrap().commit();
+    }
+
+    #[test]
+    fn a_later_process_lowers_the_maximum_but_does_not_raise_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = attach(dir.path(), Some(100));
+        let second = attach(dir.path(), Some(200));
+        assert_eq!(second.max(0), Some(bytes(100)));
+        first.set_max(0, Some(bytes(150)));
+        let third = attach(dir.path(), Some(100));
+        assert_eq!(
+            third.max(0),
+            Some(bytes(150)),
+            "what `set` changed stays for the same configuration"
+        );
+        let fourth = attach(dir.path(), Some(60));
+        assert_eq!(first.max(0), Some(bytes(60)));
+        drop((first, second, third, fourth));
+        assert_eq!(
+            attach(dir.path(), Some(200)).max(0),
+            Some(bytes(200)),
+            "a new start takes its own"
+        );
+    }
+
+    #[test]
+    fn what_a_process_leaves_behind_is_free() {
+        let dir = tempfile::tempdir().unwrap();
+        let stays = attach(dir.path(), Some(10));
+        let goes = attach(dir.path(), Some(10));
+        goes.try_charge(0, bytes(10)).unwrap().commit();
+        assert!(stays.try_charge(0, bytes(1)).is_err());
+        drop(goes);
+        stays.try_charge(0, bytes(10)).unwrap().commit();
+        assert_eq!(stays.processes().len(), 1);
+    }
+
+    #[test]
+    fn bytes_in_use_already_are_charged_over_the_maximum() {
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = attach(dir.path(), Some(10));
+        ledger.charge(0, bytes(30));
+        assert_eq!((ledger.current(0), ledger.peak(0)), (bytes(30), bytes(30)));
+        assert!(ledger.try_charge(0, bytes(0)).is_err());
+        ledger.uncharge(0, bytes(40));
+        assert_eq!(ledger.own(0), bytes(0), "never below zero");
+    }
+
+    #[test]
+    fn a_foreign_file_is_refused_and_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = path(dir.path(), &container());
+        fs::create_dir(file.parent().unwrap()).unwrap();
+        for (content, problem) in [
+            (vec![1; 100], "too short"),
+            (vec![1; 4 << 20], "not a file of cuda-hook"),
+        ] {
+            fs::write(&file, &content).unwrap();
+            let error = Ledger::attach(dir.path(), &container(), &[]).unwrap_err();
+            assert!(
+                matches!(error, AttachError::Layout { .. }) && error.to_string().contains(problem),
+                "{error}"
+            );
+            assert_eq!(fs::read(&file).unwrap(), content);
+        }
+    }
+
+    #[test]
+    fn another_layout_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(attach(dir.path(), None));
+        let file = path(dir.path(), &container());
+        let mut content = fs::read(&file).unwrap();
+        content[8] += 1;
+        fs::write(&file, content).unwrap();
+        let error = Ledger::attach(dir.path(), &container(), &[])
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("has layout 2, this version of cuda-hook has 1"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_file_whose_maker_died_is_completed() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = path(dir.path(), &container());
+        fs::create_dir(file.parent().unwrap()).unwrap();
+        fs::write(&file, vec![0; std::mem::offset_of!(ContainerFile, slots)]).unwrap();
+        attach(dir.path(), Some(1))
+            .try_charge(0, bytes(1))
+            .unwrap()
+            .commit();
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_made_is_named() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let error = Ledger::attach(file.path(), &container(), &[])
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("ledger: cannot create the folder: "),
+            "{error}"
+        );
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("a")).unwrap();
+        std::os::unix::fs::symlink("/dev/null", folder.path().join("a/ledger")).unwrap();
+        let error = Ledger::attach(folder.path(), &container(), &[])
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("ledger: cannot open: "), "{error}");
+    }
+
+    #[test]
+    fn the_seventeenth_gpu_has_no_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let gpus: Vec<_> = (0..17)
+            .map(|number| (DeviceUuid::from_bytes([number; 16]), None))
+            .collect();
+        drop(Ledger::attach(dir.path(), &container(), &gpus[..16]).unwrap());
+        let error = Ledger::attach(dir.path(), &container(), &gpus).unwrap_err();
+        assert!(
+            matches!(error, AttachError::Full { what: "GPU", .. }),
+            "{error}"
+        );
     }
 }

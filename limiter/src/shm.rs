@@ -15,6 +15,8 @@
     reason = "maps memory, and calls what std has no safe form of"
 )]
 
+pub(crate) mod layout;
+
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
 use std::ops::Deref;

@@ -184,14 +184,9 @@ impl FromStr for Bytes {
 
 impl fmt::Display for Bytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (name, unit) in [
-            ("TiB", 1_u64 << 40),
-            ("GiB", 1 << 30),
-            ("MiB", 1 << 20),
-            ("KiB", 1 << 10),
-        ] {
-            if self.0 != 0 && self.0.is_multiple_of(unit) {
-                return write!(f, "{}{name}", self.0 / unit);
+        for (name, shift) in [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)] {
+            if self.0 != 0 && self.0.trailing_zeros() >= shift {
+                return write!(f, "{}{name}", self.0 >> shift);
             }
         }
         write!(f, "{}", self.0)

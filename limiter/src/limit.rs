@@ -1,0 +1,41 @@
+//! A limit in shared memory that configuration sets and the `set` command changes.
+
+use crate::shm::layout::LimitCell;
+use crate::slot::Company;
+use crate::sync::Ordering;
+
+const NO_LIMIT: u64 = u64::MAX;
+
+impl LimitCell {
+    /// A process with this configuration takes part.
+    ///
+    /// The first one decides. A later one, while others live, can only lower: so whoever starts a program with a smaller
+    /// limit in its environment gets it, and a limit that `set` has changed outlives the next process of the same
+    /// configuration.
+    pub(crate) fn configure(&self, limit: Option<u64>, company: Company) {
+        let limit = limit.unwrap_or(NO_LIMIT);
+        match company {
+            Company::Alone => {
+                self.configured.store(limit, Ordering::SeqCst);
+                self.value.store(limit, Ordering::SeqCst);
+            }
+            Company::Others if limit < self.configured.load(Ordering::SeqCst) => {
+                self.configured.store(limit, Ordering::SeqCst);
+                self.value.fetch_min(limit, Ordering::SeqCst);
+            }
+            Company::Others => {}
+        }
+    }
+
+    /// What is enforced; `None`: no limit.
+    pub(crate) fn get(&self) -> Option<u64> {
+        let value = self.value.load(Ordering::SeqCst);
+        (value != NO_LIMIT).then_some(value)
+    }
+
+    /// Change what is enforced.
+    pub(crate) fn set(&self, limit: Option<u64>) {
+        self.value
+            .store(limit.unwrap_or(NO_LIMIT), Ordering::SeqCst);
+    }
+}

@@ -1,0 +1,196 @@
+//! What stands where in the shared files. Raise `LAYOUT_VERSION` with every change.
+//!
+//! Only atomics: other processes write at any time, and one may die between any two writes. So no value here is a sum
+//! of others, and no flag says "somebody is at work".
+
+use std::mem::offset_of;
+
+use super::{Preamble, Shared};
+use crate::sync::{AtomicU32, AtomicU64};
+
+/// GPUs that one container's file has place for.
+pub(crate) const DEVICES_MAX: usize = 16;
+/// Processes that one file has place for.
+pub(crate) const ENTRIES_MAX: usize = 1024;
+
+/// A file whose body is one entry per process.
+pub(crate) trait Entries: Shared {
+    /// Size of one entry. The first stands at `HEADER_BYTES`.
+    const ENTRY_BYTES: usize;
+
+    /// Who owns entry `index`; `None` at and above [`ENTRIES_MAX`].
+    fn owner(&self, index: usize) -> Option<&Owner>;
+
+    /// Empty entry `index`, whose owner is gone, so that it can be given to another.
+    fn retire(&self, index: usize);
+}
+
+/// The process that owns an entry. A lock on the entry's byte says whether it lives; the rest says who it is.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub(crate) struct Owner {
+    /// 0: free, 1: taken.
+    pub(crate) state: AtomicU32,
+    /// Counts the owners, so that a former one can see that the entry is no longer its own.
+    pub(crate) generation: AtomicU32,
+    /// In the owner's own pid namespace.
+    pub(crate) pid: AtomicU32,
+    reserved: AtomicU32,
+    /// Clock ticks since boot (proc_pid_stat(5), field 22).
+    pub(crate) start_time: AtomicU64,
+    /// Inode of `/proc/<pid>/ns/pid`; 0: unknown.
+    pub(crate) pid_namespace: AtomicU64,
+}
+
+/// `<dir>/<container>/ledger`.
+#[derive(Debug)]
+#[repr(C)]
+pub(crate) struct ContainerFile {
+    preamble: Preamble,
+    pub(crate) devices: [DeviceRow; DEVICES_MAX],
+    pub(crate) slots: [Slot; ENTRIES_MAX],
+}
+
+/// A GPU of the container.
+#[derive(Debug)]
+#[repr(C)]
+pub(crate) struct DeviceRow {
+    pub(crate) identity: Identity,
+    pub(crate) memory: MemoryRow,
+    pub(crate) share: ShareRow,
+    pub(crate) bucket: BucketRow,
+    /// Usage of processes that are gone.
+    pub(crate) retired: UsageRow,
+}
+
+/// Which GPU a row is about.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub(crate) struct Identity {
+    /// 0: free, 1: the UUID is written.
+    pub(crate) state: AtomicU32,
+    reserved: AtomicU32,
+    /// The UUID's bytes, big-endian.
+    pub(crate) uuid: [AtomicU64; 2],
+}
+
+/// A limit that may change while programs run. `u64::MAX` is no limit.
+#[derive(Debug)]
+#[repr(C)]
+pub(crate) struct LimitCell {
+    /// What is enforced.
+    pub(crate) value: AtomicU64,
+    /// What the configuration of the processes at work says; `value` may have been changed since.
+    pub(crate) configured: AtomicU64,
+}
+
+/// Memory quota of the container on one GPU, in bytes.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub(crate) struct MemoryRow {
+    pub(crate) max: LimitCell,
+    pub(crate) peak: AtomicU64,
+}
+
+/// Shares of the container on one GPU, in thousandths of a percent.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub(crate) struct ShareRow {
+    pub(crate) sm: LimitCell,
+    pub(crate) sm_max: LimitCell,
+    /// Changes with the shares: launches wait on it.
+    pub(crate) gate: AtomicU32,
+}
+
+/// The one word that every launch of the container writes.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub(crate) struct BucketRow {
+    pub(crate) tat_ns: AtomicU64,
+}
+
+/// What launches used.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub(crate) struct UsageRow {
+    pub(crate) charged_ns: AtomicU64,
+    pub(crate) launches: AtomicU64,
+    pub(crate) throttled_ns: AtomicU64,
+    pub(crate) throttled_count: AtomicU64,
+}
+
+/// A process of the container.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub(crate) struct Slot {
+    pub(crate) owner: Owner,
+    /// By row of [`ContainerFile::devices`].
+    pub(crate) devices: [SlotDevice; DEVICES_MAX],
+}
+
+/// What a process has of one GPU.
+#[derive(Debug)]
+#[repr(C, align(128))]
+pub(crate) struct SlotDevice {
+    /// Bytes asked for and not decided yet.
+    pub(crate) pending_bytes: AtomicU64,
+    /// Bytes granted.
+    pub(crate) bytes: AtomicU64,
+    /// How often bytes were granted.
+    pub(crate) grants: AtomicU64,
+    reserved: [AtomicU64; 5],
+    pub(crate) usage: UsageRow,
+}
+
+/// `<dir>/gpu-<uuid>.board`.
+#[derive(Debug)]
+#[repr(C)]
+pub(crate) struct BoardFile {
+    preamble: Preamble,
+    pub(crate) entries: [BoardEntry; ENTRIES_MAX],
+}
+
+/// A process on a GPU.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub(crate) struct BoardEntry {
+    pub(crate) owner: Owner,
+    pub(crate) activity: Activity,
+}
+
+/// Whether a process has work on the GPU.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub(crate) struct Activity {
+    /// 1: has work outstanding.
+    pub(crate) busy: AtomicU32,
+    reserved: AtomicU32,
+    /// When its owner last said so, `CLOCK_MONOTONIC`.
+    pub(crate) heartbeat_ns: AtomicU64,
+}
+
+const _: () = assert!(size_of::<Preamble>() == 64 && size_of::<Owner>() == 64);
+const _: () = assert!(size_of::<DeviceRow>() == 5 * 64 && size_of::<SlotDevice>() == 128);
+const _: () = assert!(size_of::<Slot>() == 2176 && size_of::<BoardEntry>() == 128);
+
+// SAFETY: `repr(C)`, begins with a `Preamble`, atomics and arrays and structs of them only.
+unsafe impl Shared for ContainerFile {
+    const MAGIC: u64 = u64::from_be_bytes(*b"cuhkledg");
+    const LAYOUT_VERSION: u32 = 1;
+    const HEADER_BYTES: usize = offset_of!(Self, slots);
+
+    fn preamble(&self) -> &Preamble {
+        &self.preamble
+    }
+}
+
+// SAFETY: as above.
+unsafe impl Shared for BoardFile {
+    const MAGIC: u64 = u64::from_be_bytes(*b"cuhkbord");
+    const LAYOUT_VERSION: u32 = 1;
+    const HEADER_BYTES: usize = offset_of!(Self, entries);
+
+    fn preamble(&self) -> &Preamble {
+        &self.preamble
+    }
+}
