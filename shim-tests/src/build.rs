@@ -226,9 +226,11 @@ fn content_hash(programs: &Path, source: &Path, flags: &[String]) -> u64 {
     fs::read(source)
         .unwrap_or_else(|error| panic!("{}: {error}", source.display()))
         .hash(&mut hasher);
-    fs::read(programs.join("cuda_doors.h"))
-        .expect("the programs' header")
-        .hash(&mut hasher);
+    for header in ["cuda_doors.h", "allocators.h"] {
+        fs::read(programs.join(header))
+            .expect("a header of the programs")
+            .hash(&mut hasher);
+    }
     flags.hash(&mut hasher);
     hasher.finish()
 }

@@ -446,25 +446,6 @@ fn a_neighbour_that_fills_the_board_shows_as_less_free_memory() {
     assert_eq!(tenant.free_bytes(), free_bytes, "charges nothing");
 }
 
-#[test]
-fn nvml_lists_the_processes_of_the_own_container() {
-    let machine = Machine::new();
-    let mut one = Tenant::with_context(&machine, &container("one"));
-    let mut other = Tenant::with_context(&machine, &container("other"));
-    let mut nobody = Tenant::with_context(&machine, &World::Transparent);
-    let processes = |tenant: &mut Tenant| {
-        let mut pids = tenant.numbers("processes");
-        assert_eq!(pids.remove(0), 0);
-        pids.sort_unstable();
-        pids
-    };
-    assert_eq!(processes(&mut one), [u64::from(one.pid())]);
-    assert_eq!(processes(&mut other), [u64::from(other.pid())]);
-    let mut all = [one.pid(), other.pid(), nobody.pid()].map(u64::from);
-    all.sort_unstable();
-    assert_eq!(processes(&mut nobody), all);
-}
-
 /// Memory is charged to the device that holds it, whatever device is current.
 #[test]
 fn the_device_that_holds_the_bytes_is_charged() {

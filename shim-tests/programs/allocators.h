@@ -1,0 +1,152 @@
+/* The allocators that tenant.c offers, by the name of the driver function. */
+#ifndef ALLOCATORS_H
+#define ALLOCATORS_H
+
+#include "cuda_doors.h"
+
+struct block {
+    char name[32];
+    const struct kind *kind;
+    CUdeviceptr address;
+    void *handle;
+    CUmemoryPool pool;
+};
+
+struct kind {
+    const char *name;
+    CUresult (*allocate)(struct block *, size_t bytes, size_t *charged);
+    CUresult (*release)(struct block *);
+};
+
+/* Where cuMemCreate and pools allocate, and in which stream order. */
+static CUdevice device;
+static CUstream stream;
+
+static CUresult allocate_linear(struct block *block, size_t bytes, size_t *charged)
+{
+    *charged = bytes;
+    return CU(cuMemAlloc_v2)(&block->address, bytes);
+}
+
+static CUresult release_linear(struct block *block)
+{
+    return CU(cuMemFree_v2)(block->address);
+}
+
+static CUresult allocate_linear_v1(struct block *block, size_t bytes, size_t *charged)
+{
+    CUdeviceptr_v1 address = 0;
+    CUresult status = CU(cuMemAlloc)(&address, (unsigned)bytes);
+    *charged = bytes;
+    block->address = address;
+    return status;
+}
+
+static CUresult release_linear_v1(struct block *block)
+{
+    return CU(cuMemFree)((CUdeviceptr_v1)block->address);
+}
+
+static CUresult allocate_pitch(struct block *block, size_t bytes, size_t *charged)
+{
+    size_t pitch = 0, rows = bytes / 1000;
+    CUresult status = CU(cuMemAllocPitch_v2)(&block->address, &pitch, 1000, rows, 4);
+    *charged = pitch * rows;
+    return status;
+}
+
+static CUresult allocate_managed(struct block *block, size_t bytes, size_t *charged)
+{
+    *charged = bytes;
+    return CU(cuMemAllocManaged)(&block->address, bytes, MEM_ATTACH_GLOBAL);
+}
+
+static CUresult allocate_physical(struct block *block, size_t bytes, size_t *charged)
+{
+    CUmemAllocationProp prop = { .type = ALLOCATION_PINNED, .location = { LOCATION_DEVICE, device } };
+    *charged = bytes;
+    return CU(cuMemCreate)(&block->address, bytes, &prop, 0);
+}
+
+static CUresult release_physical(struct block *block)
+{
+    return CU(cuMemRelease)(block->address);
+}
+
+static CUresult allocate_async(struct block *block, size_t bytes, size_t *charged)
+{
+    *charged = bytes;
+    return CU(cuMemAllocAsync)(&block->address, bytes, stream);
+}
+
+static CUresult release_async(struct block *block)
+{
+    CUresult status = CU(cuMemFreeAsync)(block->address, stream);
+    return status ? status : CU(cuStreamSynchronize)(stream);
+}
+
+static CUresult allocate_pooled(struct block *block, size_t bytes, size_t *charged)
+{
+    CUmemPoolProps props = { .type = ALLOCATION_PINNED, .location = { LOCATION_DEVICE, device } };
+    CUresult status = block->pool ? CUDA_SUCCESS : CU(cuMemPoolCreate)(&block->pool, &props);
+    *charged = bytes;
+    return status ? status : CU(cuMemAllocFromPoolAsync)(&block->address, bytes, block->pool, stream);
+}
+
+static CUresult allocate_array(struct block *block, size_t bytes, size_t *charged)
+{
+    CUDA_ARRAY_DESCRIPTOR plane = { 1024, bytes / 1024, FORMAT_UNSIGNED_INT8, 1 };
+    *charged = bytes;
+    return CU(cuArrayCreate_v2)((CUarray *)&block->handle, &plane);
+}
+
+static CUresult allocate_array3d(struct block *block, size_t bytes, size_t *charged)
+{
+    CUDA_ARRAY3D_DESCRIPTOR volume = { 1024, 16, bytes / 1024 / 16, FORMAT_UNSIGNED_INT8, 1, 0 };
+    *charged = bytes;
+    return CU(cuArray3DCreate_v2)((CUarray *)&block->handle, &volume);
+}
+
+static CUresult release_array(struct block *block)
+{
+    return CU(cuArrayDestroy)(block->handle);
+}
+
+static CUresult allocate_mipmap(struct block *block, size_t bytes, size_t *charged)
+{
+    CUDA_ARRAY3D_DESCRIPTOR plane = { 1024, bytes / 1024, 0, FORMAT_UNSIGNED_INT8, 1, 0 };
+    *charged = bytes;
+    return CU(cuMipmappedArrayCreate)((CUmipmappedArray *)&block->handle, &plane, 1);
+}
+
+static CUresult release_mipmap(struct block *block)
+{
+    return CU(cuMipmappedArrayDestroy)(block->handle);
+}
+
+static CUresult allocate_host(struct block *block, size_t bytes, size_t *charged)
+{
+    *charged = 0;
+    return CU(cuMemAllocHost_v2)(&block->handle, bytes);
+}
+
+static CUresult release_host(struct block *block)
+{
+    return CU(cuMemFreeHost)(block->handle);
+}
+
+static const struct kind KINDS[] = {
+    { "cuMemAlloc_v2", allocate_linear, release_linear },
+    { "cuMemAlloc", allocate_linear_v1, release_linear_v1 },
+    { "cuMemAllocPitch_v2", allocate_pitch, release_linear },
+    { "cuMemAllocManaged", allocate_managed, release_linear },
+    { "cuMemCreate", allocate_physical, release_physical },
+    { "cuMemAllocAsync", allocate_async, release_async },
+    { "cuMemAllocFromPoolAsync", allocate_pooled, release_async },
+    { "cuArrayCreate_v2", allocate_array, release_array },
+    { "cuArray3DCreate_v2", allocate_array3d, release_array },
+    { "cuMipmappedArrayCreate", allocate_mipmap, release_mipmap },
+    { "cuMemAllocHost_v2", allocate_host, release_host },
+};
+
+#endif
