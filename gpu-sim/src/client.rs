@@ -17,7 +17,7 @@ pub use semaphores::SemaphoreHandle;
 
 use crate::command::{
     AllocKind, Block, BlockId, Command, ContextId, EngineUsage, GraphId, GraphNode, MemoryInfo,
-    ProcessUsage, Sequence, StreamId, UtilizationSample,
+    ProcessUsage, QUEUE_DEPTH, Sequence, StreamId, UtilizationSample,
 };
 use crate::profile::{MachineProfile, Profile, ProfileError};
 use crate::shared::{Mapping, Semaphore};
@@ -30,9 +30,6 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
-
-/// Commands of one stream that may be pending before a submission waits (sm-share.md §4, "queue").
-pub const QUEUE_DEPTH: u64 = 1024;
 
 /// How long a wait looks before it sleeps.
 const SPIN: Duration = Duration::from_micros(10);

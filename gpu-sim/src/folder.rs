@@ -11,6 +11,9 @@ pub const LOCK_FILE: &str = "lock";
 /// The socket that the device listens on.
 pub const SOCKET_FILE: &str = "socket";
 
+/// The device's standard error.
+pub const LOG_FILE: &str = "log";
+
 /// What the device writes to its standard output once it listens.
 pub const READY: &str = "ready\n";
 

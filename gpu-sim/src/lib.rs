@@ -6,7 +6,9 @@
 pub mod client;
 pub mod clock;
 pub mod command;
+pub mod device;
 pub mod folder;
+pub mod model;
 mod own_path;
 pub mod parameters;
 pub mod profile;

@@ -1,3 +1,78 @@
 //! The simulated device: one process that owns the memory and the timeline of one machine.
+//!
+//! Started by the first user with `--dir DIR --profile NAME`, under the folder's lock. Says `ready` on standard
+//! output once it listens, or why it does not, and detaches itself.
 
-fn main() {}
+use gpu_sim::device::{Device, Level, Log, detach};
+use gpu_sim::folder::{LOG_FILE, READY};
+use gpu_sim::profile::MachineProfile;
+use rustix::fs::{Mode, OFlags};
+use std::error::Error;
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// What the command line says.
+struct Arguments {
+    dir: PathBuf,
+    profile: String,
+}
+
+fn arguments(mut words: impl Iterator<Item = OsString>) -> Result<Arguments, String> {
+    let usage = "usage: gpu-sim-device --dir DIR --profile NAME (started by the library)";
+    let (mut dir, mut profile) = (None, None);
+    while let Some(word) = words.next() {
+        let value = words.next().ok_or(usage)?;
+        match word.to_str() {
+            Some("--dir") => dir = Some(PathBuf::from(value)),
+            Some("--profile") => profile = value.into_string().ok(),
+            _ => return Err(usage.to_owned()),
+        }
+    }
+    let (dir, profile) = dir.zip(profile).ok_or(usage)?;
+    let dir = std::path::absolute(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
+    Ok(Arguments { dir, profile })
+}
+
+/// Standard error becomes the log, standard output nothing: the host's are not ours to write to.
+fn leave_standard_streams(dir: &Path) -> Result<(), rustix::io::Errno> {
+    let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::APPEND | OFlags::CLOEXEC;
+    let log = rustix::fs::open(dir.join(LOG_FILE), flags, Mode::RUSR | Mode::WUSR)?;
+    rustix::stdio::dup2_stderr(&log)?;
+    let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::stdio::dup2_stdout(&null)
+}
+
+fn start(log: Log) -> Result<Device, Box<dyn Error>> {
+    let Arguments { dir, profile } = arguments(std::env::args_os().skip(1))?;
+    let device = Device::new(&dir, MachineProfile::load(&profile)?, log)?;
+    // Completions on time matter more than throughput; without the right to it we run as we are.
+    let _ = rustix::process::nice(-10);
+    std::io::stdout().write_all(READY.as_bytes())?;
+    leave_standard_streams(&dir)?;
+    Ok(device)
+}
+
+fn main() -> ExitCode {
+    if let Err(error) = detach() {
+        // The host reads this as the reason why there is no device.
+        let _ = writeln!(std::io::stdout(), "detaching: {error}");
+        return ExitCode::FAILURE;
+    }
+    let log = Log::from_name(std::env::var("GPU_SIM_LOG").ok().as_deref());
+    let device = match start(log) {
+        Ok(device) => device,
+        Err(error) => {
+            let _ = writeln!(std::io::stdout(), "{error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match device.run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            log.say(Level::Error, format_args!("{error}"));
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -31,6 +31,12 @@ pub struct Timing {
     pub graph_launch_per_node_ns: u64,
     /// Between the end of a graph node and the start of one that depends on it. Default 1 µs `[est]`.
     pub graph_node_gap_ns: u64,
+    /// Fixed part of a kernel's time: filling and draining the SMs. Default 1.5 µs; 1–3 µs `[est]`.
+    pub kernel_fixed_ns: u64,
+    /// Cycles between two instructions of one warp when it has the SM to itself. Default 6; 4 is the
+    /// latency of dependent arithmetic since Volta (Jia et al., "Dissecting the NVIDIA Volta GPU
+    /// architecture via microbenchmarking", 2018), the rest is an allowance for memory `[est]`.
+    pub instruction_latency_cycles: f64,
     /// Spread of a kernel's duration: σ of the logarithm. Default 0.03; sweep 0–0.3 `[est]`.
     pub kernel_sigma: f64,
     /// Kernels of one context that can be resident at once. Default 128, the figure of the CUDA
@@ -55,6 +61,8 @@ impl Default for Timing {
             graph_launch_ns: 3_000,
             graph_launch_per_node_ns: 10,
             graph_node_gap_ns: 1_000,
+            kernel_fixed_ns: 1_500,
+            instruction_latency_cycles: 6.0,
             kernel_sigma: 0.03,
             kernels_resident_max: 128,
             teardown_ns: 10_000_000,

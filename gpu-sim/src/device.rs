@@ -1,0 +1,310 @@
+//! The device process: drives the model with the clock and speaks to the processes that use it.
+//!
+//! One thread, one `epoll`. It never waits for a client: what it sends it sends without blocking, and
+//! completions are stores to shared memory. A client that breaks the protocol is thrown out, alone.
+
+mod detach;
+mod log;
+mod peer;
+
+pub use detach::detach;
+pub use log::{Level, Log};
+
+use crate::clock;
+use crate::folder::{LOCK_FILE, LOG_FILE, SOCKET_FILE, still_stands};
+use crate::model::{Model, Output, ProcessId};
+use crate::profile::MachineProfile;
+use crate::shared::memory_file;
+use peer::{Leave, Peer};
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::fs::{FallocateFlags, FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, acceptfrom_with};
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
+    timerfd_settime,
+};
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+/// How late a completion may be seen, in ns, so that short kernels are handled in batches. Times in
+/// the model stay exact. 20 µs is below the wake-up time of a sleeping process.
+const WAKE_GRANULARITY_NS: u64 = 20_000;
+
+/// Time for which the machine outlives its last user, in ns.
+pub const LINGER_NS: u64 = 1_000_000_000;
+
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 128;
+
+const LISTENER: u64 = 0;
+const TIMER: u64 = 1;
+/// Peers have two sources each: the socket at an even number, the process's end at the odd one above.
+const FIRST_PEER: u64 = 2;
+
+/// The running machine.
+pub struct Device {
+    dir: PathBuf,
+    log: Log,
+    epoll: OwnedFd,
+    listener: OwnedFd,
+    timer: OwnedFd,
+    model: Model,
+    profile: MachineProfile,
+    /// Each device's memory.
+    memories: Vec<OwnedFd>,
+    peers: BTreeMap<u64, Peer>,
+    by_process: BTreeMap<ProcessId, u64>,
+    next_peer: u64,
+    /// When the machine ends, unless somebody comes.
+    linger_until_ns: u64,
+}
+
+impl Device {
+    /// Makes the machine in `dir` and listens there. The caller holds the folder's lock.
+    pub fn new(dir: &Path, profile: MachineProfile, log: Log) -> Result<Self, Errno> {
+        let socket_path = dir.join(SOCKET_FILE);
+        match rustix::fs::unlink(&socket_path) {
+            Ok(()) | Err(Errno::NOENT) => {} // left by a device that was killed
+            Err(error) => return Err(error),
+        }
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let listener =
+            rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+        rustix::net::bind(&listener, &SocketAddrUnix::new(&socket_path)?)?;
+        rustix::net::listen(&listener, BACKLOG)?;
+        let memory = |(index, device): (usize, &crate::profile::Profile)| {
+            memory_file(&format!("gpu-sim-vram-{index}"), device.memory_bytes)
+        };
+        let memories = profile
+            .devices
+            .iter()
+            .enumerate()
+            .map(memory)
+            .collect::<Result<_, _>>()?;
+        let timer_flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
+        let timer = timerfd_create(TimerfdClockId::Monotonic, timer_flags)?;
+        let epoll = epoll::create(CreateFlags::CLOEXEC)?;
+        epoll::add(
+            &epoll,
+            &listener,
+            EventData::new_u64(LISTENER),
+            EventFlags::IN,
+        )?;
+        epoll::add(&epoll, &timer, EventData::new_u64(TIMER), EventFlags::IN)?;
+        let now_ns = clock::monotonic_ns();
+        Ok(Self {
+            dir: dir.to_owned(),
+            log,
+            epoll,
+            listener,
+            timer,
+            model: Model::new(profile.clone(), now_ns),
+            profile,
+            memories,
+            peers: BTreeMap::new(),
+            by_process: BTreeMap::new(),
+            next_peer: FIRST_PEER,
+            linger_until_ns: now_ns + LINGER_NS,
+        })
+    }
+
+    /// Runs until the last user has been gone for [`LINGER_NS`], then removes the machine's files.
+    pub fn run(mut self) -> Result<(), Errno> {
+        let mut events = Vec::with_capacity(64);
+        loop {
+            self.arm()?;
+            events.clear();
+            match epoll::wait(
+                &self.epoll,
+                rustix::buffer::spare_capacity(&mut events),
+                None,
+            ) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => return Err(error),
+            }
+            for event in &events {
+                self.handle(event.data.u64())?;
+            }
+            self.advance();
+            let idle = self.peers.is_empty() && clock::monotonic_ns() >= self.linger_until_ns;
+            if idle && self.end()? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Sets the timer to what comes first: the model's next event or the machine's end.
+    fn arm(&self) -> Result<(), Errno> {
+        let earliest_ns = clock::monotonic_ns() + WAKE_GRANULARITY_NS;
+        let end_ns = self.peers.is_empty().then_some(self.linger_until_ns);
+        let next_ns = self.model.next_event_ns().into_iter().chain(end_ns).min();
+        // All zero disarms; the clock is far past zero.
+        let at_ns = next_ns.map_or(0, |next_ns| next_ns.max(earliest_ns));
+        let it_value = Timespec {
+            tv_sec: (at_ns / 1_000_000_000) as i64,
+            tv_nsec: (at_ns % 1_000_000_000) as i64,
+        };
+        let once = Itimerspec {
+            it_interval: Timespec {
+                tv_sec: 0,
+                tv_nsec: 0,
+            },
+            it_value,
+        };
+        timerfd_settime(&self.timer, TimerfdTimerFlags::ABSTIME, &once).map(drop)
+    }
+
+    fn handle(&mut self, source: u64) -> Result<(), Errno> {
+        match source {
+            LISTENER => self.accept(),
+            TIMER => match rustix::io::read(&self.timer, &mut [0; 8]) {
+                Ok(_) | Err(Errno::AGAIN | Errno::INTR) => Ok(()),
+                Err(error) => Err(error),
+            },
+            peer => {
+                self.serve(peer & !1, peer & 1 == 1);
+                Ok(())
+            }
+        }
+    }
+
+    fn accept(&mut self) -> Result<(), Errno> {
+        loop {
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            match acceptfrom_with(&self.listener, flags) {
+                Ok((socket, _)) => self.welcome(socket),
+                Err(Errno::AGAIN) => return Ok(()),
+                // The peer gave up, or we are out of descriptors for now: neither ends the machine.
+                Err(Errno::INTR | Errno::CONNABORTED) => {}
+                Err(error) => {
+                    self.log.say(Level::Error, format_args!("accept: {error}"));
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    fn welcome(&mut self, socket: OwnedFd) {
+        let id = self.next_peer;
+        self.next_peer += 2;
+        let peer = Peer::new(socket);
+        let watched = epoll::add(
+            &self.epoll,
+            &peer.socket,
+            EventData::new_u64(id),
+            EventFlags::IN,
+        );
+        let ends = peer
+            .process_end
+            .as_ref()
+            .map(|end| epoll::add(&self.epoll, end, EventData::new_u64(id + 1), EventFlags::IN));
+        match watched.and(ends.unwrap_or(Ok(()))) {
+            Ok(()) => drop(self.peers.insert(id, peer)),
+            Err(error) => self.log.say(Level::Error, format_args!("epoll: {error}")),
+        }
+    }
+
+    /// Handles what a peer sent; `ended`: its process is no more.
+    fn serve(&mut self, id: u64, ended: bool) {
+        let Some(mut peer) = self.peers.remove(&id) else {
+            return;
+        };
+        let result = peer.serve(&mut self.model, &self.profile, &self.memories);
+        if let Some(process) = peer.process {
+            self.by_process.insert(process, id);
+        }
+        match result {
+            Ok(()) if !ended => drop(self.peers.insert(id, peer)),
+            Ok(()) => self.part(peer, &Leave::Gone),
+            Err(leave) => self.part(peer, &leave),
+        }
+        self.flush();
+    }
+
+    fn part(&mut self, peer: Peer, leave: &Leave) {
+        self.log.say(
+            Level::Debug,
+            format_args!("process {} leaves: {leave}", peer.pid),
+        );
+        if let Some(process) = peer.process {
+            self.model.kill(process);
+            self.by_process.remove(&process);
+        }
+        self.linger_until_ns = clock::monotonic_ns() + LINGER_NS;
+    }
+
+    fn advance(&mut self) {
+        self.model.advance_to(clock::monotonic_ns());
+        self.flush();
+    }
+
+    /// Carries out what the model says.
+    fn flush(&mut self) {
+        for output in self.model.take_outputs() {
+            match output {
+                Output::Raise { process, .. } | Output::Log { process, .. } => {
+                    self.tell(process, output);
+                }
+                Output::Released {
+                    device,
+                    offset,
+                    bytes,
+                } => self.punch(device, offset, bytes),
+            }
+        }
+    }
+
+    fn tell(&mut self, process: ProcessId, output: Output) {
+        let Some(&id) = self.by_process.get(&process) else {
+            return;
+        };
+        let told = self.peers.get(&id).map_or(Ok(()), |peer| peer.tell(output));
+        if let Err(leave) = told
+            && let Some(peer) = self.peers.remove(&id)
+        {
+            self.part(peer, &leave);
+        }
+    }
+
+    /// Gives the host's memory behind these bytes back; who gets them next reads zeros.
+    fn punch(&self, device: u32, offset: u64, bytes: u64) {
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        let memory = self.memories[device as usize].as_fd();
+        if let Err(error) = rustix::fs::fallocate(memory, flags, offset, bytes) {
+            self.log
+                .say(Level::Error, format_args!("fallocate: {error}"));
+        }
+    }
+
+    /// Removes the machine's files, unless a new user is just coming. Says whether it did.
+    fn end(&mut self) -> Result<bool, Errno> {
+        let lock_path = self.dir.join(LOCK_FILE);
+        let lock = match rustix::fs::open(&lock_path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+        {
+            Ok(lock) => lock,
+            Err(Errno::NOENT) => return Ok(true), // somebody removed the folder under us
+            Err(error) => return Err(error),
+        };
+        let locked = rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok();
+        self.accept()?;
+        if !locked || !self.peers.is_empty() || !still_stands(&lock, &lock_path) {
+            self.linger_until_ns = clock::monotonic_ns() + LINGER_NS;
+            return Ok(false);
+        }
+        self.log
+            .say(Level::Debug, format_args!("the last user is gone"));
+        for file in [SOCKET_FILE, LOG_FILE, LOCK_FILE] {
+            match rustix::fs::unlink(self.dir.join(file)) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        match rustix::fs::rmdir(&self.dir) {
+            // Traces, or whatever else somebody put there, are not ours to remove.
+            Ok(()) | Err(Errno::NOENT | Errno::NOTEMPTY | Errno::ACCESS | Errno::BUSY) => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+}

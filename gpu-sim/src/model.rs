@@ -1,0 +1,610 @@
+//! The machine in virtual time: a deterministic discrete-event model. It knows no clock and does no
+//! input or output; who drives it says what time it is and carries out what it says.
+//!
+//! Commands wait in streams. The head of a stream is *dispatched*: to an engine, to a semaphore's
+//! waiters, to the process (host calls), or it is done at once. Whatever completes is an [`Origin`]:
+//! the head of a stream, or a node of a graph launch, which then goes on.
+
+mod compute;
+mod copy;
+mod duration;
+mod flow;
+mod graph;
+mod memory;
+mod random;
+#[cfg(test)]
+mod tests;
+mod utilization;
+
+pub use utilization::Sample;
+
+use crate::command::{
+    AllocKind, Block, BlockId, Command, ContextId, EngineUsage, GraphId, GraphNode, MemoryInfo,
+    ProcessUsage, QUEUE_DEPTH, SemaphoreId, Sequence, StreamId,
+};
+use crate::profile::{MachineProfile, Profile};
+use crate::wire::{Refusal, Submission};
+use compute::Compute;
+use copy::CopyEngine;
+use graph::{Executable, Run};
+use memory::Memory;
+use random::Random;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::sync::Arc;
+use utilization::{PERIOD_NS, Ring};
+
+/// Rows of dead processes that the usage table keeps.
+const DEAD_PROCESSES_MAX: usize = 1024;
+
+/// A process that uses the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ProcessId(pub u64);
+
+/// Who a process is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ProcessInfo {
+    /// Process id as the device process sees it; 0 = not visible.
+    pub pid: u32,
+    /// When it started, in clock ticks since boot.
+    pub start_time_ticks: u64,
+    /// Its container's label.
+    pub container: String,
+}
+
+/// What the model wants done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Write a semaphore.
+    Raise {
+        /// Whose.
+        process: ProcessId,
+        /// Which.
+        semaphore: SemaphoreId,
+        /// Its new payload.
+        payload: u64,
+        /// When it got it.
+        at_ns: u64,
+    },
+    /// Append to a process's completion log.
+    Log {
+        /// Whose.
+        process: ProcessId,
+        /// What.
+        token: u64,
+    },
+    /// Forget the contents of these bytes.
+    Released {
+        /// Of which device.
+        device: u32,
+        /// Where they start.
+        offset: u64,
+        /// How many.
+        bytes: u64,
+    },
+}
+
+/// What completes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    /// The head of a stream.
+    Stream(StreamId),
+    /// A node of a graph launch.
+    Node { run: u64, node: u32 },
+}
+
+/// What is due at a known time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Due {
+    /// The head of a stream becomes visible to the device.
+    Visible(StreamId),
+    /// A graph launch begins.
+    RunStart(u64),
+    /// A node's dependencies have completed, and the gap after them is over.
+    NodeReady { run: u64, node: u32 },
+    /// What a dead process leaves goes.
+    Teardown(ProcessId),
+}
+
+struct Process {
+    info: ProcessInfo,
+    alive: bool,
+    semaphores: BTreeMap<SemaphoreId, u64>,
+    /// By device.
+    counts: Vec<Counts>,
+}
+
+/// What a process did on a device, as far as no engine counts it.
+#[derive(Clone, Copy, Default)]
+struct Counts {
+    contexts: u32,
+    kernels_total: u64,
+    copied_bytes_total: u64,
+    seen: bool,
+}
+
+struct Context {
+    process: ProcessId,
+    device: u32,
+    block: BlockId,
+}
+
+/// Where a stream's commands run.
+#[derive(Clone, Copy)]
+struct Place {
+    process: ProcessId,
+    context: ContextId,
+    device: u32,
+    priority: i32,
+}
+
+struct Queued {
+    command: Command,
+    sequence: Sequence,
+    visible_ns: u64,
+    token: u64,
+    /// Of a graph launch: the graph as it was when submitted, and the nodes that are logged.
+    graph: Option<(Arc<Executable>, Vec<u32>)>,
+}
+
+struct Stream {
+    place: Place,
+    progress: SemaphoreId,
+    base: u64,
+    queue: VecDeque<Queued>,
+    last: Sequence,
+    /// The head was dispatched and has not completed.
+    busy: bool,
+    /// The process has let go of it.
+    closing: bool,
+}
+
+struct Device {
+    memory: Memory,
+    compute: Compute,
+    /// Host to device, device to host.
+    copies: [CopyEngine; 2],
+    ring: Ring,
+}
+
+/// The machine.
+pub struct Model {
+    profile: MachineProfile,
+    now_ns: u64,
+    next_id: u64,
+    next_sample_ns: u64,
+    random: Random,
+    devices: Vec<Device>,
+    processes: BTreeMap<ProcessId, Process>,
+    contexts: BTreeMap<ContextId, Context>,
+    streams: BTreeMap<StreamId, Stream>,
+    graphs: BTreeMap<(ProcessId, GraphId), Arc<Executable>>,
+    runs: BTreeMap<u64, Run>,
+    waiters: BTreeMap<(ProcessId, SemaphoreId), Vec<(u64, Origin)>>,
+    host_calls: BTreeMap<(ProcessId, u64), Origin>,
+    /// By time, then in the order of planning.
+    agenda: BinaryHeap<Reverse<(u64, u64, Due)>>,
+    /// Completed, not yet told to their streams and launches.
+    done: VecDeque<Origin>,
+    /// Streams whose head may be dispatched.
+    ready: VecDeque<StreamId>,
+    outputs: Vec<Output>,
+}
+
+impl Model {
+    /// A machine whose timeline starts at `now_ns`.
+    pub fn new(profile: MachineProfile, now_ns: u64) -> Self {
+        let device = |device: &Profile| {
+            let mut device = Device {
+                memory: Memory::new(device.memory_bytes),
+                compute: Compute::new(),
+                copies: Default::default(),
+                ring: Ring::default(),
+            };
+            device.account(now_ns);
+            device
+        };
+        Self {
+            now_ns,
+            next_id: 1,
+            next_sample_ns: now_ns + PERIOD_NS,
+            random: Random::new(profile.timing.seed),
+            devices: profile.devices.iter().map(device).collect(),
+            profile,
+            processes: BTreeMap::new(),
+            contexts: BTreeMap::new(),
+            streams: BTreeMap::new(),
+            graphs: BTreeMap::new(),
+            runs: BTreeMap::new(),
+            waiters: BTreeMap::new(),
+            host_calls: BTreeMap::new(),
+            agenda: BinaryHeap::new(),
+            done: VecDeque::new(),
+            ready: VecDeque::new(),
+            outputs: Vec::new(),
+        }
+    }
+
+    /// Where the timeline stands.
+    pub fn now_ns(&self) -> u64 {
+        self.now_ns
+    }
+
+    /// What is to be done, in order; empties the list.
+    pub fn take_outputs(&mut self) -> Vec<Output> {
+        std::mem::take(&mut self.outputs)
+    }
+
+    /// A new process.
+    pub fn join(&mut self, info: ProcessInfo) -> ProcessId {
+        let id = ProcessId(self.id());
+        let counts = vec![Counts::default(); self.devices.len()];
+        let process = Process {
+            info,
+            alive: true,
+            semaphores: BTreeMap::new(),
+            counts,
+        };
+        self.processes.insert(id, process);
+        id
+    }
+
+    /// A process died: after a delay what it held goes (`Timing::teardown_ns`).
+    pub fn kill(&mut self, process: ProcessId) {
+        if let Some(killed) = self.processes.get_mut(&process)
+            && std::mem::replace(&mut killed.alive, false)
+        {
+            self.plan(
+                self.now_ns + self.profile.timing.teardown_ns,
+                Due::Teardown(process),
+            );
+        }
+    }
+
+    /// Memory of a device.
+    pub fn memory(&self, device: u32) -> Result<MemoryInfo, Refusal> {
+        let (total_bytes, free_bytes) = self
+            .devices
+            .get(device as usize)
+            .map(|device| (device.memory.total_bytes(), device.memory.free_bytes()))
+            .ok_or(Refusal::Unknown)?;
+        let reserved_bytes = self.profile.devices[device as usize].memory_reserved_bytes;
+        Ok(MemoryInfo {
+            total_bytes,
+            free_bytes,
+            used_bytes: total_bytes - free_bytes,
+            reserved_bytes,
+        })
+    }
+
+    /// Takes device memory for a process.
+    pub fn alloc(
+        &mut self,
+        process: ProcessId,
+        device: u32,
+        bytes: u64,
+        kind: AllocKind,
+    ) -> Result<Block, Refusal> {
+        let id = BlockId(self.id());
+        let memory = &mut self
+            .devices
+            .get_mut(device as usize)
+            .ok_or(Refusal::Unknown)?
+            .memory;
+        let offset = memory
+            .alloc(process, id, bytes, kind)
+            .ok_or(Refusal::OutOfMemory)?;
+        self.see(process, device);
+        Ok(Block {
+            id,
+            device,
+            offset,
+            bytes,
+        })
+    }
+
+    /// Gives a block back.
+    pub fn free(&mut self, process: ProcessId, block: BlockId) -> Result<(), Refusal> {
+        for (device, state) in (0..).zip(&mut self.devices) {
+            if let Some(released) = state.memory.free(process, block) {
+                self.release(device, released);
+                return Ok(());
+            }
+        }
+        Err(Refusal::Unknown)
+    }
+
+    /// Makes a context.
+    pub fn create_context(
+        &mut self,
+        process: ProcessId,
+        device: u32,
+    ) -> Result<ContextId, Refusal> {
+        let bytes = self
+            .profile
+            .devices
+            .get(device as usize)
+            .ok_or(Refusal::Unknown)?
+            .context_bytes;
+        let block = self.alloc(process, device, bytes, AllocKind::Physical)?.id;
+        let id = ContextId(self.id());
+        self.contexts.insert(
+            id,
+            Context {
+                process,
+                device,
+                block,
+            },
+        );
+        if let Some(counts) = self.counts(process, device) {
+            counts.contexts += 1;
+        }
+        Ok(id)
+    }
+
+    /// Ends a context and what is pending in it.
+    pub fn destroy_context(&mut self, process: ProcessId, id: ContextId) -> Result<(), Refusal> {
+        if self
+            .contexts
+            .get(&id)
+            .is_none_or(|context| context.process != process)
+        {
+            return Err(Refusal::Unknown);
+        }
+        let Some(context) = self.contexts.remove(&id) else {
+            return Err(Refusal::Unknown);
+        };
+        self.streams.retain(|_, stream| stream.place.context != id);
+        self.runs
+            .retain(|_, run| self.streams.contains_key(&run.stream));
+        let device = &mut self.devices[context.device as usize];
+        device.compute.remove(id);
+        device
+            .copies
+            .iter_mut()
+            .for_each(|engine| engine.remove(id));
+        if let Some(counts) = self.counts(process, context.device) {
+            counts.contexts -= 1;
+        }
+        let freed = self.free(process, context.block);
+        self.settle();
+        freed
+    }
+
+    /// Makes a stream; completed sequence numbers are added to `base` and raise `progress`.
+    pub fn create_stream(
+        &mut self,
+        process: ProcessId,
+        context: ContextId,
+        priority: i32,
+        progress: SemaphoreId,
+        base: u64,
+    ) -> Result<StreamId, Refusal> {
+        let owner = self
+            .contexts
+            .get(&context)
+            .filter(|owner| owner.process == process);
+        let device = owner.ok_or(Refusal::Unknown)?.device;
+        let place = Place {
+            process,
+            context,
+            device,
+            priority,
+        };
+        let queue = VecDeque::new();
+        let id = StreamId(self.id());
+        let stream = Stream {
+            place,
+            progress,
+            base,
+            queue,
+            last: 0,
+            busy: false,
+            closing: false,
+        };
+        self.streams.insert(id, stream);
+        Ok(id)
+    }
+
+    /// Ends a stream when what it holds has completed. One that its context took along is gone already.
+    pub fn destroy_stream(&mut self, process: ProcessId, id: StreamId) -> Result<(), Refusal> {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return Ok(());
+        };
+        if stream.place.process != process {
+            return Err(Refusal::Unknown);
+        }
+        stream.closing = true;
+        if stream.queue.is_empty() {
+            self.streams.remove(&id);
+        }
+        Ok(())
+    }
+
+    /// Appends nodes to a graph, which is made if there is none.
+    pub fn append_to_graph(
+        &mut self,
+        process: ProcessId,
+        graph: GraphId,
+        nodes: Vec<GraphNode>,
+    ) -> Result<(), Refusal> {
+        let graph = self.graphs.entry((process, graph)).or_default();
+        Arc::make_mut(graph)
+            .append(nodes)
+            .then_some(())
+            .ok_or(Refusal::Unknown)
+    }
+
+    /// Changes a node of a graph for launches submitted later.
+    pub fn update_graph(
+        &mut self,
+        process: ProcessId,
+        graph: GraphId,
+        index: u32,
+        command: Command,
+        enabled: bool,
+    ) -> Result<(), Refusal> {
+        let graph = self
+            .graphs
+            .get_mut(&(process, graph))
+            .ok_or(Refusal::Unknown)?;
+        Arc::make_mut(graph)
+            .update(index, command, enabled)
+            .then_some(())
+            .ok_or(Refusal::Unknown)
+    }
+
+    /// Lets a graph go; launches already submitted run.
+    pub fn destroy_graph(&mut self, process: ProcessId, graph: GraphId) -> Result<(), Refusal> {
+        self.graphs
+            .remove(&(process, graph))
+            .map(drop)
+            .ok_or(Refusal::Unknown)
+    }
+
+    /// Appends a command to a stream. It can start a launch latency after its submission.
+    pub fn submit(&mut self, process: ProcessId, submission: Submission) -> Result<(), Refusal> {
+        let Submission {
+            stream: id,
+            sequence,
+            submitted_ns,
+            token,
+            logged_nodes,
+            command,
+        } = submission;
+        let graph = match command {
+            Command::Graph { graph } => {
+                let graph = self.graphs.get(&(process, graph)).ok_or(Refusal::Unknown)?;
+                Some((Arc::clone(graph), logged_nodes))
+            }
+            _ => None,
+        };
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return Ok(()); // its context was destroyed while the submission was under way
+        };
+        let in_order = sequence == stream.last + 1 && (stream.queue.len() as u64) < QUEUE_DEPTH;
+        if stream.place.process != process || stream.closing || !in_order {
+            return Err(Refusal::Unknown);
+        }
+        stream.last = sequence;
+        let visible_ns = self.now_ns.max(submitted_ns) + self.profile.timing.launch_latency_ns;
+        stream.queue.push_back(Queued {
+            command,
+            sequence,
+            visible_ns,
+            token,
+            graph,
+        });
+        if stream.queue.len() == 1 {
+            self.ready.push_back(id);
+            self.settle();
+        }
+        Ok(())
+    }
+
+    /// A host call has returned.
+    pub fn host_call_done(&mut self, process: ProcessId, token: u64) -> Result<(), Refusal> {
+        let origin = self
+            .host_calls
+            .remove(&(process, token))
+            .ok_or(Refusal::Unknown)?;
+        self.done.push_back(origin);
+        self.settle();
+        Ok(())
+    }
+
+    /// Raises a semaphore from the host.
+    pub fn signal(&mut self, process: ProcessId, semaphore: SemaphoreId, payload: u64) {
+        self.raise(process, semaphore, payload);
+        self.settle();
+    }
+
+    /// When the model has to be advanced next; `None` = not before something new comes.
+    pub fn next_event_ns(&self) -> Option<u64> {
+        let planned = self.agenda.peek().map(|Reverse((at_ns, _, _))| *at_ns);
+        let engines = self.devices.iter().flat_map(Device::next_ns);
+        planned.into_iter().chain(engines).min()
+    }
+
+    /// Lets everything happen that is due up to `now_ns`; an earlier time than before changes nothing.
+    pub fn advance_to(&mut self, now_ns: u64) {
+        loop {
+            let sample_ns = Some(self.next_sample_ns);
+            let next_ns = self.next_event_ns().into_iter().chain(sample_ns).min();
+            match next_ns.filter(|&next_ns| next_ns <= now_ns) {
+                Some(next_ns) => self.step(next_ns.max(self.now_ns)),
+                None => break,
+            }
+        }
+        self.account(now_ns.max(self.now_ns));
+    }
+
+    /// What every process did on every device that it touched.
+    pub fn usage(&self) -> Vec<ProcessUsage> {
+        let mut rows = Vec::new();
+        for (&id, process) in &self.processes {
+            for (index, counts) in process
+                .counts
+                .iter()
+                .enumerate()
+                .filter(|(_, counts)| counts.seen)
+            {
+                let device = &self.devices[index];
+                let (memory_bytes_current, memory_bytes_peak) = device.memory.usage(id);
+                rows.push(ProcessUsage {
+                    pid: process.info.pid,
+                    start_time_ticks: process.info.start_time_ticks,
+                    container: process.info.container.clone(),
+                    device: index as u32,
+                    alive: process.alive,
+                    contexts: counts.contexts,
+                    memory_bytes_current,
+                    memory_bytes_peak,
+                    gpu_busy_ns_total: device.compute.busy_ns(id),
+                    copy_busy_ns_total: device.copies.iter().map(|engine| engine.busy_ns(id)).sum(),
+                    kernels_total: counts.kernels_total,
+                    copied_bytes_total: counts.copied_bytes_total,
+                });
+            }
+        }
+        rows
+    }
+
+    /// What a device's compute engine did.
+    pub fn engine_usage(&self, device: u32) -> Result<EngineUsage, Refusal> {
+        self.devices
+            .get(device as usize)
+            .map(|device| device.compute.usage())
+            .ok_or(Refusal::Unknown)
+    }
+
+    /// The ring of utilization samples, oldest first.
+    pub fn samples(&self, device: u32) -> Result<Vec<Sample>, Refusal> {
+        self.devices
+            .get(device as usize)
+            .map(|device| device.ring.samples().collect())
+            .ok_or(Refusal::Unknown)
+    }
+
+    /// Process id of a process, if it is known and visible.
+    pub fn pid(&self, process: ProcessId) -> Option<u32> {
+        self.processes
+            .get(&process)
+            .map(|process| process.info.pid)
+            .filter(|&pid| pid != 0)
+    }
+}
+
+impl Device {
+    fn account(&mut self, now_ns: u64) {
+        self.compute.account(now_ns);
+        self.copies
+            .iter_mut()
+            .for_each(|engine| engine.account(now_ns));
+    }
+
+    fn next_ns(&self) -> Option<u64> {
+        let copies = self.copies.iter().filter_map(CopyEngine::next_ns);
+        copies.chain(self.compute.next_ns()).min()
+    }
+}

@@ -1,0 +1,298 @@
+//! The compute engine of one device: one context at a time, in slices, round robin.
+//!
+//! Contexts never overlap on the engine (no MPS). Kernels of the context that has it run together
+//! while their shares fit; what is interrupted keeps what it has done.
+
+use super::duration::{Load, WHOLE};
+use super::{Origin, ProcessId};
+use crate::command::{ContextId, EngineUsage};
+use crate::parameters::Timing;
+use std::collections::{BTreeMap, VecDeque};
+
+/// A kernel, memset or copy inside the device.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Work {
+    /// Whom to tell when it is done.
+    pub(super) origin: Origin,
+    pub(super) load: Load,
+    /// Of its stream; lower goes first.
+    pub(super) priority: i32,
+}
+
+/// What one context has for the engine.
+#[derive(Clone, Debug)]
+struct Queue {
+    process: ProcessId,
+    waiting: VecDeque<Work>,
+    resident: Vec<Work>,
+    /// Graph launches between two nodes: the context keeps the engine, as the channel is not empty.
+    holds: u32,
+}
+
+impl Queue {
+    fn has_work(&self) -> bool {
+        !self.waiting.is_empty() || !self.resident.is_empty()
+    }
+
+    /// Starts what fits, in order.
+    fn admit(&mut self, resident_max: usize) {
+        let mut used: u32 = self.resident.iter().map(|work| work.load.share).sum();
+        while let Some(work) = self.waiting.front() {
+            let fits = used + work.load.share <= WHOLE && self.resident.len() < resident_max;
+            if !fits && !self.resident.is_empty() {
+                return;
+            }
+            used += work.load.share;
+            self.resident.extend(self.waiting.pop_front());
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// The current context has nothing to run.
+    Empty,
+    Running {
+        slice_end_ns: u64,
+    },
+    Switching {
+        until_ns: u64,
+        to: ContextId,
+    },
+}
+
+/// The engine.
+#[derive(Clone, Debug)]
+pub(super) struct Compute {
+    phase: Phase,
+    /// Whose state is loaded.
+    current: Option<ContextId>,
+    queues: BTreeMap<ContextId, Queue>,
+    /// Contexts with work that neither have the engine nor are being switched to.
+    turns: VecDeque<ContextId>,
+    /// Up to when time is accounted.
+    accounted_ns: u64,
+    usage: EngineUsage,
+    busy_ns: BTreeMap<ProcessId, u64>,
+}
+
+impl Compute {
+    pub(super) fn new() -> Self {
+        Self {
+            phase: Phase::Empty,
+            current: None,
+            queues: BTreeMap::new(),
+            turns: VecDeque::new(),
+            accounted_ns: 0,
+            usage: EngineUsage::default(),
+            busy_ns: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn usage(&self) -> EngineUsage {
+        self.usage
+    }
+
+    /// Time for which a process's work occupied the engine, in ns.
+    pub(super) fn busy_ns(&self, process: ProcessId) -> u64 {
+        self.busy_ns.get(&process).copied().unwrap_or(0)
+    }
+
+    /// The process whose work is on the engine.
+    pub(super) fn running(&self) -> Option<ProcessId> {
+        let queue = self.running_queue()?;
+        (!queue.resident.is_empty()).then_some(queue.process)
+    }
+
+    fn running_queue(&self) -> Option<&Queue> {
+        match self.phase {
+            Phase::Running { .. } => self.queues.get(&self.current?),
+            _ => None,
+        }
+    }
+
+    pub(super) fn push(&mut self, context: ContextId, process: ProcessId, work: Work) {
+        let queue = self.queue(context, process);
+        let behind = queue
+            .waiting
+            .iter()
+            .position(|other| other.priority > work.priority);
+        queue
+            .waiting
+            .insert(behind.unwrap_or(queue.waiting.len()), work);
+        let switching_to = matches!(self.phase, Phase::Switching { to, .. } if to == context);
+        let has_turn = switching_to
+            || (self.current == Some(context) && !matches!(self.phase, Phase::Switching { .. }));
+        if !has_turn && !self.turns.contains(&context) {
+            self.turns.push_back(context);
+        }
+    }
+
+    /// Keeps the engine for a context that will have more work in a moment.
+    pub(super) fn hold(&mut self, context: ContextId, process: ProcessId) {
+        self.queue(context, process).holds += 1;
+    }
+
+    pub(super) fn release(&mut self, context: ContextId) {
+        if let Some(queue) = self.queues.get_mut(&context) {
+            queue.holds = queue.holds.saturating_sub(1);
+        }
+    }
+
+    fn queue(&mut self, context: ContextId, process: ProcessId) -> &mut Queue {
+        self.queues.entry(context).or_insert_with(|| Queue {
+            process,
+            waiting: VecDeque::new(),
+            resident: Vec::new(),
+            holds: 0,
+        })
+    }
+
+    /// Drops a context and all its work.
+    pub(super) fn remove(&mut self, context: ContextId) {
+        self.queues.remove(&context);
+        self.turns.retain(|&turn| turn != context);
+    }
+
+    /// Accounts the time up to `now_ns`, which must not lie behind the next event.
+    pub(super) fn account(&mut self, now_ns: u64) {
+        let elapsed_ns = now_ns - self.accounted_ns;
+        self.accounted_ns = now_ns;
+        if matches!(self.phase, Phase::Switching { .. }) {
+            self.usage.switch_ns_total += elapsed_ns;
+            return;
+        }
+        let Phase::Running { .. } = self.phase else {
+            return;
+        };
+        let Some(queue) = self
+            .current
+            .and_then(|context| self.queues.get_mut(&context))
+        else {
+            return;
+        };
+        if queue.resident.is_empty() {
+            return;
+        }
+        for work in &mut queue.resident {
+            work.load.duration_ns -= elapsed_ns;
+        }
+        self.usage.gpu_busy_ns_total += elapsed_ns;
+        *self.busy_ns.entry(queue.process).or_default() += elapsed_ns;
+    }
+
+    /// When something happens next, if nothing new comes.
+    pub(super) fn next_ns(&self) -> Option<u64> {
+        match self.phase {
+            Phase::Empty => None,
+            Phase::Switching { until_ns, .. } => Some(until_ns),
+            Phase::Running { slice_end_ns } => {
+                let resident = self
+                    .running_queue()
+                    .map_or(&[][..], |queue| &queue.resident);
+                let first = resident.iter().map(|work| work.load.duration_ns).min();
+                let first_ns = first.map(|left_ns| self.accounted_ns + left_ns);
+                let slice_end =
+                    (!self.turns.is_empty()).then_some(slice_end_ns.max(self.accounted_ns));
+                first_ns.into_iter().chain(slice_end).min()
+            }
+        }
+    }
+
+    /// Takes off the engine what is done.
+    pub(super) fn take_done(&mut self) -> Vec<Origin> {
+        let Phase::Running { .. } = self.phase else {
+            return Vec::new();
+        };
+        let Some(queue) = self
+            .current
+            .and_then(|context| self.queues.get_mut(&context))
+        else {
+            return Vec::new();
+        };
+        queue
+            .resident
+            .extract_if(.., |work| work.load.duration_ns == 0)
+            .map(|work| work.origin)
+            .collect()
+    }
+
+    /// Decides who runs from `now_ns` on. To be called after anything has changed.
+    pub(super) fn schedule(&mut self, now_ns: u64, timing: &Timing) {
+        if let Phase::Switching { until_ns, to } = self.phase {
+            if until_ns > now_ns {
+                return;
+            }
+            self.current = Some(to);
+            self.phase = Phase::Running {
+                slice_end_ns: now_ns + timing.slice_ns,
+            };
+        }
+        let queue = self
+            .current
+            .and_then(|context| self.queues.get_mut(&context));
+        let (interrupts, wants) = match &queue {
+            Some(queue) => (
+                !queue.resident.is_empty(),
+                queue.has_work() || queue.holds > 0,
+            ),
+            None => (false, false),
+        };
+        if !wants {
+            self.phase = Phase::Empty;
+            return self.switch(now_ns, interrupts, timing);
+        }
+        let slice_end_ns = match self.phase {
+            Phase::Running { slice_end_ns } => slice_end_ns,
+            _ => now_ns + timing.slice_ns,
+        };
+        if slice_end_ns <= now_ns && !self.turns.is_empty() {
+            return self.switch(now_ns, interrupts, timing);
+        }
+        self.phase = Phase::Running {
+            slice_end_ns: renewed(slice_end_ns, now_ns, timing.slice_ns),
+        };
+        if let Some(queue) = queue {
+            queue.admit(timing.kernels_resident_max as usize);
+        }
+    }
+
+    /// Gives the engine to the next context, if one waits for it.
+    fn switch(&mut self, now_ns: u64, interrupts: bool, timing: &Timing) {
+        let Some(to) = self.turns.pop_front() else {
+            return;
+        };
+        let left = self
+            .current
+            .filter(|left| self.queues.get(left).is_some_and(Queue::has_work));
+        self.turns.extend(left);
+        let cost_ns = match (self.current, interrupts) {
+            (None, _) => 0, // nothing is loaded yet
+            (Some(_), true) => timing.switch_preemptive_ns,
+            (Some(_), false) => timing.switch_voluntary_ns,
+        };
+        if self.current.is_some() {
+            let counter = match interrupts {
+                true => &mut self.usage.switches_preemptive_total,
+                false => &mut self.usage.switches_voluntary_total,
+            };
+            *counter += 1;
+        }
+        self.phase = Phase::Switching {
+            until_ns: now_ns + cost_ns,
+            to,
+        };
+        if cost_ns == 0 {
+            self.schedule(now_ns, timing);
+        }
+    }
+}
+
+/// The end of the slice that `now_ns` lies in, when slices follow one another without a gap.
+fn renewed(slice_end_ns: u64, now_ns: u64, slice_ns: u64) -> u64 {
+    if slice_end_ns > now_ns {
+        return slice_end_ns;
+    }
+    let over_ns = now_ns - slice_end_ns;
+    now_ns + slice_ns - over_ns % slice_ns
+}

@@ -1,0 +1,397 @@
+//! What happens in the machine by itself: commands are dispatched, complete, and others follow.
+
+use super::compute::Work;
+use super::copy::CopyEngine;
+use super::duration::{self, Load};
+use super::graph::{Executable, Run};
+use super::memory::Released;
+use super::utilization::PERIOD_NS;
+use super::{Counts, DEAD_PROCESSES_MAX, Due, Model, Origin, Output, Place, ProcessId};
+use crate::command::{Command, ContextId, CopyDirection, KernelCost, SemaphoreId, StreamId};
+use std::cmp::Reverse;
+use std::sync::Arc;
+
+impl Model {
+    pub(super) fn id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id - 1
+    }
+
+    pub(super) fn plan(&mut self, at_ns: u64, due: Due) {
+        let order = self.id();
+        self.agenda.push(Reverse((at_ns, order, due)));
+    }
+
+    pub(super) fn account(&mut self, now_ns: u64) {
+        self.now_ns = now_ns;
+        self.devices
+            .iter_mut()
+            .for_each(|device| device.account(now_ns));
+    }
+
+    pub(super) fn step(&mut self, now_ns: u64) {
+        self.account(now_ns);
+        if now_ns >= self.next_sample_ns {
+            self.sample();
+        }
+        while let Some(&Reverse((at_ns, _, due))) = self.agenda.peek()
+            && at_ns <= now_ns
+        {
+            self.agenda.pop();
+            self.happen(due);
+        }
+        for device in &mut self.devices {
+            self.done.extend(device.compute.take_done());
+            self.done
+                .extend(device.copies.iter_mut().filter_map(CopyEngine::take_done));
+        }
+        self.settle();
+    }
+
+    fn sample(&mut self) {
+        for device in &mut self.devices {
+            let gpu_busy_ns = device.compute.usage().gpu_busy_ns_total;
+            let copy_busy_ns = device.copies.each_ref().map(CopyEngine::busy_ns_total);
+            let process = device.compute.running();
+            device
+                .ring
+                .push(self.next_sample_ns, gpu_busy_ns, copy_busy_ns, process);
+        }
+        self.next_sample_ns += PERIOD_NS;
+    }
+
+    fn happen(&mut self, due: Due) {
+        match due {
+            Due::Visible(stream) => self.ready.push_back(stream),
+            Due::RunStart(run) => {
+                let roots = self.runs.get(&run).map(Run::roots).unwrap_or_default();
+                if roots.is_empty() {
+                    return self.end_run(run);
+                }
+                roots
+                    .into_iter()
+                    .for_each(|node| self.start_node(run, node));
+            }
+            Due::NodeReady { run, node } => {
+                if let Some(place) = self.place(Origin::Node { run, node }) {
+                    self.devices[place.device as usize]
+                        .compute
+                        .release(place.context);
+                    self.start_node(run, node);
+                }
+            }
+            Due::Teardown(process) => self.teardown(process),
+        }
+    }
+
+    /// Carries completions on until nothing more follows from them, then lets the engines choose.
+    pub(super) fn settle(&mut self) {
+        loop {
+            if let Some(origin) = self.done.pop_front() {
+                self.complete(origin);
+            } else if let Some(stream) = self.ready.pop_front() {
+                self.pump(stream);
+            } else {
+                break;
+            }
+        }
+        for device in &mut self.devices {
+            device.compute.schedule(self.now_ns, &self.profile.timing);
+        }
+    }
+
+    /// Dispatches the head of a stream, if it is its turn.
+    fn pump(&mut self, id: StreamId) {
+        let Some(stream) = self.streams.get_mut(&id).filter(|stream| !stream.busy) else {
+            return;
+        };
+        let Some(head) = stream.queue.front() else {
+            return;
+        };
+        if head.visible_ns > self.now_ns {
+            let visible_ns = head.visible_ns;
+            return self.plan(visible_ns, Due::Visible(id));
+        }
+        let (command, token, graph) = (head.command, head.token, head.graph.clone());
+        let place = stream.place;
+        stream.busy = true;
+        match graph {
+            Some((graph, logged_nodes)) => self.launch(id, graph, token, logged_nodes),
+            None => self.dispatch(Origin::Stream(id), place, command, token),
+        }
+    }
+
+    fn launch(
+        &mut self,
+        stream: StreamId,
+        graph: Arc<Executable>,
+        token: u64,
+        logged_nodes: Vec<u32>,
+    ) {
+        let timing = &self.profile.timing;
+        let nodes = graph.nodes.len() as u64;
+        let start_ns =
+            self.now_ns + timing.graph_launch_ns + timing.graph_launch_per_node_ns * nodes;
+        let tokens = logged_nodes
+            .into_iter()
+            .zip(token..)
+            .filter(|_| token != 0)
+            .collect();
+        let run = self.id();
+        self.runs.insert(run, Run::new(stream, graph, tokens));
+        self.plan(start_ns, Due::RunStart(run));
+    }
+
+    fn start_node(&mut self, run: u64, node: u32) {
+        let origin = Origin::Node { run, node };
+        let Some(place) = self.place(origin) else {
+            return;
+        };
+        let Some(launch) = self.runs.get(&run) else {
+            return;
+        };
+        match launch.command(node) {
+            Some(command) => self.dispatch(origin, place, command, launch.token(node)),
+            None => self.done.push_back(origin),
+        }
+    }
+
+    fn place(&self, origin: Origin) -> Option<Place> {
+        let stream = match origin {
+            Origin::Stream(stream) => stream,
+            Origin::Node { run, .. } => self.runs.get(&run)?.stream,
+        };
+        self.streams.get(&stream).map(|stream| stream.place)
+    }
+
+    fn dispatch(&mut self, origin: Origin, place: Place, command: Command, token: u64) {
+        let timing = &self.profile.timing;
+        let profile = &self.profile.devices[place.device as usize];
+        match command {
+            Command::Kernel(cost) => {
+                let load = self.kernel_load(place, &cost);
+                self.compute(origin, place, load);
+            }
+            Command::Memset { bytes } => {
+                let load = duration::in_memory(profile, timing, bytes, false);
+                self.compute(origin, place, load);
+            }
+            Command::Copy { direction, bytes } => self.copy(origin, place, direction, bytes),
+            Command::Wait { semaphore, payload } => {
+                let process = &self.processes[&place.process];
+                let reached = process.semaphores.get(&semaphore).copied().unwrap_or(0);
+                if reached >= payload {
+                    return self.done.push_back(origin);
+                }
+                self.waiters
+                    .entry((place.process, semaphore))
+                    .or_default()
+                    .push((payload, origin));
+            }
+            Command::Signal { semaphore, payload } => {
+                self.raise(place.process, semaphore, payload);
+                self.done.push_back(origin);
+            }
+            Command::HostCall if token != 0 => {
+                self.host_calls.insert((place.process, token), origin);
+                self.outputs.push(Output::Log {
+                    process: place.process,
+                    token,
+                });
+            }
+            // A graph in a graph is refused on upload; a host call that nobody listens to is none.
+            Command::HostCall | Command::Graph { .. } | Command::Marker => {
+                self.done.push_back(origin)
+            }
+        }
+    }
+
+    fn kernel_load(&mut self, place: Place, cost: &KernelCost) -> Load {
+        let timing = &self.profile.timing;
+        let load = duration::kernel(&self.profile.devices[place.device as usize], timing, cost);
+        let factor = self.random.lognormal(timing.kernel_sigma);
+        Load {
+            duration_ns: (load.duration_ns as f64 * factor) as u64,
+            ..load
+        }
+    }
+
+    fn compute(&mut self, origin: Origin, place: Place, load: Load) {
+        let work = Work {
+            origin,
+            load,
+            priority: place.priority,
+        };
+        self.devices[place.device as usize]
+            .compute
+            .push(place.context, place.process, work);
+    }
+
+    fn copy(&mut self, origin: Origin, place: Place, direction: CopyDirection, bytes: u64) {
+        let timing = &self.profile.timing;
+        let profile = &self.profile.devices[place.device as usize];
+        let engine = match direction {
+            CopyDirection::DeviceToDevice => {
+                let load = duration::in_memory(profile, timing, bytes, true);
+                return self.compute(origin, place, load);
+            }
+            CopyDirection::HostToDevice | CopyDirection::PageableToDevice => 0,
+            CopyDirection::DeviceToHost | CopyDirection::DeviceToPageable => 1,
+        };
+        let duration_ns = duration::over_bus(profile, timing, direction, bytes);
+        let engine = &mut self.devices[place.device as usize].copies[engine];
+        engine.push(place.context, place.process, origin, duration_ns);
+    }
+
+    pub(super) fn raise(&mut self, process: ProcessId, semaphore: SemaphoreId, payload: u64) {
+        let Some(owner) = self.processes.get_mut(&process) else {
+            return;
+        };
+        let reached = owner.semaphores.entry(semaphore).or_default();
+        if payload <= *reached {
+            return;
+        }
+        *reached = payload;
+        let at_ns = self.now_ns;
+        self.outputs.push(Output::Raise {
+            process,
+            semaphore,
+            payload,
+            at_ns,
+        });
+        if let Some(waiting) = self.waiters.get_mut(&(process, semaphore)) {
+            let woken = waiting.extract_if(.., |(wanted, _)| *wanted <= payload);
+            self.done.extend(woken.map(|(_, origin)| origin));
+        }
+    }
+
+    /// Tells a stream or a launch that something of it has completed.
+    fn complete(&mut self, origin: Origin) {
+        match origin {
+            Origin::Stream(stream) => self.complete_head(stream),
+            Origin::Node { run, node } => self.complete_node(run, node),
+        }
+    }
+
+    fn complete_head(&mut self, id: StreamId) {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        let Some(head) = stream.queue.pop_front() else {
+            return;
+        };
+        stream.busy = false;
+        let (place, progress, payload) =
+            (stream.place, stream.progress, stream.base + head.sequence);
+        if stream.closing && stream.queue.is_empty() {
+            self.streams.remove(&id);
+        } else {
+            self.ready.push_back(id);
+        }
+        if head.graph.is_none() {
+            self.count(place, head.command, head.token);
+        }
+        self.raise(place.process, progress, payload);
+    }
+
+    fn complete_node(&mut self, run: u64, node: u32) {
+        let Some(place) = self.place(Origin::Node { run, node }) else {
+            return;
+        };
+        let Some(launch) = self.runs.get_mut(&run) else {
+            return;
+        };
+        let ready = launch.complete(node);
+        let (command, token) = (launch.command(node), launch.token(node));
+        let complete = launch.is_complete();
+        if let Some(command) = command {
+            self.count(place, command, token);
+        }
+        let ready_ns = self.now_ns + self.profile.timing.graph_node_gap_ns;
+        for node in ready {
+            self.devices[place.device as usize]
+                .compute
+                .hold(place.context, place.process);
+            self.plan(ready_ns, Due::NodeReady { run, node });
+        }
+        if complete {
+            self.end_run(run);
+        }
+    }
+
+    fn end_run(&mut self, run: u64) {
+        let stream = self.runs.remove(&run).map(|run| run.stream);
+        self.done.extend(stream.map(Origin::Stream));
+    }
+
+    /// Counts a completed command and logs it where the process asked for that.
+    fn count(&mut self, place: Place, command: Command, token: u64) {
+        if let Some(counts) = self.counts(place.process, place.device) {
+            match command {
+                Command::Kernel(_) => counts.kernels_total += 1,
+                Command::Copy { bytes, .. } => counts.copied_bytes_total += bytes,
+                _ => {}
+            }
+        }
+        if token != 0 && command != Command::HostCall {
+            self.outputs.push(Output::Log {
+                process: place.process,
+                token,
+            });
+        }
+    }
+
+    pub(super) fn counts(&mut self, process: ProcessId, device: u32) -> Option<&mut Counts> {
+        self.processes
+            .get_mut(&process)?
+            .counts
+            .get_mut(device as usize)
+    }
+
+    pub(super) fn see(&mut self, process: ProcessId, device: u32) {
+        if let Some(counts) = self.counts(process, device) {
+            counts.seen = true;
+        }
+    }
+
+    pub(super) fn release(&mut self, device: u32, released: Option<Released>) {
+        let output = released.map(|(offset, bytes)| Output::Released {
+            device,
+            offset,
+            bytes,
+        });
+        self.outputs.extend(output);
+    }
+
+    fn teardown(&mut self, process: ProcessId) {
+        let contexts = self
+            .contexts
+            .iter()
+            .filter(|(_, context)| context.process == process);
+        let contexts: Vec<ContextId> = contexts.map(|(&id, _)| id).collect();
+        for context in contexts {
+            // It is there and the process's own: nothing to refuse.
+            let _ = self.destroy_context(process, context);
+        }
+        for device in 0..self.devices.len() {
+            for released in self.devices[device].memory.free_all(process) {
+                self.release(device as u32, Some(released));
+            }
+        }
+        self.graphs.retain(|(owner, _), _| *owner != process);
+        self.waiters.retain(|(owner, _), _| *owner != process);
+        self.host_calls.retain(|(owner, _), _| *owner != process);
+        self.forget_oldest_dead();
+    }
+
+    fn forget_oldest_dead(&mut self) {
+        let dead = self.processes.iter().filter(|(_, process)| !process.alive);
+        let dead: Vec<ProcessId> = dead.map(|(&id, _)| id).collect();
+        for id in dead
+            .iter()
+            .take(dead.len().saturating_sub(DEAD_PROCESSES_MAX))
+        {
+            self.processes.remove(id);
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! The ring of samples that NVML reads: 72 over 10 s, each the busy part of its period and the one
+//! process that was on the engine at its end (sm-share.md §0.2, read in NVIDIA's open kernel modules).
+
+use super::ProcessId;
+use std::collections::VecDeque;
+
+/// Samples that the ring holds.
+const SAMPLES: usize = 72;
+
+/// One sample's period, in ns.
+pub(super) const PERIOD_NS: u64 = 10_000_000_000 / SAMPLES as u64;
+
+/// One sample.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sample {
+    /// End of its period on the model's timeline.
+    pub end_ns: u64,
+    /// Compute engine busy, in percent of the period.
+    pub gpu_percent: u32,
+    /// The busier copy engine, in percent of the period.
+    pub copy_percent: u32,
+    /// Who was on the compute engine at the end.
+    pub process: Option<ProcessId>,
+}
+
+/// The ring of one device.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Ring {
+    samples: VecDeque<Sample>,
+    gpu_busy_ns: u64,
+    copy_busy_ns: [u64; 2],
+}
+
+impl Ring {
+    /// Adds a sample; the busy figures are totals since the start.
+    pub(super) fn push(
+        &mut self,
+        end_ns: u64,
+        gpu_busy_ns: u64,
+        copy_busy_ns: [u64; 2],
+        process: Option<ProcessId>,
+    ) {
+        let percent = |now: u64, before: u64| ((now - before) * 100 / PERIOD_NS).min(100) as u32;
+        let gpu_percent = percent(gpu_busy_ns, self.gpu_busy_ns);
+        let copies = std::iter::zip(copy_busy_ns, self.copy_busy_ns);
+        let copy_percent = copies
+            .map(|(now, before)| percent(now, before))
+            .max()
+            .unwrap_or(0);
+        if self.samples.len() == SAMPLES {
+            self.samples.pop_front();
+        }
+        self.samples.push_back(Sample {
+            end_ns,
+            gpu_percent,
+            copy_percent,
+            process,
+        });
+        self.gpu_busy_ns = gpu_busy_ns;
+        self.copy_busy_ns = copy_busy_ns;
+    }
+
+    pub(super) fn samples(&self) -> impl Iterator<Item = Sample> {
+        self.samples.iter().copied()
+    }
+}

@@ -1,0 +1,173 @@
+//! One process and its machine: commands, completions, effects.
+
+mod support;
+
+use gpu_sim::client::{Effect, RequestError};
+use gpu_sim::command::{AllocKind, Command, CopyDirection, GraphNode, QUEUE_DEPTH};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+use support::{Sandbox, kernel};
+
+#[test]
+fn a_kernel_takes_its_modelled_time_between_two_events() {
+    let sandbox = Sandbox::new();
+    let machine = sandbox.connect();
+    let context = machine.create_context(0).unwrap();
+    let stream = machine.create_stream(context, 0).unwrap();
+    let (start, end) = (
+        machine.create_semaphore().unwrap(),
+        machine.create_semaphore().unwrap(),
+    );
+    let signal = |event: &gpu_sim::client::SemaphoreHandle| Command::Signal {
+        semaphore: event.id(),
+        payload: event.next_payload(),
+    };
+    machine.submit(&stream, signal(&start)).unwrap();
+    machine
+        .submit(&stream, Command::Kernel(kernel(5_000)))
+        .unwrap();
+    machine.submit(&stream, signal(&end)).unwrap();
+    let end_ns = machine.wait(&end, end.last_payload()).unwrap();
+    let start_ns = machine.poll(&start, start.last_payload()).unwrap().unwrap();
+    let elapsed_us = (end_ns - start_ns) / 1_000;
+    assert!((4_500..5_500).contains(&elapsed_us), "{elapsed_us} µs");
+    let usage = machine.usage().unwrap();
+    assert_eq!(usage.len(), 1);
+    assert_eq!(
+        (usage[0].pid, usage[0].kernels_total),
+        (std::process::id(), 1)
+    );
+    assert!(
+        usage[0].gpu_busy_ns_total.abs_diff(end_ns - start_ns) < 50_000,
+        "{usage:?}"
+    );
+}
+
+#[test]
+fn a_refused_alloc_leaves_nothing_charged() {
+    let sandbox = Sandbox::new();
+    let machine = sandbox.connect();
+    let before = machine.memory(0).unwrap();
+    let refused = machine.alloc(0, before.total_bytes + 1, AllocKind::Device);
+    assert_eq!(refused, Err(RequestError::OutOfMemory));
+    assert_eq!(machine.memory(0).unwrap(), before);
+    let block = machine.alloc(0, 10 << 20, AllocKind::Device).unwrap();
+    assert_eq!(
+        machine.memory(0).unwrap().free_bytes,
+        before.free_bytes - (10 << 20)
+    );
+    machine.free(block.id).unwrap();
+    assert_eq!(machine.memory(0).unwrap(), before);
+    assert_eq!(machine.free(block.id), Err(RequestError::Unknown));
+}
+
+#[test]
+fn effects_run_in_order_of_completion_and_before_a_wait_returns() {
+    let sandbox = Sandbox::new();
+    let machine = sandbox.connect();
+    let context = machine.create_context(0).unwrap();
+    let stream = machine.create_stream(context, 0).unwrap();
+    let (bytes, order) = (1 << 20, Arc::new(AtomicU32::new(0)));
+    for nth in 0..10 {
+        let order = Arc::clone(&order);
+        let effect = Effect::OnWait(Box::new(move || {
+            assert_eq!(order.fetch_add(1, SeqCst), nth);
+        }));
+        let direction = CopyDirection::HostToDevice;
+        machine
+            .submit_with(&stream, Command::Copy { direction, bytes }, effect)
+            .unwrap();
+    }
+    let last = stream.submitted();
+    machine.wait_stream(&stream, last).unwrap();
+    assert_eq!(order.load(SeqCst), 10);
+}
+
+#[test]
+fn a_host_call_runs_on_another_thread_and_blocks_its_stream_until_it_returns() {
+    let sandbox = Sandbox::new();
+    let machine = sandbox.connect();
+    let context = machine.create_context(0).unwrap();
+    let stream = machine.create_stream(context, 0).unwrap();
+    let (go, wait_for_go) = std::sync::mpsc::channel::<()>();
+    let caller = std::thread::current().id();
+    let effect = Effect::HostCall(Box::new(move || {
+        assert_ne!(std::thread::current().id(), caller);
+        wait_for_go.recv().unwrap();
+    }));
+    let call = machine
+        .submit_with(&stream, Command::HostCall, effect)
+        .unwrap();
+    let after = machine.submit(&stream, Command::Marker).unwrap();
+    assert_eq!(machine.poll_stream(&stream, call).unwrap(), None);
+    go.send(()).unwrap();
+    machine.wait_stream(&stream, after).unwrap();
+}
+
+#[test]
+fn a_graph_runs_its_nodes_with_their_effects_and_can_be_updated() {
+    let sandbox = Sandbox::new();
+    let machine = sandbox.connect();
+    let context = machine.create_context(0).unwrap();
+    let stream = machine.create_stream(context, 0).unwrap();
+    let node = |command, dependencies: &[u32]| GraphNode {
+        command,
+        dependencies: dependencies.to_vec(),
+        enabled: true,
+    };
+    let copy = Command::Copy {
+        direction: CopyDirection::DeviceToHost,
+        bytes: 4096,
+    };
+    let mut nodes = vec![node(Command::Kernel(kernel(100)), &[]), node(copy, &[0])];
+    nodes.extend((2..600).map(|index| node(Command::Kernel(kernel(1)), &[index - 1])));
+    let graph = machine.create_graph(&nodes).unwrap();
+    let copied = Arc::new(AtomicU32::new(0));
+    for launch in 1..=3 {
+        machine
+            .update_graph(&graph, 0, Command::Kernel(kernel(50)), launch != 3)
+            .unwrap();
+        let copied = Arc::clone(&copied);
+        let effect = Effect::OnWait(Box::new(move || {
+            copied.fetch_add(1, SeqCst);
+        }));
+        machine
+            .submit_graph(&stream, &graph, vec![(1, effect)])
+            .unwrap();
+    }
+    machine.wait_stream(&stream, 3).unwrap();
+    assert_eq!(copied.load(SeqCst), 3);
+    assert_eq!(machine.usage().unwrap()[0].kernels_total, 3 * 599 - 1);
+}
+
+#[test]
+fn bytes_written_through_one_mapping_are_there_until_the_block_is_freed() {
+    let sandbox = Sandbox::new();
+    let (machine, other) = (sandbox.connect(), sandbox.connect());
+    let block = machine.alloc(0, 4 << 20, AllocKind::Device).unwrap();
+    let here = machine.vram(0, block.offset, block.bytes).unwrap();
+    let there = other.vram(0, block.offset, block.bytes).unwrap();
+    // SAFETY: the block is this test's own, and nothing else touches it.
+    unsafe { here.write_bytes(0xa5, 4 << 20) };
+    // SAFETY: as above.
+    assert_eq!(unsafe { there.add((4 << 20) - 1).read_volatile() }, 0xa5);
+    machine.free(block.id).unwrap();
+    // SAFETY: as above; the bytes stay mapped after the block is freed.
+    assert_eq!(unsafe { there.read_volatile() }, 0);
+}
+
+#[test]
+fn a_submission_waits_while_the_queue_is_full() {
+    let sandbox = Sandbox::new();
+    let machine = sandbox.connect();
+    let context = machine.create_context(0).unwrap();
+    let stream = machine.create_stream(context, 0).unwrap();
+    for _ in 0..QUEUE_DEPTH + 200 {
+        machine
+            .submit(&stream, Command::Kernel(kernel(20)))
+            .unwrap();
+        assert!(stream.submitted() - stream.completed() <= QUEUE_DEPTH);
+    }
+    assert!(stream.completed() >= 200);
+    machine.wait_stream(&stream, QUEUE_DEPTH + 200).unwrap();
+}

@@ -1,0 +1,52 @@
+//! A machine of a test's own, in a folder of its own.
+
+use gpu_sim::client::{Environment, Machine};
+use gpu_sim::command::KernelCost;
+use std::path::PathBuf;
+use tempfile::TempDir;
+
+/// A folder in which a machine can be started.
+pub(crate) struct Sandbox {
+    root: TempDir,
+    pub(crate) profile: String,
+}
+
+impl Sandbox {
+    pub(crate) fn new() -> Self {
+        Self {
+            root: tempfile::tempdir().unwrap(),
+            profile: "t4".to_owned(),
+        }
+    }
+
+    /// The machine's folder; the machine makes and removes it.
+    pub(crate) fn dir(&self) -> PathBuf {
+        self.root.path().join("machine")
+    }
+
+    pub(crate) fn environment(&self) -> Environment {
+        Environment {
+            profile: self.profile.clone(),
+            dir: self.dir(),
+            device: Some(env!("CARGO_BIN_EXE_gpu-sim-device").into()),
+            container: "test".to_owned(),
+            log: Some("debug".to_owned()),
+        }
+    }
+
+    pub(crate) fn connect(&self) -> Machine {
+        Machine::connect_to(&self.environment()).unwrap()
+    }
+}
+
+/// A kernel that fills a T4 for about this long.
+pub(crate) fn kernel(us: u64) -> KernelCost {
+    // 32 warps an SM on 4 schedulers: 8 cycles an instruction at 1590 MHz.
+    KernelCost {
+        grid: [160, 1, 1],
+        block: [256, 1, 1],
+        shared_bytes: 0,
+        registers_per_thread: 32,
+        instructions_per_thread: us * 1_590 / 8,
+    }
+}
