@@ -1,3 +1,43 @@
 //! The `cuda-hook` command.
 
-fn main() {}
+mod args;
+mod artefacts;
+mod doctor;
+mod failure;
+mod output;
+mod quantity;
+mod run;
+mod settings;
+mod sim;
+mod status;
+mod table;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Command, CommandLine, SimCommand};
+use failure::Failure;
+
+fn main() -> ExitCode {
+    let command = CommandLine::parse().command;
+    carry_out(&command).unwrap_or_else(|failure| {
+        let usage = if failure.is_usage() {
+            format!("\n{}", command.usage())
+        } else {
+            String::new()
+        };
+        output::complain(format_args!("{failure}{usage}"));
+        ExitCode::from(failure.exit_status)
+    })
+}
+
+fn carry_out(command: &Command) -> Result<ExitCode, Failure> {
+    match command {
+        Command::Run(args) => match run::run(args)? {},
+        Command::Status(args) => status::status(args),
+        Command::Doctor(args) => doctor::doctor(args),
+        Command::Sim(SimCommand::Status { json }) => sim::status(*json),
+        Command::Sim(SimCommand::Profiles) => sim::profiles(),
+    }
+}

@@ -1,0 +1,237 @@
+//! The command line: what may be typed, and the help that teaches it.
+
+use std::ffi::OsString;
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+
+/// Share one NVIDIA GPU between programs: a memory quota and an SM share for each of them.
+///
+/// The program is started with libcuda_hook.so preloaded. It needs no change, no rebuild and no root.
+#[derive(Debug, Parser)]
+#[command(name = "cuda-hook", version, arg_required_else_help = true, after_help = COMMAND_EXAMPLES)]
+pub(crate) struct CommandLine {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Start a program under limits
+    Run(RunArgs),
+    /// Show what every container may use, uses and waited for
+    Status(StatusArgs),
+    /// Say whether limits can be enforced on this machine, and if not, why and what to do
+    Doctor(DoctorArgs),
+    /// Look at the simulated GPU
+    #[command(subcommand)]
+    Sim(SimCommand),
+}
+
+impl Command {
+    /// How to write this command: the line that follows a complaint about its arguments.
+    pub(crate) fn usage(&self) -> String {
+        let name = match self {
+            Self::Run(_) => "run",
+            Self::Status(_) => "status",
+            Self::Doctor(_) => "doctor",
+            Self::Sim(_) => "sim",
+        };
+        let mut all = CommandLine::command();
+        all.build();
+        all.find_subcommand_mut(name)
+            .map(|one| one.render_usage().to_string())
+            .unwrap_or_default()
+    }
+}
+
+/// Start a program under limits
+///
+/// The program replaces this command: its process id, its exit status and the signals it gets are its own.
+/// Without a limit the library is preloaded all the same and changes nothing.
+#[derive(Args, Debug)]
+#[command(after_help = RUN_EXAMPLES, override_usage = "cuda-hook run [OPTIONS] [--] PROGRAM [ARGUMENTS]...")]
+pub(crate) struct RunArgs {
+    /// Device memory that the container may hold, on each GPU
+    ///
+    /// Bytes, or a number with KiB, MiB, GiB, TiB (K, M, G, T are the same) or KB, MB, GB, TB (decimal);
+    /// "max" = no limit, 0 = none at all. GPU-UUID=SIZE,SIZE gives one GPU its own. Sets CUDA_HOOK_MEMORY.
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
+    pub(crate) memory: Option<String>,
+
+    /// Share of the GPU's SM time that is guaranteed, in percent (1-100); sets CUDA_HOOK_SM
+    #[arg(long, value_name = "PCT", allow_hyphen_values = true)]
+    pub(crate) sm: Option<String>,
+
+    /// Share it may reach while the others are idle, in percent; sets CUDA_HOOK_SM_MAX
+    ///
+    /// Default: the same as --sm, which makes that a hard cap.
+    #[arg(long, value_name = "PCT", allow_hyphen_values = true)]
+    pub(crate) sm_max: Option<String>,
+
+    /// Whose limits these are: programs of one container share them
+    ///
+    /// Default where a limit is given and nothing names the container: a name of this run's own, run-PID-xxxxxx, as
+    /// `cuda-hook status` lists it. Sets CUDA_HOOK_CONTAINER.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) container: Option<String>,
+
+    /// Run on a simulated GPU: a profile (see `cuda-hook sim profiles`) or the path of a profile in TOML
+    #[arg(long, value_name = "GPU")]
+    pub(crate) sim: Option<String>,
+
+    /// The program and its arguments, passed on untouched
+    #[arg(required = true, trailing_var_arg = true, value_name = "PROGRAM")]
+    pub(crate) program: Vec<OsString>,
+}
+
+/// Show what every container may use, uses and waited for
+///
+/// Reads the folder of the shared state ($CUDA_HOOK_DIR, else /run/cuda-hook, else /dev/shm/cuda-hook-UID).
+#[derive(Args, Debug)]
+#[command(after_help = STATUS_EXAMPLES)]
+pub(crate) struct StatusArgs {
+    /// Print JSON, for scripts; "schema" says which
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Say whether limits can be enforced on this machine, and if not, why and what to do
+///
+/// Exit status 0: able. 1: a problem was found.
+#[derive(Args, Debug)]
+#[command(after_help = DOCTOR_EXAMPLES)]
+pub(crate) struct DoctorArgs {
+    /// Print JSON, for scripts; "schema" says which
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    /// Look at the simulated driver instead of the machine's own
+    #[arg(long, value_name = "GPU")]
+    pub(crate) sim: Option<String>,
+
+    /// Also say whether this program can be limited
+    pub(crate) program: Option<OsString>,
+}
+
+/// Look at the simulated GPU
+#[derive(Debug, Subcommand)]
+pub(crate) enum SimCommand {
+    /// What the simulated machine itself measured: its GPUs and the processes on them
+    ///
+    /// The device's own books, kept apart from the limiter's. Starts nothing: exit status 1 where no simulated
+    /// machine is running. $GPU_SIM_PROFILE and $GPU_SIM_DIR say which machine.
+    Status {
+        /// Print JSON, for scripts; "schema" says which
+        #[arg(long)]
+        json: bool,
+    },
+    /// The GPUs that can be simulated by name
+    Profiles,
+}
+
+const COMMAND_EXAMPLES: &str = "\
+Examples:
+  cuda-hook doctor                                       is this machine able to enforce?
+  cuda-hook run --memory 4GiB --sm 30 -- python3 train.py
+  cuda-hook run --memory 4GiB --sm 30 --sim t4 -- python3 train.py      without a GPU
+  cuda-hook status                                       what every container has and uses
+
+Exit status: 0 done, 1 failed, 2 wrong usage; of `run`, the program's own.";
+
+const RUN_EXAMPLES: &str = "\
+Examples:
+  cuda-hook run --memory 2GiB --sm 30 -- python3 train.py
+      2 GiB of each GPU, 30 % of its SM time and never more
+  cuda-hook run --sm 30 --sm-max 60 --container trainer-7 -- ./train --epochs 3
+      30 % for sure, 60 % while the others are idle, under a name of your own
+  cuda-hook run --memory GPU-7c6c3c6e=8GiB,4GiB -- ./infer
+      8 GiB of the GPU whose UUID begins so, 4 GiB of every other
+  cuda-hook run --memory 2GiB --sim t4 -- python3 train.py
+      the same on a simulated T4
+
+Limits may only lower what a configuration file sets ($CUDA_HOOK_CONFIG, else
+/etc/cuda-hook/config.toml). What LD_PRELOAD names already stays, behind the library.
+  CUDA_HOOK_DIR      folder of the shared state
+  CUDA_HOOK_LOG      off, error, warn, info, debug, trace: what the library says on stderr
+  CUDA_HOOK_LIBRARY  path of another libcuda_hook.so than the one beside this command
+
+Exit status: the program's own; 2 wrong usage, 126 the program cannot be executed,
+127 it was not found.";
+
+const STATUS_EXAMPLES: &str = "\
+Examples:
+  cuda-hook status
+  cuda-hook status --json
+  CUDA_HOOK_DIR=/dev/shm/mine cuda-hook status";
+
+const DOCTOR_EXAMPLES: &str = "\
+Examples:
+  cuda-hook doctor
+  cuda-hook doctor ./train              is this program one that a preload can enter?
+  cuda-hook doctor --sim t4 --json";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &[&str]) -> Result<RunArgs, clap::Error> {
+        match CommandLine::try_parse_from(line)?.command {
+            Command::Run(run) => Ok(run),
+            other => panic!("not a run: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_definitions_do_not_contradict_each_other() {
+        CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn a_complaint_is_followed_by_the_usage_of_its_command() {
+        let command = CommandLine::try_parse_from(["cuda-hook", "doctor"])
+            .unwrap()
+            .command;
+        assert_eq!(
+            command.usage(),
+            "Usage: cuda-hook doctor [OPTIONS] [PROGRAM]"
+        );
+    }
+
+    #[test]
+    fn what_follows_the_program_belongs_to_it() {
+        let run = parse(&[
+            "cuda-hook",
+            "run",
+            "--sm",
+            "30",
+            "--",
+            "prog",
+            "--sm",
+            "--",
+            "-x",
+        ])
+        .unwrap();
+        assert_eq!(run.program, ["prog", "--sm", "--", "-x"]);
+        assert_eq!(run.sm.as_deref(), Some("30"));
+    }
+
+    #[test]
+    fn the_two_dashes_may_be_left_out() {
+        let run = parse(&["cuda-hook", "run", "prog", "--memory", "1G"]).unwrap();
+        assert_eq!(run.program, ["prog", "--memory", "1G"]);
+        assert_eq!(run.memory, None);
+    }
+
+    #[test]
+    fn an_unknown_flag_before_the_program_is_refused() {
+        let refused = parse(&["cuda-hook", "run", "--memroy", "1G", "--", "prog"]).unwrap_err();
+        assert_eq!(refused.exit_code(), 2);
+    }
+
+    #[test]
+    fn a_negative_value_reaches_its_own_check() {
+        let run = parse(&["cuda-hook", "run", "--memory", "-1", "--", "prog"]).unwrap();
+        assert_eq!(run.memory.as_deref(), Some("-1"));
+    }
+}

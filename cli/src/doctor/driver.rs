@@ -1,0 +1,258 @@
+//! Which driver a program finds here, and whether we know everything that it exports.
+
+use std::path::{Path, PathBuf};
+
+use cuda_sys_stubs::Effect;
+use cuda_sys_stubs::symbols;
+
+use super::elf::Image;
+use super::finding::Finding;
+use super::loader::{self, Driver};
+
+const DRIVER: &str = "driver";
+const SYMBOLS: &str = "symbols";
+const HOOKS: &str = "hooks";
+const DEVICES: &str = "device nodes";
+
+/// Names listed in a finding; the rest is counted.
+const NAMES_SHOWN_MAX: usize = 12;
+
+/// Examines the driver `name` (a SONAME or a path), and its exports against those of the preload.
+pub(crate) fn examine(name: &Path, preload: Option<&Image>) -> Vec<Finding> {
+    let driver = match loader::open_driver(name) {
+        Ok(driver) => driver,
+        Err(error) => return vec![not_found(name, &error)],
+    };
+    let simulated = is_simulated(&driver.path);
+    let mut findings = vec![found(&driver, simulated)];
+    match Image::read(&driver.path) {
+        Ok(image) => {
+            findings.push(unknown_symbols(&image));
+            findings.extend(preload.map(|preload| unhooked_symbols(&image, preload)));
+        }
+        Err(error) => {
+            let found = format!("{}: {error}", driver.path.display());
+            findings.push(Finding::warning(
+                SYMBOLS,
+                found,
+                "make the driver's file readable to have its symbols checked",
+            ));
+        }
+    }
+    if !simulated {
+        findings.push(device_nodes(Path::new("/dev")));
+    }
+    findings
+}
+
+/// The simulated driver has its device process beside it.
+fn is_simulated(driver: &Path) -> bool {
+    driver.with_file_name("gpu-sim-device").exists()
+}
+
+fn not_found(name: &Path, error: &libloading::Error) -> Finding {
+    let reason =
+        std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string);
+    Finding::problem(
+        DRIVER,
+        format!("{} cannot be loaded: {reason}", name.display()),
+        "install NVIDIA's driver, or in a container start it with the GPU (nvidia-container-toolkit); \
+         CUDA_HOOK_DRIVER names a driver elsewhere; without a GPU: --sim t4",
+    )
+}
+
+fn found(driver: &Driver, simulated: bool) -> Finding {
+    let kind = if simulated { "simulated" } else { "NVIDIA" };
+    let version = driver_version(&driver.path)
+        .map(|version| format!(" {version}"))
+        .unwrap_or_default();
+    let path = driver.path.display();
+    match driver.cuda_version {
+        Some(cuda) => Finding::ok(
+            DRIVER,
+            format!(
+                "{kind} driver{version}, CUDA {}.{}: {path}",
+                cuda / 1000,
+                cuda % 1000 / 10
+            ),
+        ),
+        None => Finding::warning(
+            DRIVER,
+            format!("{kind} driver{version}, which does not answer cuDriverGetVersion: {path}"),
+            "try nvidia-smi; a driver whose two halves differ in version needs a reboot",
+        ),
+    }
+}
+
+/// A real driver's version stands in its file's name: `libcuda.so.535.183.01`.
+fn driver_version(path: &Path) -> Option<&str> {
+    let version = path.file_name()?.to_str()?.strip_prefix("libcuda.so.")?;
+    version.contains('.').then_some(version)
+}
+
+fn unknown_symbols(driver: &Image) -> Finding {
+    let exported = driver
+        .exports
+        .iter()
+        .map(String::as_str)
+        .filter(|name| name.starts_with("cu"));
+    let (known, unknown): (Vec<_>, Vec<_>) =
+        exported.partition(|name| symbols::driver(name).is_some());
+    if unknown.is_empty() {
+        return Finding::ok(
+            SYMBOLS,
+            format!("all {} exports of the driver are known", known.len()),
+        );
+    }
+    Finding::warning(
+        SYMBOLS,
+        format!(
+            "{} exports of the driver are unknown to this version: {}",
+            unknown.len(),
+            shortened(&unknown)
+        ),
+        "what they allocate or launch is not limited; update cuda-hook",
+    )
+}
+
+/// What the driver exports, gives or takes memory or GPU time, and is not hooked.
+fn unhooked_symbols(driver: &Image, preload: &Image) -> Finding {
+    let limited = driver
+        .exports
+        .iter()
+        .filter_map(|name| symbols::driver(name))
+        .filter(|symbol| {
+            matches!(
+                symbol.effect,
+                Effect::Charge | Effect::Uncharge | Effect::Throttle
+            )
+        });
+    let (hooked, open): (Vec<_>, Vec<_>) = limited
+        .map(|symbol| symbol.name)
+        .partition(|name| preload.exports.contains(*name));
+    if open.is_empty() {
+        return Finding::ok(
+            HOOKS,
+            format!(
+                "all {} symbols that allocate, free or launch are hooked",
+                hooked.len()
+            ),
+        );
+    }
+    Finding::warning(
+        HOOKS,
+        format!(
+            "{} of {} symbols that allocate, free or launch are not hooked yet: {}",
+            open.len(),
+            hooked.len() + open.len(),
+            shortened(&open)
+        ),
+        "a program that calls one of these gets past its limits by it",
+    )
+}
+
+fn shortened(names: &[&str]) -> String {
+    let shown = names
+        .iter()
+        .take(NAMES_SHOWN_MAX)
+        .copied()
+        .collect::<Vec<_>>()
+        .join(", ");
+    match names.len().saturating_sub(NAMES_SHOWN_MAX) {
+        0 => shown,
+        rest => format!("{shown} and {rest} more"),
+    }
+}
+
+/// `nvidia0`, `nvidia1` …: without one, every cuInit of a real driver fails.
+fn device_nodes(folder: &Path) -> Finding {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut nodes: Vec<PathBuf> = entries
+        .map(|entry| entry.path())
+        .filter(|path| is_device_node(path))
+        .collect();
+    nodes.sort();
+    if nodes.is_empty() {
+        return Finding::problem(
+            DEVICES,
+            format!("{}/nvidia0 and the like are not there", folder.display()),
+            "in a container: start it with the GPU; else load the kernel module: modprobe nvidia; without a GPU: --sim t4",
+        );
+    }
+    let nodes: Vec<_> = nodes
+        .iter()
+        .map(|node| node.display().to_string())
+        .collect();
+    Finding::ok(DEVICES, nodes.join(", "))
+}
+
+fn is_device_node(path: &Path) -> bool {
+    let number = path
+        .file_name()
+        .and_then(|name| name.to_str()?.strip_prefix("nvidia"));
+    number.is_some_and(|number| {
+        !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::finding::Level;
+    use super::*;
+
+    fn image(exports: &[&str]) -> Image {
+        Image {
+            exports: exports.iter().map(|name| (*name).to_owned()).collect(),
+            ..Image::empty()
+        }
+    }
+
+    #[test]
+    fn an_export_that_no_table_knows_is_named() {
+        let finding = unknown_symbols(&image(&["cuInit", "cuFromTheFuture", "_fini"]));
+        assert_eq!(finding.level, Level::Warning);
+        assert!(
+            finding.found.starts_with("1 exports") && finding.found.ends_with("cuFromTheFuture"),
+            "{finding:?}"
+        );
+        assert_eq!(unknown_symbols(&image(&["cuInit"])).level, Level::Ok);
+    }
+
+    #[test]
+    fn an_allocator_without_a_hook_is_named_and_a_query_is_not() {
+        let driver = image(&["cuMemAlloc_v2", "cuLaunchKernel", "cuDeviceGetCount"]);
+        let finding = unhooked_symbols(&driver, &image(&["cuMemAlloc_v2"]));
+        assert!(
+            finding.found.starts_with("1 of 2") && finding.found.ends_with("cuLaunchKernel"),
+            "{finding:?}"
+        );
+        assert_eq!(
+            unhooked_symbols(&driver, &image(&["cuMemAlloc_v2", "cuLaunchKernel"])).level,
+            Level::Ok
+        );
+    }
+
+    #[test]
+    fn a_long_list_is_cut_and_counted() {
+        let names = ["cuInit"; 20];
+        assert!(shortened(&names).ends_with("cuInit and 8 more"));
+    }
+
+    #[test]
+    fn the_version_of_a_real_driver_is_in_its_name() {
+        assert_eq!(
+            driver_version(Path::new("/lib/libcuda.so.535.183.01")),
+            Some("535.183.01")
+        );
+        assert_eq!(driver_version(Path::new("/lib/libcuda.so.1")), None);
+    }
+
+    #[test]
+    fn only_numbered_nodes_are_devices() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("nvidiactl"), "").unwrap();
+        assert_eq!(device_nodes(folder.path()).level, Level::Problem);
+        std::fs::write(folder.path().join("nvidia0"), "").unwrap();
+        assert_eq!(device_nodes(folder.path()).level, Level::Ok);
+    }
+}

@@ -1,0 +1,229 @@
+//! `cuda-hook run`: puts the preload, the limits and the simulation into the environment, and becomes the program.
+
+use std::convert::Infallible;
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use gpu_sim::profile::MachineProfile;
+
+use crate::args::RunArgs;
+use crate::artefacts::Artefacts;
+use crate::doctor::program;
+use crate::failure::Failure;
+use crate::output;
+use crate::settings::{self, Environment};
+
+const DRIVER_VARIABLE: &str = "CUDA_HOOK_DRIVER";
+const CONTAINER_VARIABLE: &str = "CUDA_HOOK_CONTAINER";
+const PROFILE_VARIABLE: &str = "GPU_SIM_PROFILE";
+
+/// Starts the program; returns only when it could not be started.
+pub(crate) fn run(args: &RunArgs) -> Result<Infallible, Failure> {
+    let artefacts = Artefacts::locate()?;
+    let mut environment = settings::environment();
+    if let Some(profile) = &args.sim {
+        simulate(&mut environment, profile, &artefacts.sim_folder()?)?;
+    }
+    let limits_given = limit(&mut environment, args);
+    let settings = settings::of(&environment).map_err(Failure::usage)?;
+    if limits_given && settings.container_is_default {
+        environment.insert(CONTAINER_VARIABLE.into(), own_name().into());
+    }
+    prepend(
+        &mut environment,
+        "LD_PRELOAD",
+        artefacts.preload()?.as_os_str(),
+    );
+    let Some((program, arguments)) = args.program.split_first() else {
+        return Err(Failure::usage("no program to run"));
+    };
+    if settings.limits.is_some() {
+        warn_if_out_of_reach(program);
+    }
+    let error = Command::new(program)
+        .args(arguments)
+        .env_clear()
+        .envs(environment)
+        .exec();
+    Err(not_started(program, &error))
+}
+
+/// Lets the program find the simulated driver and NVML before any other, and says which GPU they simulate.
+fn simulate(environment: &mut Environment, profile: &str, folder: &Path) -> Result<(), Failure> {
+    if let Some(driver) = environment.get(OsStr::new(DRIVER_VARIABLE)) {
+        let driver = driver.display();
+        return Err(Failure::usage(format_args!(
+            "--sim {profile} and {DRIVER_VARIABLE}={driver} name two drivers; unset {DRIVER_VARIABLE}"
+        )));
+    }
+    environment.insert(PROFILE_VARIABLE.into(), sim_profile(profile)?);
+    prepend(environment, "LD_LIBRARY_PATH", folder.as_os_str());
+    Ok(())
+}
+
+/// The value of `GPU_SIM_PROFILE` for `--sim`: a built-in name, or the absolute path of a file, as programs change
+/// their folder.
+pub(crate) fn sim_profile(profile: &str) -> Result<OsString, Failure> {
+    let is_file = profile.contains('/') || profile.ends_with(".toml");
+    MachineProfile::load(profile)
+        .map_err(|error| Failure::usage(format_args!("--sim {profile}: {error}")))?;
+    if !is_file {
+        return Ok(profile.into());
+    }
+    let path = std::path::absolute(profile);
+    path.map(OsString::from)
+        .map_err(|error| Failure::usage(format_args!("--sim {profile}: {error}")))
+}
+
+/// Writes what the command line says where the library reads it; tells whether a limit is among it.
+fn limit(environment: &mut Environment, args: &RunArgs) -> bool {
+    let limits = [
+        ("CUDA_HOOK_MEMORY", &args.memory),
+        ("CUDA_HOOK_SM", &args.sm),
+        ("CUDA_HOOK_SM_MAX", &args.sm_max),
+    ];
+    for (variable, value) in limits
+        .into_iter()
+        .chain([(CONTAINER_VARIABLE, &args.container)])
+    {
+        if let Some(value) = value {
+            environment.insert(variable.into(), value.into());
+        }
+    }
+    limits.iter().any(|(_, value)| value.is_some())
+}
+
+/// A container name for this run alone. The process id is the program's, as `exec` keeps it; what follows keeps
+/// apart runs of one id in two pid namespaces, or one after the other.
+fn own_name() -> String {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    format!(
+        "run-{}-{:06x}",
+        std::process::id(),
+        since.as_micros() & 0xff_ffff
+    )
+}
+
+/// Puts `first` before what the list of paths in `variable` already holds.
+fn prepend(environment: &mut Environment, variable: &str, first: &OsStr) {
+    let value = environment.entry(variable.into()).or_default();
+    let mut list = first.to_owned();
+    if !value.is_empty() {
+        list.push(":");
+        list.push(&value);
+    }
+    *value = list;
+}
+
+/// A program that no preload can enter would run without its limits, and nobody would hear of it. It may still be
+/// a mere launcher of one that a preload does enter: so it is started.
+fn warn_if_out_of_reach(program: &OsStr) {
+    if let Some(obstacle) = program::obstacle(program)
+        && let Some(way_out) = &obstacle.way_out
+    {
+        output::complain(format_args!(
+            "warning: {}; the limits do not hold for it ({way_out})",
+            obstacle.found
+        ));
+    }
+}
+
+/// As shells have it: 127 not found, 126 found but not executable.
+fn not_started(program: &OsStr, error: &io::Error) -> Failure {
+    let exit_status = if error.kind() == io::ErrorKind::NotFound {
+        127
+    } else {
+        126
+    };
+    Failure::with_status(
+        exit_status,
+        format_args!("cannot run {}: {error}", program.display()),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn value<'a>(environment: &'a Environment, variable: &str) -> Option<&'a str> {
+        environment
+            .get(OsStr::new(variable))
+            .map(|value| value.to_str().unwrap())
+    }
+
+    fn args(memory: Option<&str>, container: Option<&str>) -> RunArgs {
+        RunArgs {
+            memory: memory.map(str::to_owned),
+            sm: None,
+            sm_max: None,
+            container: container.map(str::to_owned),
+            sim: None,
+            program: vec!["true".into()],
+        }
+    }
+
+    #[test]
+    fn what_was_preloaded_stays_behind_us() {
+        let mut environment = Environment::from([("LD_PRELOAD".into(), "/a.so /b.so".into())]);
+        prepend(&mut environment, "LD_PRELOAD", OsStr::new("/ours.so"));
+        assert_eq!(
+            value(&environment, "LD_PRELOAD"),
+            Some("/ours.so:/a.so /b.so")
+        );
+    }
+
+    #[test]
+    fn an_empty_list_gets_no_empty_element() {
+        let mut environment = Environment::from([("LD_LIBRARY_PATH".into(), "".into())]);
+        prepend(&mut environment, "LD_LIBRARY_PATH", OsStr::new("/sim"));
+        assert_eq!(
+            value(&environment, "LD_LIBRARY_PATH"),
+            Some("/sim"),
+            "an empty element would mean the current folder"
+        );
+    }
+
+    #[test]
+    fn what_the_command_line_says_is_where_the_library_reads_it() {
+        let mut environment = Environment::from([("CUDA_HOOK_SM".into(), "50".into())]);
+        assert!(limit(&mut environment, &args(Some("1GiB"), Some("mine"))));
+        assert_eq!(value(&environment, "CUDA_HOOK_MEMORY"), Some("1GiB"));
+        assert_eq!(value(&environment, CONTAINER_VARIABLE), Some("mine"));
+        assert_eq!(
+            value(&environment, "CUDA_HOOK_SM"),
+            Some("50"),
+            "what is not said stays"
+        );
+    }
+
+    #[test]
+    fn a_name_alone_is_no_limit() {
+        assert!(!limit(&mut Environment::new(), &args(None, Some("mine"))));
+    }
+
+    #[test]
+    fn the_name_of_a_run_is_one_that_a_container_may_have() {
+        let name = own_name();
+        assert!(
+            name.starts_with(&format!("run-{}-", std::process::id())),
+            "{name}"
+        );
+        assert!(
+            name.parse::<limiter::config::ContainerName>().is_ok(),
+            "{name}"
+        );
+    }
+
+    #[test]
+    fn an_unknown_profile_is_answered_with_the_known_ones() {
+        let refused = sim_profile("t5").unwrap_err();
+        assert_eq!(refused.exit_status, 2);
+        assert!(refused.to_string().contains("a100, h100"), "{refused}");
+    }
+}

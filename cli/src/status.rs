@@ -1,0 +1,207 @@
+//! `cuda-hook status`: what every container may use, uses, and waited for.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use limiter::sample::{self, ContainerSample, DeviceSample, Sample};
+
+use crate::args::StatusArgs;
+use crate::failure::Failure;
+use crate::output;
+use crate::quantity;
+use crate::settings;
+use crate::table::{Align, Table};
+
+/// Process ids shown of one container; the rest is counted.
+const PIDS_SHOWN_MAX: usize = 4;
+
+/// Reads the state folder and prints it.
+pub(crate) fn status(args: &StatusArgs) -> Result<ExitCode, Failure> {
+    let folder = settings::of(&settings::environment())
+        .map_err(Failure::failed)?
+        .dir;
+    let sample = sample::read(&folder).map_err(|error| {
+        Failure::failed(format_args!(
+            "{}: {error}; CUDA_HOOK_DIR names another folder",
+            folder.display()
+        ))
+    })?;
+    for entry in &sample.skipped {
+        output::complain(format_args!("warning: {entry}"));
+    }
+    if args.json {
+        output::print_json(&sample)?;
+    } else {
+        output::print(text(sample, &folder))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn text(mut sample: Sample, folder: &Path) -> String {
+    if sample.containers.is_empty() {
+        return format!(
+            "No container in {}: no program has run under limits here.",
+            folder.display()
+        );
+    }
+    sample
+        .containers
+        .sort_by(|a, b| a.container.cmp(&b.container));
+    let mut table = Table::new([
+        ("CONTAINER", Align::Left),
+        ("GPU", Align::Left),
+        ("MEMORY", Align::Right),
+        ("PEAK", Align::Right),
+        ("QUOTA", Align::Right),
+        ("SM", Align::Right),
+        ("SM MAX", Align::Right),
+        ("GPU TIME", Align::Right),
+        ("WAITED", Align::Right),
+        ("WAITS", Align::Right),
+        ("PROCESSES", Align::Left),
+    ]);
+    for container in &mut sample.containers {
+        container
+            .devices
+            .sort_by(|a, b| a.device_uuid.cmp(&b.device_uuid));
+        for device in &container.devices {
+            table.push(row(container, device));
+        }
+    }
+    table.to_string()
+}
+
+fn row(container: &ContainerSample, device: &DeviceSample) -> [String; 11] {
+    let percent = |share: Option<f64>| share.map_or_else(|| "-".to_owned(), quantity::percent);
+    [
+        container.container.clone(),
+        short_uuid(&device.device_uuid).to_owned(),
+        quantity::bytes(device.memory_bytes_current),
+        quantity::bytes(device.memory_bytes_peak),
+        device
+            .memory_bytes_max
+            .map_or_else(|| "max".to_owned(), quantity::bytes),
+        percent(device.sm_percent),
+        percent(device.sm_percent_max),
+        quantity::nanoseconds(device.charged_ns_total),
+        quantity::nanoseconds(device.throttled_ns_total),
+        device.throttled_count_total.to_string(),
+        processes(container),
+    ]
+}
+
+/// The first group of a UUID: as `nvidia-smi -L` and `CUDA_VISIBLE_DEVICES` allow it to be shortened.
+pub(crate) fn short_uuid(uuid: &str) -> &str {
+    uuid.match_indices('-')
+        .nth(1)
+        .map_or(uuid, |(end, _)| uuid.get(..end).unwrap_or(uuid))
+}
+
+fn processes(container: &ContainerSample) -> String {
+    let mut pids: Vec<_> = container
+        .processes
+        .iter()
+        .map(|process| process.pid)
+        .collect();
+    pids.sort_unstable();
+    let shown: Vec<_> = pids
+        .iter()
+        .take(PIDS_SHOWN_MAX)
+        .map(u32::to_string)
+        .collect();
+    match pids.len().saturating_sub(PIDS_SHOWN_MAX) {
+        0 if pids.is_empty() => "all ended".to_owned(),
+        0 => shown.join(" "),
+        rest => format!("{} +{rest}", shown.join(" ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use limiter::sample::ProcessSample;
+
+    use super::*;
+
+    fn container(name: &str, pids: &[u32]) -> ContainerSample {
+        let device = DeviceSample {
+            device_uuid: "GPU-7c6c3c6e-0000-0000-0000-000000000000".into(),
+            memory_bytes_current: 1 << 30,
+            memory_bytes_peak: 3 << 29,
+            memory_bytes_max: Some(2 << 30),
+            sm_percent: Some(30.0),
+            sm_percent_max: None,
+            charged_ns_total: 2_000_000_000,
+            launches_total: 7,
+            throttled_ns_total: 1_500_000,
+            throttled_count_total: 3,
+        };
+        let process = |pid: &u32| ProcessSample {
+            pid: *pid,
+            start_time_ticks: 0,
+            devices: Vec::new(),
+        };
+        ContainerSample {
+            container: name.into(),
+            devices: vec![device],
+            processes: pids.iter().map(process).collect(),
+        }
+    }
+
+    fn sample(containers: Vec<ContainerSample>) -> Sample {
+        Sample {
+            schema: sample::SCHEMA,
+            containers,
+            skipped: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn containers_stand_by_name_whatever_the_order_they_were_read_in() {
+        let text = text(
+            sample(vec![container("b", &[2, 1]), container("a", &[])]),
+            Path::new("/state"),
+        );
+        let rows: Vec<Vec<_>> = text
+            .lines()
+            .map(|line| {
+                line.split("  ")
+                    .map(str::trim)
+                    .filter(|cell| !cell.is_empty())
+                    .collect()
+            })
+            .collect();
+        assert_eq!(
+            rows[1],
+            [
+                "a",
+                "GPU-7c6c3c6e",
+                "1 GiB",
+                "1.5 GiB",
+                "2 GiB",
+                "30 %",
+                "-",
+                "2 s",
+                "1.5 ms",
+                "3",
+                "all ended"
+            ]
+        );
+        assert_eq!(rows[2][0], "b");
+        assert_eq!(rows[2][10], "1 2");
+    }
+
+    #[test]
+    fn an_empty_folder_is_said_to_be_empty() {
+        assert!(
+            text(sample(Vec::new()), Path::new("/state")).starts_with("No container in /state")
+        );
+    }
+
+    #[test]
+    fn many_processes_are_counted() {
+        assert_eq!(
+            processes(&container("a", &[1, 2, 3, 4, 5, 6])),
+            "1 2 3 4 +2"
+        );
+    }
+}

@@ -1,0 +1,199 @@
+//! `cuda-hook doctor`, seen from outside.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "what fails here fails the test"
+)]
+
+mod support;
+
+use std::fs;
+use std::process::Output;
+
+use serde_json::Value;
+use support::{Sandbox, shown, stderr, stdout};
+
+/// A driver with one call that we know to allocate, and one that nobody knows.
+const DRIVER: &str = "
+int cuDriverGetVersion(int *version) { *version = 12020; return 0; }
+int cuMemAlloc_v2(void) { return 0; }
+int cuFromTheFuture(void) { return 0; }
+";
+
+/// The findings of one check, with the text of each.
+fn findings<'a>(report: &'a Value, check: &str) -> Vec<(&'a str, &'a str)> {
+    let all = report["findings"].as_array().unwrap().iter();
+    let named = all.filter(|finding| finding["check"] == check);
+    named
+        .map(|finding| {
+            (
+                finding["level"].as_str().unwrap(),
+                finding["found"].as_str().unwrap(),
+            )
+        })
+        .collect()
+}
+
+/// Doctor on a machine with a simulated driver.
+fn doctor(sandbox: &Sandbox, arguments: &[&str]) -> Output {
+    let driver = sandbox.compile(DRIVER, &["-shared", "-fPIC"], "gpu-sim/libcuda.so.1");
+    fs::write(sandbox.path("gpu-sim/gpu-sim-device"), "").unwrap();
+    let arguments = [&["doctor"], arguments].concat();
+    sandbox
+        .command(&arguments)
+        .env("CUDA_HOOK_DRIVER", driver)
+        .output()
+        .unwrap()
+}
+
+fn report(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
+}
+
+#[test]
+fn a_machine_with_everything_is_able_and_gaps_are_named() {
+    let output = doctor(&Sandbox::new(), &["--json"]);
+    let report = report(&output);
+    assert_eq!(
+        (output.status.code(), &report["able"], &report["schema"]),
+        (Some(0), &true.into(), &1.into())
+    );
+    let [("ok", driver)] = findings(&report, "driver")[..] else {
+        panic!("{report}")
+    };
+    assert!(
+        driver.starts_with("simulated driver, CUDA 12.2"),
+        "{driver}"
+    );
+    let [("warning", unknown)] = findings(&report, "symbols")[..] else {
+        panic!("{report}")
+    };
+    assert!(
+        unknown.contains("cuFromTheFuture") && !unknown.contains("cuMemAlloc_v2"),
+        "{unknown}"
+    );
+    let [("warning", open)] = findings(&report, "hooks")[..] else {
+        panic!("{report}")
+    };
+    assert!(
+        open.contains("cuMemAlloc_v2"),
+        "the stand-in hooks nothing: {open}"
+    );
+    let [("ok", preload)] = findings(&report, "preload")[..] else {
+        panic!("{report}")
+    };
+    assert!(preload.ends_with("libcuda_hook.so: loads"), "{preload}");
+}
+
+#[test]
+fn a_driver_that_is_none_is_a_problem_with_a_way_out() {
+    let sandbox = Sandbox::new();
+    let mut command = sandbox.command(&["doctor"]);
+    let output = command
+        .env("CUDA_HOOK_DRIVER", sandbox.path("config.toml"))
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let text = stdout(&output);
+    assert!(
+        text.contains("PROBLEM  driver") && text.contains("--sim t4"),
+        "{text}"
+    );
+    assert!(text.ends_with("not able to enforce limits.\n"), "{text}");
+}
+
+#[test]
+fn a_bad_limit_is_found_with_the_librarys_own_words() {
+    let sandbox = Sandbox::new();
+    fs::write(sandbox.path("config.toml"), "[limits]\nmemory = \"abc\"\n").unwrap();
+    let output = sandbox.run(&["doctor", "--json"]);
+    assert_eq!(output.status.code(), Some(1));
+    let report = report(&output);
+    let [("problem", line)] = findings(&report, "configuration")[..] else {
+        panic!("{report}")
+    };
+    assert!(
+        line.contains("config.toml") && line.contains("abc"),
+        "{line}"
+    );
+}
+
+#[test]
+fn a_missing_library_is_a_problem() {
+    let sandbox = Sandbox::new();
+    fs::remove_file(sandbox.path("libcuda_hook.so")).unwrap();
+    let output = doctor(&sandbox, &["--json"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(findings(&report(&output), "preload")[0].0, "problem");
+}
+
+#[test]
+fn a_static_program_cannot_be_limited() {
+    let sandbox = Sandbox::new();
+    let output = doctor(&sandbox, &["--json", shown(&sandbox.static_program())]);
+    assert_eq!(output.status.code(), Some(1));
+    let report = report(&output);
+    let [("problem", found)] = findings(&report, "program")[..] else {
+        panic!("{report}")
+    };
+    assert!(found.contains("statically linked"), "{found}");
+}
+
+#[test]
+fn a_script_is_judged_by_what_runs_it() {
+    let sandbox = Sandbox::new();
+    let program = sandbox.static_program();
+    let script = sandbox.script("script", &format!("#!{}\n", shown(&program)));
+    let output = doctor(&sandbox, &["--json", shown(&script)]);
+    let report = report(&output);
+    let [("ok", first), ("problem", second)] = findings(&report, "program")[..] else {
+        panic!("{report}")
+    };
+    assert!(
+        first.contains("a script, run by") && second.contains("statically linked"),
+        "{report}"
+    );
+    assert_eq!(
+        doctor(&sandbox, &[shown(&sandbox.script("fine", "#!/bin/sh\n"))])
+            .status
+            .code(),
+        Some(0)
+    );
+}
+
+#[test]
+fn a_program_that_brings_its_own_driver_is_warned_of() {
+    let sandbox = Sandbox::new();
+    let main = "int cuMemAlloc_v2(void); int main(void) { return cuMemAlloc_v2(); }";
+    sandbox.compile(
+        DRIVER,
+        &["-shared", "-fPIC", "-Wl,-soname,libcuda.so.1"],
+        "libcuda.so.1",
+    );
+    let flags = [
+        "-Wl,--disable-new-dtags,-rpath,$ORIGIN",
+        "-Wl,--no-as-needed",
+    ];
+    let library = sandbox.text("libcuda.so.1");
+    let linked = sandbox.compile(main, &["-Wl,--no-as-needed", &library], "linked");
+    let bound = sandbox.compile(main, &[flags[0], flags[1], &library], "bound");
+    for (program, level, text) in [
+        (linked, "ok", "links libcuda.so.1 itself"),
+        (bound, "warning", "DT_RPATH"),
+    ] {
+        let output = doctor(&sandbox, &["--json", shown(&program)]);
+        let report = report(&output);
+        let last = *findings(&report, "program").last().unwrap();
+        assert!(last.0 == level && last.1.contains(text), "{report}");
+    }
+}
+
+#[test]
+fn a_program_that_is_not_there_is_a_problem() {
+    let output = doctor(&Sandbox::new(), &["no-such-program"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        stdout(&output).contains("no-such-program: not found") && stderr(&output).is_empty(),
+        "{output:?}"
+    );
+}

@@ -1,0 +1,111 @@
+//! `cuda-hook status` and `cuda-hook sim`, seen from outside.
+
+mod support;
+
+use std::process::Stdio;
+
+use limiter::ledger::Ledger;
+use limiter::units::{Bytes, DeviceUuid};
+use serde_json::Value;
+use support::{Sandbox, stderr, stdout};
+
+#[test]
+fn a_folder_that_nobody_has_used_is_no_failure() {
+    let sandbox = Sandbox::new();
+    let output = sandbox.run(&["status"]);
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(
+        stdout(&output),
+        format!(
+            "No container in {}: no program has run under limits here.\n",
+            sandbox.text("state")
+        )
+    );
+    let json: Value = serde_json::from_slice(&sandbox.run(&["status", "--json"]).stdout).unwrap();
+    assert_eq!(json["schema"], 1);
+    assert_eq!(json["containers"].as_array().unwrap().len(), 0);
+}
+
+#[test]
+fn a_folder_that_cannot_be_one_is_a_failure_that_names_it() {
+    let sandbox = Sandbox::new();
+    let output = sandbox
+        .command(&["status"])
+        .env("CUDA_HOOK_DIR", sandbox.path("config.toml"))
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(
+        stderr(&output).contains("config.toml") && stdout(&output).is_empty(),
+        "{output:?}"
+    );
+}
+
+#[test]
+fn what_a_container_holds_is_shown() {
+    let sandbox = Sandbox::new();
+    let device = DeviceUuid::from_bytes([7; 16]);
+    let name = "trainer-7".parse().unwrap();
+    let ledger = Ledger::attach(
+        &sandbox.path("state"),
+        &name,
+        &[(device, Some(Bytes::new(4 << 30)))],
+    )
+    .unwrap();
+    let _held = ledger.try_charge(0, Bytes::new(1 << 30)).unwrap();
+
+    let output = sandbox.run(&["status"]);
+    let line = stdout(&output)
+        .lines()
+        .nth(1)
+        .unwrap_or_else(|| panic!("{output:?}"));
+    let pid = std::process::id().to_string();
+    for cell in ["trainer-7", "GPU-07070707", "1 GiB", "4 GiB", &pid] {
+        assert!(line.contains(cell), "{cell} in {line}");
+    }
+    let json: Value = serde_json::from_slice(&sandbox.run(&["status", "--json"]).stdout).unwrap();
+    let container = &json["containers"][0];
+    assert_eq!(container["container"], "trainer-7");
+    assert_eq!(container["devices"][0]["memory_bytes_current"], 1_u64 << 30);
+    assert_eq!(container["devices"][0]["memory_bytes_max"], 4_u64 << 30);
+}
+
+#[test]
+fn no_simulated_machine_is_said_and_none_is_started() {
+    let sandbox = Sandbox::new();
+    let output = sandbox.run(&["sim", "status", "--json"]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(
+        stderr(&output).contains("no simulated machine is running"),
+        "{output:?}"
+    );
+    assert!(
+        !sandbox.path("machine").exists(),
+        "looking leaves nothing behind"
+    );
+}
+
+#[test]
+fn the_profiles_are_listed() {
+    let output = Sandbox::new().run(&["sim", "profiles"]);
+    assert!(
+        stdout(&output)
+            .lines()
+            .any(|line| line.starts_with("t4 ") && line.contains("T4")),
+        "{output:?}"
+    );
+}
+
+#[test]
+fn a_reader_that_leaves_early_is_not_complained_about() {
+    let sandbox = Sandbox::new();
+    let mut command = sandbox.command(&["sim", "profiles"]);
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), stderr(&output)), (Some(0), ""));
+}
