@@ -71,7 +71,7 @@ pub fn resolve(
     }
     abis.filter(|symbol| serves(symbol.stream_variant, per_thread))
         .filter(|symbol| i64::from(symbol.introduced) <= i64::from(cuda_version))
-        .max_by_key(|symbol| (symbol.introduced, symbol.abi_version))
+        .max_by_key(|symbol| symbol.introduced)
         .map_or(Resolution::VersionNotSufficient, Resolution::Found)
 }
 

@@ -310,6 +310,22 @@ mod tests {
         }
     }
 
+    #[test]
+    fn no_two_abis_of_a_function_begin_with_the_same_version() {
+        let mut begins = BTreeSet::new();
+        for symbol in DRIVER.iter().filter(|symbol| symbol.introduced != NEVER) {
+            let per_thread = matches!(
+                symbol.stream_variant,
+                StreamVariant::Ptds | StreamVariant::Ptsz
+            );
+            assert!(
+                begins.insert((symbol.base, symbol.introduced, per_thread)),
+                "{}",
+                symbol.name
+            );
+        }
+    }
+
     fn types(symbol: &Symbol) -> Option<Vec<&'static str>> {
         symbol
             .parameters
