@@ -3,6 +3,7 @@
 //! Nothing here is exported to C and nothing here runs on its own: the interposing library, the simulated driver and
 //! the tests read the same tables, `symbols/*.tsv`, from which `scripts/generate-abi` writes much of this crate.
 #![no_std]
+#![forbid(unsafe_code)]
 
 #[cfg(test)]
 extern crate std;
