@@ -1,1 +1,23 @@
 //! The preload that stands between a CUDA program and the driver.
+//!
+//! One call, for example `cuMemAlloc_v2`: the row in [`table`] → the door in [`entry`] → the hook in [`hooks`] → the quota in
+//! `limiter` → the real driver in [`driver`] → back, with the driver's own status. How a caller gets to the row: [`lookup`].
+//! What the process is and has: [`runtime`]. Nothing runs when this library is loaded.
+#![deny(unsafe_code)]
+#![cfg_attr(
+    not(test),
+    deny(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::cast_possible_truncation)
+)]
+
+mod completion;
+mod driver;
+mod elf;
+mod entry;
+mod hooks;
+mod live;
+mod log;
+mod lookup;
+#[cfg(test)]
+mod not_yet;
+mod runtime;
+mod table;

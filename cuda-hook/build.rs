@@ -1,0 +1,9 @@
+//! Link arguments of the preload.
+
+fn main() {
+    println!("cargo:rerun-if-changed=build.rs");
+    // The driver's exit handlers may still call us after a `dlclose`: once loaded, stay.
+    println!("cargo:rustc-cdylib-link-arg=-Wl,-z,nodelete");
+    // Every missing symbol is known at load time, never at a first call inside somebody's launch.
+    println!("cargo:rustc-cdylib-link-arg=-Wl,-z,now");
+}

@@ -1,0 +1,279 @@
+//! The ends of launches: an event behind each, two around those that are timed, and one thread that looks at them.
+//!
+//! The thread starts with the first limited launch of the process, sleeps while nothing is outstanding, and else looks
+//! every [`LOOK_EVERY_NS`]. It never synchronises and never makes a context: it borrows the launch's own. Events are
+//! recorded by the launching thread only, which has seen that the stream does not record into a graph.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+use std::ptr;
+
+use cuda_sys_stubs::abi::*;
+use limiter::clock;
+use limiter::share::{Reservation, Share, Timing};
+use limiter::units::GpuNs;
+use once_cell::sync::OnceCell;
+use parking_lot::Mutex;
+use rustix::thread::futex;
+use rustix::time::Timespec;
+
+use crate::driver::Driver;
+use crate::entry::Cx;
+use crate::runtime::{self, Attachment};
+
+/// How often outstanding launches are looked at: an end is known too late by half of it on the average.
+const LOOK_EVERY_NS: i64 = 100_000;
+
+/// Streams without outstanding launches that are kept on record, so that a steady launch allocates nothing.
+const IDLE_STREAMS_MAX: usize = 64;
+
+/// A driver's handle, as a number that may go from thread to thread.
+type Handle = usize;
+
+/// An event of ours, with the kind that it was made as.
+#[derive(Clone, Copy)]
+struct Event {
+    handle: Handle,
+    kind: EventKind,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum EventKind {
+    /// Carries a timestamp.
+    Timed,
+    /// Tells only that it was reached: a tenth of the cost.
+    Untimed,
+}
+
+impl Event {
+    fn raw(self) -> CUevent {
+        ptr::with_exposed_provenance_mut(self.handle)
+    }
+}
+
+/// A launch that has not been seen to have ended.
+struct Outstanding {
+    start: Option<Event>,
+    end: Event,
+    reservation: Reservation,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct StreamKey {
+    context: Handle,
+    stream: Handle,
+}
+
+#[derive(Default)]
+struct State {
+    /// In order of launch, which is the order in which they end.
+    streams: HashMap<StreamKey, VecDeque<Outstanding>>,
+    outstanding_count: usize,
+    /// Events that are not in use, by their context.
+    spare: HashMap<Handle, Vec<Event>>,
+}
+
+impl State {
+    fn take_spare(&mut self, context: Handle, kind: EventKind) -> Option<Event> {
+        let spare = self.spare.get_mut(&context)?;
+        let position = spare.iter().rposition(|event| event.kind == kind)?;
+        Some(spare.swap_remove(position))
+    }
+
+    /// Keeps the events for other launches, unless their context is gone.
+    fn put_spare(&mut self, context: Handle, events: impl IntoIterator<Item = Event>) {
+        if let Some(spare) = self.spare.get_mut(&context) {
+            spare.extend(events);
+        }
+    }
+
+    /// Adds a launch; whether it is the only one outstanding.
+    fn push(&mut self, key: StreamKey, launch: Outstanding) -> bool {
+        self.streams.entry(key).or_default().push_back(launch);
+        self.outstanding_count = self.outstanding_count.saturating_add(1);
+        self.outstanding_count == 1
+    }
+
+    fn pop(&mut self, key: StreamKey) -> Option<Outstanding> {
+        let launch = self.streams.get_mut(&key)?.pop_front()?;
+        self.outstanding_count = self.outstanding_count.saturating_sub(1);
+        Some(launch)
+    }
+
+    fn first_end(&self, key: StreamKey) -> Option<Event> {
+        Some(self.streams.get(&key)?.front()?.end)
+    }
+
+    fn busy_streams(&self) -> impl Iterator<Item = StreamKey> {
+        self.streams.iter().filter(|(_, launches)| !launches.is_empty()).map(|(&key, _)| key)
+    }
+
+    fn forget_idle_streams(&mut self) {
+        if self.outstanding_count == 0 && self.streams.len() > IDLE_STREAMS_MAX {
+            self.streams.clear();
+        }
+    }
+
+    /// Takes out everything of a context.
+    fn remove_context(&mut self, context: Handle) -> Vec<Outstanding> {
+        self.spare.remove(&context);
+        let removed: Vec<_> =
+            self.streams.extract_if(|key, _| key.context == context).flat_map(|(_, launches)| launches).collect();
+        self.outstanding_count = self.outstanding_count.saturating_sub(removed.len());
+        removed
+    }
+}
+
+/// The outstanding launches of this process.
+#[derive(Default)]
+pub(crate) struct Completion {
+    state: Mutex<State>,
+    /// Held during a look, that is, across queries of events, none of which waits: so that nobody destroys a context meanwhile.
+    looking: Mutex<()>,
+    /// Rises when the first launch becomes outstanding: the futex on which the watching thread sleeps.
+    woken: AtomicU32,
+    watch: OnceCell<()>,
+}
+
+impl Completion {
+    /// Whether somebody watches for ends: the thread starts here. `false` if it cannot.
+    pub(crate) fn is_watching(&self, cx: Cx) -> bool {
+        let start = || runtime::spawn("cuda-hook", move || watch(cx)).inspect_err(|reason| tracing::error!("no thread: {reason}"));
+        self.watch.get_or_try_init(start).is_ok()
+    }
+
+    /// Lets go of a context that is about to end: its events end with it.
+    pub(crate) fn forget_context(&self, share: &Share, context: CUcontext) {
+        let removed = self.state.lock().remove_context(context.expose_provenance());
+        drop(self.looking.lock());
+        let now = clock::monotonic();
+        for launch in removed {
+            share.completed(launch.reservation, None, now);
+        }
+    }
+
+    fn event(&self, driver: &Driver, context: Handle, kind: EventKind) -> Option<Event> {
+        if let Some(spare) = self.state.lock().take_spare(context, kind) {
+            return Some(spare);
+        }
+        let create = || driver.create_event(kind);
+        let current = driver.current_context().ok()?.expose_provenance();
+        let created = if current == context {
+            create()
+        } else {
+            driver.with_context(ptr::with_exposed_provenance_mut(context), create).flatten()
+        };
+        self.state.lock().spare.entry(context).or_default();
+        Some(Event { handle: created.ok()?.expose_provenance(), kind })
+    }
+
+    /// Looks once at the oldest launch of every stream, and at its next if that has ended; how many are left.
+    fn look(&self, driver: &Driver, share: &Share) -> usize {
+        let _looking = self.looking.lock();
+        let mut streams: Vec<StreamKey> = self.state.lock().busy_streams().collect();
+        streams.sort_unstable_by_key(|key| key.context);
+        for same_context in streams.chunk_by(|a, b| a.context == b.context) {
+            let Some(first) = same_context.first() else { continue };
+            let context = ptr::with_exposed_provenance_mut(first.context);
+            let looked = driver.with_context(context, || {
+                for &key in same_context {
+                    self.look_at(driver, share, key);
+                }
+            });
+            if looked.is_err() {
+                // The context is gone in a way that we did not see.
+                for launch in self.state.lock().remove_context(first.context) {
+                    share.completed(launch.reservation, None, clock::monotonic());
+                }
+            }
+        }
+        let mut state = self.state.lock();
+        state.forget_idle_streams();
+        state.outstanding_count
+    }
+
+    /// Settles what has ended on one stream, whose context is current.
+    fn look_at(&self, driver: &Driver, share: &Share, key: StreamKey) {
+        loop {
+            let Some(end) = self.state.lock().first_end(key) else { return };
+            let reached = driver.event_reached(end.raw());
+            if reached == Ok(false) {
+                return;
+            }
+            let Some(ended) = self.state.lock().pop(key) else { return };
+            let now = clock::monotonic();
+            let elapsed = ended.start.filter(|_| reached.is_ok()).and_then(|start| elapsed(driver, start, end));
+            share.completed(ended.reservation, elapsed.map(|elapsed| Timing { elapsed, ended_at: now }), now);
+            if reached.is_ok() {
+                self.state.lock().put_spare(key.context, ended.start.into_iter().chain([end]));
+            }
+        }
+    }
+}
+
+/// The time between two reached events.
+fn elapsed(driver: &Driver, start: Event, end: Event) -> Option<GpuNs> {
+    let elapsed_ms = driver.elapsed_ms(start.raw(), end.raw()).ok()?;
+    let elapsed = Duration::try_from_secs_f64(f64::from(elapsed_ms) / 1e3).ok()?;
+    Some(GpuNs::new(u64::try_from(elapsed.as_nanos()).ok()?))
+}
+
+/// The watching thread.
+fn watch(cx: Cx) {
+    let Cx { driver, attachment: Attachment { completion, share, .. } } = cx;
+    let pause = Timespec { tv_sec: 0, tv_nsec: LOOK_EVERY_NS };
+    loop {
+        let woken = completion.woken.load(Ordering::Acquire);
+        let outstanding_count = completion.look(driver, share);
+        if outstanding_count > 0 {
+            share.heartbeat(clock::monotonic());
+        }
+        // Any way in which the wait ends is a reason to look again.
+        let timeout = (outstanding_count > 0).then_some(&pause);
+        let _ = futex::wait(&completion.woken, futex::Flags::PRIVATE, woken, timeout);
+    }
+}
+
+/// A launch on its way to the driver.
+pub(crate) struct Launch {
+    stream: StreamKey,
+    events: Option<(Option<Event>, Event)>,
+}
+
+impl Launch {
+    /// Gets ready to see the end of what is about to be launched on `stream`, and to time it if so asked.
+    pub(crate) fn begin(cx: Cx, stream: CUstream, timed: bool) -> Self {
+        let completion = &cx.attachment.completion;
+        let context = cx.driver.context_of(stream).map_or(0, |context| context.expose_provenance());
+        let kind = if timed { EventKind::Timed } else { EventKind::Untimed };
+        let event = || completion.event(cx.driver, context, kind);
+        let start = if timed { event() } else { None };
+        let started = start.filter(|start| cx.driver.record_event(start.raw(), stream).is_ok());
+        let key = StreamKey { context, stream: stream.expose_provenance() };
+        Self { stream: key, events: event().map(|end| (started, end)) }
+    }
+
+    /// The driver has taken the launch.
+    pub(crate) fn finish(self, cx: Cx, reservation: Reservation) {
+        let Attachment { completion, share, .. } = cx.attachment;
+        let stream = ptr::with_exposed_provenance_mut(self.stream.stream);
+        let recorded = self.events.filter(|(_, end)| cx.driver.record_event(end.raw(), stream).is_ok());
+        let Some((start, end)) = recorded else {
+            // Its end will not be seen: what was reserved is what it is charged.
+            return share.completed(reservation, None, clock::monotonic());
+        };
+        if completion.state.lock().push(self.stream, Outstanding { start, end, reservation }) {
+            completion.woken.fetch_add(1, Ordering::Release);
+            // Nobody to wake: the thread is looking, and will see the number risen.
+            let _ = futex::wake(&completion.woken, futex::Flags::PRIVATE, 1);
+        }
+    }
+
+    /// The driver has refused the launch.
+    pub(crate) fn abandon(self, cx: Cx) {
+        if let Some((start, end)) = self.events {
+            cx.attachment.completion.state.lock().put_spare(self.stream.context, start.into_iter().chain([end]));
+        }
+    }
+}

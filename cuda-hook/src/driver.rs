@@ -1,0 +1,315 @@
+//! The real libraries: opened by the name under which every program opens them, resolved once.
+//!
+//! What a row of the table forwards to stands in its `Rows`; what we ask the driver ourselves stands below, behind
+//! functions that say what they need.
+#![expect(unsafe_code, reason = "loads a library and calls it through function pointers")]
+#![expect(non_snake_case, reason = "fields are named as the driver's functions")]
+
+use std::ffi::{CStr, OsStr, c_char, c_uint, c_void};
+use std::path::Path;
+use std::ptr;
+
+use cuda_sys_stubs::abi::*;
+use cuda_sys_stubs::nvml_abi::{NVML_SUCCESS, nvmlDevice_t};
+use cuda_sys_stubs::{nvml_pfn, pfn};
+use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
+use limiter::units::DeviceUuid;
+
+use crate::completion::EventKind;
+use crate::lookup;
+use crate::table::{DriverRows, NvmlRows};
+
+/// The driver under the name that programs ask the loader for.
+pub(crate) const DRIVER_SONAME: &CStr = c"libcuda.so.1";
+/// The management library likewise.
+pub(crate) const NVML_SONAME: &CStr = c"libnvidia-ml.so.1";
+
+/// The functions that a loaded library exports, by name: each `None` where it has none.
+macro_rules! functions {
+    ($(#[$meta:meta])* $visibility:vis struct $table:ident from $types:ident { $($name:ident),* $(,)? }) => {
+        $(#[$meta])*
+        $visibility struct $table { $( pub(crate) $name: Option<$types::$name>, )* }
+
+        impl $table {
+            /// # Safety
+            /// `address_of` answers null, or the address of the function of that name and of the ABI's type.
+            pub(crate) unsafe fn resolve(address_of: &dyn Fn(&CStr) -> *mut c_void) -> Self {
+                Self { $(
+                    // SAFETY: a pointer and an optional function pointer are alike, null being `None`; the
+                    // caller promises the function's type.
+                    $name: unsafe {
+                        std::mem::transmute::<*mut c_void, Option<$types::$name>>(address_of(
+                            const { $crate::table::c_name(concat!(stringify!($name), "\0")) }
+                        ))
+                    },
+                )* }
+            }
+        }
+    };
+}
+pub(crate) use functions;
+
+functions! {
+    /// What we ask the driver on our own account, under limits only.
+    struct Questions from pfn {
+        cuCtxGetCurrent, cuCtxGetDevice, cuCtxPopCurrent_v2, cuCtxPushCurrent_v2,
+        cuDeviceGet, cuDeviceGetCount, cuDeviceGetUuid, cuDeviceGetUuid_v2, cuDevicePrimaryCtxGetState, cuDevicePrimaryCtxRetain,
+        cuEventCreate, cuEventElapsedTime, cuEventQuery, cuEventRecord,
+        cuStreamGetCtx, cuStreamIsCapturing,
+    }
+}
+
+functions! {
+    /// What we ask NVML on our own account.
+    struct NvmlQuestions from nvml_pfn { nvmlDeviceGetCount_v2, nvmlDeviceGetHandleByIndex_v2, nvmlDeviceGetUUID }
+}
+
+/// Why a real library cannot be used.
+#[derive(Debug)]
+pub(crate) struct OpenError {
+    name: String,
+    reason: String,
+}
+
+impl std::fmt::Display for OpenError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.name, self.reason)
+    }
+}
+
+/// Opens `name` as a program does, without making its symbols global. An object of that SONAME that the program has
+/// loaded already, from wherever, is the one that answers.
+fn open(name: &OsStr) -> Result<Library, OpenError> {
+    // SAFETY: the libraries opened here are those that a CUDA program opens itself; their initialisers are its own risk.
+    unsafe { Library::open(Some(name), RTLD_NOW | RTLD_LOCAL) }
+        .map_err(|reason| OpenError { name: name.to_string_lossy().into_owned(), reason: reason.to_string() })
+}
+
+/// The address of a symbol of `library`, asked of the real `dlsym`: ours would answer with ourselves.
+fn address_in(library: *mut c_void) -> impl Fn(&CStr) -> *mut c_void {
+    move |name| lookup::real_dlsym(library, name)
+}
+
+/// The real driver.
+pub(crate) struct Driver {
+    /// What the rows of the table forward to.
+    pub(crate) rows: DriverRows,
+    questions: Questions,
+}
+
+/// What the driver answered instead of success.
+pub(crate) type Status = CUresult;
+
+/// cuda.h: 0 and `CU_STREAM_LEGACY` (1), `CU_STREAM_PER_THREAD` (2) are handles of default streams.
+const DEFAULT_STREAM_HANDLE_MAX: usize = 2;
+
+fn checked(status: CUresult) -> Result<(), Status> {
+    if status == CUDA_SUCCESS { Ok(()) } else { Err(status) }
+}
+
+/// Calls the driver's function, if it has it: `ask!(self.cuCtxGetDevice(&raw mut device))`.
+macro_rules! ask {
+    ($driver:ident.$name:ident($($argument:expr),* $(,)?)) => {
+        match $driver.questions.$name {
+            // SAFETY: the driver's own function, called as its reference demands: see the caller.
+            Some(function) => checked(unsafe { function($($argument),*) }),
+            None => Err(CUDA_ERROR_NOT_FOUND),
+        }
+    };
+}
+
+impl Driver {
+    /// Opens the driver at `path`, or the one that the loader finds. It stays open for good.
+    pub(crate) fn open(path: Option<&Path>) -> Result<Self, OpenError> {
+        let soname = DRIVER_SONAME.to_string_lossy();
+        let library = open(path.map_or(OsStr::new(&*soname), Path::as_os_str))?.into_raw();
+        let address = address_in(library);
+        Ok(Self {
+            // SAFETY: the driver's promise: what it exports under these names is what its headers declare.
+            rows: unsafe { DriverRows::resolve(&address) },
+            // SAFETY: as above.
+            questions: unsafe { Questions::resolve(&address) },
+        })
+    }
+
+    /// The devices that the program sees, in its order, with their UUIDs.
+    pub(crate) fn devices(&self) -> Result<Vec<(CUdevice, DeviceUuid)>, Status> {
+        let mut count = 0;
+        ask!(self.cuDeviceGetCount(&raw mut count))?;
+        (0..count)
+            .map(|ordinal| {
+                let mut device = 0;
+                ask!(self.cuDeviceGet(&raw mut device, ordinal))?;
+                Ok((device, self.device_uuid(device)?))
+            })
+            .collect()
+    }
+
+    /// The second version tells MIG instances apart; drivers before 11.4 have only the first.
+    fn device_uuid(&self, device: CUdevice) -> Result<DeviceUuid, Status> {
+        let mut uuid = CUuuid { bytes: [0; 16] };
+        match ask!(self.cuDeviceGetUuid_v2(&raw mut uuid, device)) {
+            Err(CUDA_ERROR_NOT_FOUND) => ask!(self.cuDeviceGetUuid(&raw mut uuid, device))?,
+            answer => answer?,
+        }
+        Ok(DeviceUuid::from_bytes(uuid.bytes.map(i8::cast_unsigned)))
+    }
+
+    /// The device of this thread's current context.
+    pub(crate) fn current_device(&self) -> Result<CUdevice, Status> {
+        let mut device = 0;
+        ask!(self.cuCtxGetDevice(&raw mut device))?;
+        Ok(device)
+    }
+
+    /// This thread's current context, which may be null.
+    pub(crate) fn current_context(&self) -> Result<CUcontext, Status> {
+        let mut context = ptr::null_mut();
+        ask!(self.cuCtxGetCurrent(&raw mut context))?;
+        Ok(context)
+    }
+
+    /// Runs `work` with `context` current on this thread.
+    pub(crate) fn with_context<T>(&self, context: CUcontext, work: impl FnOnce() -> T) -> Result<T, Status> {
+        ask!(self.cuCtxPushCurrent_v2(context))?;
+        let answer = work();
+        let mut popped = ptr::null_mut();
+        ask!(self.cuCtxPopCurrent_v2(&raw mut popped))?;
+        Ok(answer)
+    }
+
+    /// The context that `stream` belongs to; a default stream, by any of its handles, is the current context's.
+    pub(crate) fn context_of(&self, stream: CUstream) -> Result<CUcontext, Status> {
+        if stream.addr() <= DEFAULT_STREAM_HANDLE_MAX {
+            return self.current_context();
+        }
+        let mut context = ptr::null_mut();
+        ask!(self.cuStreamGetCtx(stream, &raw mut context))?;
+        Ok(context)
+    }
+
+    /// The device that `stream` runs on.
+    pub(crate) fn stream_device(&self, stream: CUstream) -> Result<CUdevice, Status> {
+        let context = self.context_of(stream)?;
+        if context == self.current_context()? {
+            return self.current_device();
+        }
+        self.with_context(context, || self.current_device())?
+    }
+
+    /// Whether what is submitted to `stream` is recorded into a graph instead of run.
+    pub(crate) fn is_capturing(&self, stream: CUstream) -> Result<bool, Status> {
+        let mut status = CU_STREAM_CAPTURE_STATUS_NONE;
+        ask!(self.cuStreamIsCapturing(stream, &raw mut status))?;
+        Ok(status != CU_STREAM_CAPTURE_STATUS_NONE)
+    }
+
+    /// Frees linear memory that the program does not know of.
+    pub(crate) fn free(&self, pointer: CUdeviceptr) -> CUresult {
+        // SAFETY: the driver's own function; a pointer that is not its own is refused by it.
+        self.rows.cuMemFree_v2.map_or(CUDA_ERROR_NOT_FOUND, |free| unsafe { free(pointer) })
+    }
+
+    /// Whether `device` has a primary context.
+    pub(crate) fn has_primary_context(&self, device: CUdevice) -> Result<bool, Status> {
+        let (mut flags, mut active) = (0, 0);
+        ask!(self.cuDevicePrimaryCtxGetState(device, &raw mut flags, &raw mut active))?;
+        Ok(active != 0)
+    }
+
+    /// The primary context of `device`, which must have one. It is retained and released to be told.
+    pub(crate) fn primary_context(&self, device: CUdevice) -> Result<CUcontext, Status> {
+        let mut context = ptr::null_mut();
+        ask!(self.cuDevicePrimaryCtxRetain(&raw mut context, device))?;
+        // SAFETY: the driver's own function, giving back what was retained above.
+        let released = self.rows.cuDevicePrimaryCtxRelease_v2.map(|release| unsafe { release(device) });
+        checked(released.unwrap_or(CUDA_ERROR_NOT_FOUND))?;
+        Ok(context)
+    }
+
+    /// A new event of the current context.
+    pub(crate) fn create_event(&self, kind: EventKind) -> Result<CUevent, Status> {
+        let flags = match kind {
+            EventKind::Timed => CU_EVENT_DEFAULT,
+            EventKind::Untimed => CU_EVENT_DISABLE_TIMING,
+        };
+        let mut event = ptr::null_mut();
+        ask!(self.cuEventCreate(&raw mut event, flags))?;
+        Ok(event)
+    }
+
+    /// Records `event` behind what `stream` holds.
+    pub(crate) fn record_event(&self, event: CUevent, stream: CUstream) -> Result<(), Status> {
+        ask!(self.cuEventRecord(event, stream))
+    }
+
+    /// Whether what stood before `event` in its stream has finished.
+    pub(crate) fn event_reached(&self, event: CUevent) -> Result<bool, Status> {
+        match ask!(self.cuEventQuery(event)) {
+            Ok(()) => Ok(true),
+            Err(CUDA_ERROR_NOT_READY) => Ok(false),
+            Err(status) => Err(status),
+        }
+    }
+
+    /// Milliseconds between two reached events; resolution about 0.5 µs.
+    pub(crate) fn elapsed_ms(&self, start: CUevent, end: CUevent) -> Result<f32, Status> {
+        let mut elapsed_ms = 0.0;
+        ask!(self.cuEventElapsedTime(&raw mut elapsed_ms, start, end))?;
+        Ok(elapsed_ms)
+    }
+}
+
+/// The real management library.
+pub(crate) struct Nvml {
+    /// What the rows of the table forward to.
+    pub(crate) rows: NvmlRows,
+    questions: NvmlQuestions,
+}
+
+/// Room for a UUID as NVML writes it (`NVML_DEVICE_UUID_V2_BUFFER_SIZE`).
+const UUID_TEXT_BYTES: usize = 96;
+
+impl Nvml {
+    /// Opens the library that the loader finds. It stays open for good.
+    pub(crate) fn open() -> Result<Self, OpenError> {
+        let soname = NVML_SONAME.to_string_lossy();
+        let library = open(OsStr::new(&*soname))?.into_raw();
+        let address = address_in(library);
+        Ok(Self {
+            // SAFETY: the library's promise: what it exports under these names is what its headers declare.
+            rows: unsafe { NvmlRows::resolve(&address) },
+            // SAFETY: as above.
+            questions: unsafe { NvmlQuestions::resolve(&address) },
+        })
+    }
+
+    /// The UUIDs of the devices that this process may see, in NVML's order.
+    pub(crate) fn device_uuids(&self) -> Option<Vec<DeviceUuid>> {
+        let mut count = 0;
+        // SAFETY: NVML's own function; the out-pointer is live.
+        let status = unsafe { (self.questions.nvmlDeviceGetCount_v2?)(&raw mut count) };
+        (status == NVML_SUCCESS).then_some(())?;
+        (0..count)
+            .map(|index| {
+                let mut device = ptr::null_mut();
+                // SAFETY: as above.
+                let status = unsafe { (self.questions.nvmlDeviceGetHandleByIndex_v2?)(index, &raw mut device) };
+                (status == NVML_SUCCESS).then(|| self.device_uuid(device)).flatten()
+            })
+            .collect()
+    }
+
+    /// The UUID of a device that the caller holds a valid handle of.
+    pub(crate) fn device_uuid(&self, device: nvmlDevice_t) -> Option<DeviceUuid> {
+        let mut text = [0 as c_char; UUID_TEXT_BYTES];
+        let length = c_uint::try_from(text.len()).ok()?;
+        // SAFETY: the caller's handle; the buffer is as long as said.
+        let status = unsafe { (self.questions.nvmlDeviceGetUUID?)(device, text.as_mut_ptr(), length) };
+        if status != NVML_SUCCESS {
+            return None;
+        }
+        let bytes = text.map(c_char::cast_unsigned);
+        CStr::from_bytes_until_nul(&bytes).ok()?.to_str().ok()?.parse().ok()
+    }
+}

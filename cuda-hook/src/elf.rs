@@ -1,0 +1,219 @@
+//! The loaded objects of this process, read as the ELF images that they are.
+//!
+//! We export `dlsym` and `dlvsym`, so inside this library those names mean ourselves: the real ones cannot be asked
+//! for by name. They are read out of glibc's own symbol table, once. The same reader tells which object defines an
+//! address, by which `dlsym` knows the driver from a library that merely has functions of the driver's names.
+//!
+//! Sources: ELF-64 object file format (dynamic section, symbol table), the GNU hash section as glibc's `dl-lookup.c`
+//! reads it, `dl_iterate_phdr(3)`, `dladdr1(3)`.
+#![expect(unsafe_code, reason = "reads the loader's structures and ELF tables in place")]
+
+use std::ffi::{CStr, c_char, c_int, c_void};
+use std::{mem, ptr, slice};
+
+const DT_NULL: i64 = 0;
+const DT_STRTAB: i64 = 5;
+const DT_SYMTAB: i64 = 6;
+const DT_SONAME: i64 = 14;
+const DT_GNU_HASH: i64 = 0x6fff_fef5;
+/// `dladdr1`'s request for the object's [`LinkMap`] (`dlfcn.h`).
+const RTLD_DL_LINKMAP: c_int = 2;
+
+/// `Elf64_Dyn`.
+#[repr(C)]
+struct DynamicEntry {
+    tag: i64,
+    value: u64,
+}
+
+/// The public head of glibc's `struct link_map` (`link.h`).
+#[repr(C)]
+struct LinkMap {
+    base: usize,
+    name: *const c_char,
+    dynamic: *const DynamicEntry,
+}
+
+/// The fixed head of a GNU hash section.
+#[repr(C)]
+struct GnuHash {
+    buckets: u32,
+    first_symbol: u32,
+    bloom_words: u32,
+    bloom_shift: u32,
+}
+
+/// An object that the loader has mapped.
+#[derive(Clone, Copy)]
+pub(crate) struct Object {
+    base: usize,
+    dynamic: *const DynamicEntry,
+}
+
+impl Object {
+    /// The object that defines the function at `address`; `None` for an address in no object.
+    pub(crate) fn defining(address: *const c_void) -> Option<Self> {
+        let mut map: *const LinkMap = ptr::null();
+        // SAFETY: all bytes zero are a valid `Dl_info`; it is written before it is read, and not read at all.
+        let mut info: libc::Dl_info = unsafe { mem::zeroed() };
+        // SAFETY: `dladdr1` takes any address; both out-pointers are live, the second typed as the flag demands.
+        let found = unsafe {
+            libc::dladdr1(
+                address,
+                &raw mut info,
+                (&raw mut map).cast::<*mut c_void>(),
+                RTLD_DL_LINKMAP,
+            )
+        };
+        if found == 0 {
+            return None;
+        }
+        // SAFETY: the loader's promise: on success the map is that of a loaded object, and lives as long as it does.
+        let map = unsafe { map.as_ref() }?;
+        Some(Self { base: map.base, dynamic: map.dynamic })
+    }
+
+    /// The first loaded object that answers `wanted` with a value.
+    pub(crate) fn find_map<T>(mut wanted: impl FnMut(Self) -> Option<T>) -> Option<T> {
+        let mut found = None;
+        let mut visit = |object| {
+            found = wanted(object);
+            found.is_some()
+        };
+        let mut visit: &mut dyn FnMut(Self) -> bool = &mut visit;
+        // SAFETY: the callback gets back the pointer given here, while `visit` is alive.
+        unsafe { libc::dl_iterate_phdr(Some(visit_object), (&raw mut visit).cast()) };
+        found
+    }
+
+    /// The name under which other objects need this one (`DT_SONAME`).
+    pub(crate) fn soname(&self) -> Option<&CStr> {
+        let offset = usize::try_from(self.value_of(DT_SONAME)?).ok()?;
+        let strings = self.address_of(DT_STRTAB)? as *const c_char;
+        // SAFETY: the object's promise: the name is a terminated string inside its string table.
+        Some(unsafe { CStr::from_ptr(strings.add(offset)) })
+    }
+
+    /// The address of the function `name` that this object itself defines, whatever its version.
+    pub(crate) fn function(&self, name: &CStr) -> Option<*mut c_void> {
+        let symbols = self.address_of(DT_SYMTAB)? as *const libc::Elf64_Sym;
+        let strings = self.address_of(DT_STRTAB)? as *const c_char;
+        self.hash_chain(name)?.find_map(|index| {
+            // SAFETY: the object's promise: what its hash section names is in its symbol table.
+            let symbol = unsafe { &*symbols.add(usize::try_from(index).ok()?) };
+            // SAFETY: as above, for the string table.
+            let symbol_name = unsafe { CStr::from_ptr(strings.add(usize::try_from(symbol.st_name).ok()?)) };
+            let defined = symbol.st_shndx != 0 && symbol.st_value != 0;
+            let address = self.base.checked_add(usize::try_from(symbol.st_value).ok()?)?;
+            (defined && symbol_name == name).then_some(address as *mut c_void)
+        })
+    }
+
+    /// The symbol indices whose names hash as `name` does.
+    fn hash_chain(&self, name: &CStr) -> Option<impl Iterator<Item = u32>> {
+        let head = self.address_of(DT_GNU_HASH)? as *const GnuHash;
+        // SAFETY: the object's promise: its hash section starts with this head.
+        let GnuHash { buckets, first_symbol, bloom_words, .. } = *unsafe { &*head };
+        // SAFETY: the Bloom filter follows the head, one machine word each; the buckets follow it.
+        let bucket_table = unsafe { head.add(1).cast::<u64>().add(usize::try_from(bloom_words).ok()?) }.cast::<u32>();
+        let bucket_count = usize::try_from(buckets).ok()?;
+        // SAFETY: as many buckets as the head says.
+        let bucket_slice = unsafe { slice::from_raw_parts(bucket_table, bucket_count) };
+        let hash = gnu_hash(name);
+        let start = *bucket_slice.get(usize::try_from(hash.checked_rem(buckets)?).ok()?)?;
+        // SAFETY: the chain, one word for each hashed symbol, follows the buckets.
+        let chain = unsafe { bucket_table.add(bucket_count) };
+        let mut next = (start >= first_symbol).then_some(start);
+        let hashes = std::iter::from_fn(move || {
+            let index = next?;
+            let position = usize::try_from(index.checked_sub(first_symbol)?).ok()?;
+            // SAFETY: the object's promise: a chain ends with a word whose lowest bit is set, and is not read past it.
+            let word = unsafe { *chain.add(position) };
+            next = if word & 1 == 0 { index.checked_add(1) } else { None };
+            Some((index, word))
+        });
+        Some(hashes.filter(move |(_, word)| word | 1 == hash | 1).map(|(index, _)| index))
+    }
+
+    /// The address that a dynamic entry holds: glibc stores it relocated, other loaders (and the vDSO) as an offset.
+    fn address_of(&self, tag: i64) -> Option<usize> {
+        let value = usize::try_from(self.value_of(tag)?).ok()?;
+        if value < self.base { self.base.checked_add(value) } else { Some(value) }
+    }
+
+    fn value_of(&self, tag: i64) -> Option<u64> {
+        let mut entry = self.dynamic;
+        loop {
+            // SAFETY: the object's promise: its dynamic section ends with a null entry, and is not read past it.
+            let DynamicEntry { tag: this_tag, value } = *unsafe { entry.as_ref() }?;
+            if this_tag == tag {
+                return Some(value);
+            }
+            if this_tag == DT_NULL {
+                return None;
+            }
+            // SAFETY: as above: this was not the last entry.
+            entry = unsafe { entry.add(1) };
+        }
+    }
+}
+
+/// The hash of a GNU hash section (Bernstein's, 5381 and times 33).
+fn gnu_hash(name: &CStr) -> u32 {
+    name.to_bytes()
+        .iter()
+        .fold(5381_u32, |hash, &byte| hash.wrapping_mul(33).wrapping_add(u32::from(byte)))
+}
+
+/// # Safety
+/// `info` as `dl_iterate_phdr` gives it; `visit` a live `&mut dyn FnMut(Object) -> bool`.
+unsafe extern "C" fn visit_object(info: *mut libc::dl_phdr_info, _size: usize, visit: *mut c_void) -> c_int {
+    // SAFETY: the loader's promise: `info` is valid during the callback.
+    let Some(info) = (unsafe { info.as_ref() }) else { return 0 };
+    // SAFETY: the caller's promise.
+    let visit = unsafe { &mut *visit.cast::<&mut dyn FnMut(Object) -> bool>() };
+    // SAFETY: the loader's promise: that many program headers.
+    let headers = unsafe { slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum)) };
+    let base = info.dlpi_addr as usize;
+    let dynamic = headers.iter().find(|header| header.p_type == libc::PT_DYNAMIC);
+    match dynamic {
+        Some(header) => {
+            let dynamic = base.wrapping_add(header.p_vaddr as usize) as *const DynamicEntry;
+            c_int::from(visit(Object { base, dynamic }))
+        }
+        None => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn libc_object() -> Object {
+        Object::find_map(|object| (object.soname() == Some(c"libc.so.6")).then_some(object)).unwrap()
+    }
+
+    #[test]
+    fn a_function_is_found_where_the_loader_finds_it() {
+        for (name, address) in [
+            (c"dlsym", libc::dlsym as *mut c_void),
+            (c"dlvsym", libc::dlvsym as *mut c_void),
+            (c"getpid", libc::getpid as *mut c_void),
+        ] {
+            let found = libc_object().function(name);
+            assert_eq!(found, Some(address), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn a_function_that_is_not_there_is_not_found() {
+        assert_eq!(libc_object().function(c"cuInit"), None);
+    }
+
+    #[test]
+    fn an_address_leads_back_to_its_object() {
+        let object = Object::defining(libc::getpid as *const c_void).unwrap();
+        assert_eq!(object.soname(), Some(c"libc.so.6"));
+        assert!(Object::defining(ptr::without_provenance(16)).is_none());
+    }
+}

@@ -1,0 +1,203 @@
+//! The one door from C into this library: every hooked symbol comes through [`enter`] or [`enter_attached`].
+//!
+//! In this order: no limits → the driver, after one atomic load; a refused configuration → the answer that fails closed;
+//! inside already → the driver, whose own calls are not the application's; poisoned → the answer that fails closed;
+//! otherwise the hook, and a panic in it ends here.
+
+use std::cell::Cell;
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use cuda_sys_stubs::Effect;
+use cuda_sys_stubs::abi::{self, CUresult};
+use cuda_sys_stubs::nvml_abi;
+
+use crate::driver::{Driver, Nvml};
+use crate::log;
+use crate::runtime::{self, Attachment, Runtime, Stance};
+
+/// One of the two libraries that we stand in front of. Both answer with an unsigned integer, 0 for success.
+pub(crate) trait Api {
+    /// The real library.
+    type Library: 'static;
+    /// What a call answers when the real library cannot be loaded.
+    const NO_LIBRARY: u32;
+    /// What a call answers when the real library lacks its function.
+    const NO_FUNCTION: u32;
+    /// What a call answers that would escape limits which cannot be enforced.
+    const UNENFORCEABLE: u32;
+    /// What a call answers in a poisoned process.
+    const POISONED: u32;
+
+    /// The real library, opened at first use.
+    fn library(runtime: &'static Runtime) -> Option<&'static Self::Library>;
+}
+
+/// The CUDA driver API.
+pub(crate) struct Cuda;
+
+impl Api for Cuda {
+    type Library = Driver;
+    const NO_LIBRARY: CUresult = abi::CUDA_ERROR_SHARED_OBJECT_INIT_FAILED;
+    const NO_FUNCTION: CUresult = abi::CUDA_ERROR_NOT_FOUND;
+    const UNENFORCEABLE: CUresult = abi::CUDA_ERROR_INVALID_VALUE;
+    const POISONED: CUresult = abi::CUDA_ERROR_UNKNOWN;
+
+    fn library(runtime: &'static Runtime) -> Option<&'static Driver> {
+        runtime.driver()
+    }
+}
+
+/// The NVIDIA management library.
+pub(crate) struct Management;
+
+impl Api for Management {
+    type Library = Nvml;
+    const NO_LIBRARY: u32 = nvml_abi::NVML_ERROR_LIBRARY_NOT_FOUND;
+    const NO_FUNCTION: u32 = nvml_abi::NVML_ERROR_FUNCTION_NOT_FOUND;
+    const UNENFORCEABLE: u32 = nvml_abi::NVML_ERROR_UNKNOWN;
+    const POISONED: u32 = nvml_abi::NVML_ERROR_UNKNOWN;
+
+    fn library(runtime: &'static Runtime) -> Option<&'static Nvml> {
+        runtime.nvml()
+    }
+}
+
+/// What a hook of an attached process works with.
+#[derive(Clone, Copy)]
+pub(crate) struct Cx {
+    /// The real driver.
+    pub(crate) driver: &'static Driver,
+    /// This process's place among its container's.
+    pub(crate) attachment: &'static Attachment,
+}
+
+/// Whether a call with this effect may go on when limits cannot be enforced.
+fn escapes_limits(effect: Effect) -> bool {
+    matches!(effect, Effect::Attach | Effect::Charge | Effect::Throttle)
+}
+
+/// The door for rows that need no attachment: the hook gets the runtime and the real library.
+pub(crate) fn enter<A: Api>(
+    effect: Effect,
+    forward: impl FnOnce(&'static A::Library) -> u32,
+    hook: impl FnOnce(&'static Runtime, &'static A::Library) -> u32,
+) -> u32 {
+    let runtime = runtime::get();
+    let Some(library) = A::library(runtime) else { return A::NO_LIBRARY };
+    match runtime.stance() {
+        Stance::Open(_) => forward(library),
+        Stance::Refused(refusal) if escapes_limits(effect) => {
+            refusal.say_once();
+            A::UNENFORCEABLE
+        }
+        Stance::Refused(_) => forward(library),
+        Stance::Limited(_) => guarded::<A>(effect, || forward(library), || hook(runtime, library)),
+    }
+}
+
+/// The door for rows of an attached process. Before `cuInit` there is nothing to attach to: the driver answers.
+pub(crate) fn enter_attached<A: Api<Library = Driver>>(
+    effect: Effect,
+    forward: impl FnOnce(&'static Driver) -> u32 + Copy,
+    hook: impl FnOnce(Cx) -> u32,
+) -> u32 {
+    enter::<A>(effect, forward, |runtime, driver| match runtime.attachment(driver) {
+        Ok(Some(attachment)) => hook(Cx { driver, attachment }),
+        Err(unusable) if escapes_limits(effect) => {
+            unusable.say_once();
+            A::UNENFORCEABLE
+        }
+        Ok(None) | Err(_) => forward(driver),
+    })
+}
+
+/// A hook that panicked: limits are not to be trusted, nor lifted.
+static POISONED: AtomicBool = AtomicBool::new(false);
+
+fn guarded<A: Api>(effect: Effect, forward: impl FnOnce() -> u32, hook: impl FnOnce() -> u32) -> u32 {
+    let Some(_inside) = Inside::enter() else { return forward() };
+    if POISONED.load(Ordering::Relaxed) {
+        return if escapes_limits(effect) { A::POISONED } else { forward() };
+    }
+    // The driver may have been called before the panic: calling it again could run the call twice.
+    panic::catch_unwind(AssertUnwindSafe(hook)).unwrap_or_else(|_panic| {
+        POISONED.store(true, Ordering::Relaxed);
+        A::POISONED
+    })
+}
+
+/// Makes a panic one line on stderr. Ours alone: the program's own `std`, if it has one, is another.
+pub(crate) fn report_panics() {
+    panic::set_hook(Box::new(|panic| {
+        log::line(format_args!("{panic}; allocations and launches of this process fail from now on"));
+    }));
+}
+
+thread_local! {
+    static INSIDE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// This thread is inside a hook. Made only when it was not before; a thread that is ending counts as inside.
+struct Inside;
+
+impl Inside {
+    fn enter() -> Option<Self> {
+        INSIDE.try_with(|inside| (!inside.replace(true)).then(|| Self)).ok().flatten()
+    }
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        // `try_with` fails only when the thread ends, and the flag with it.
+        let _ = INSIDE.try_with(|inside| inside.set(false));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hook_that_is_entered_from_inside_is_bypassed() {
+        let answer = guarded::<Cuda>(
+            Effect::Charge,
+            || 1,
+            || guarded::<Cuda>(Effect::Charge, || 2, || 3),
+        );
+        assert_eq!(answer, 2);
+        let afterwards = guarded::<Cuda>(Effect::Charge, || 1, || 4);
+        assert_eq!(afterwards, 4, "the outer call has left");
+    }
+
+    #[test]
+    fn a_refused_guard_does_not_clear_the_outer_one() {
+        let outer = Inside::enter();
+        assert!(outer.is_some());
+        assert!(Inside::enter().is_none());
+        assert!(Inside::enter().is_none(), "still inside");
+    }
+
+    #[test]
+    fn a_panic_closes_charges_and_launches_and_nothing_else() {
+        // Poison is for good, and of the process: the one test that sets it runs the others' checks after itself.
+        let poisoned = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "entry::tests::poison_in_a_process_of_its_own", "--nocapture"])
+            .env("CUDA_HOOK_TEST_POISON", "1")
+            .status()
+            .unwrap();
+        assert!(poisoned.success());
+    }
+
+    #[test]
+    fn poison_in_a_process_of_its_own() {
+        if std::env::var_os("CUDA_HOOK_TEST_POISON").is_none() {
+            return;
+        }
+        let panicking = guarded::<Cuda>(Effect::Report, || 0, || panic!("on purpose"));
+        assert_eq!(panicking, abi::CUDA_ERROR_UNKNOWN);
+        assert_eq!(guarded::<Cuda>(Effect::Charge, || 0, || 0), abi::CUDA_ERROR_UNKNOWN);
+        assert_eq!(guarded::<Cuda>(Effect::Throttle, || 0, || 0), abi::CUDA_ERROR_UNKNOWN);
+        assert_eq!(guarded::<Cuda>(Effect::Uncharge, || 7, || 0), 7, "forwarded");
+    }
+}

@@ -1,0 +1,157 @@
+//! Launches: a container past its share waits here, exactly as long as needed, holding no lock.
+//!
+//! What is launched on a stream that records into a graph is not run now: it passes, and is paid for when its graph is
+//! launched.
+#![expect(unsafe_code, reason = "reads the caller's launch configurations")]
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::ptr;
+
+use cuda_sys_stubs::abi::*;
+use limiter::clock;
+use limiter::price::KernelKey;
+use limiter::share::{Admit, Reservation};
+
+use crate::completion::Launch;
+use crate::entry::Cx;
+
+/// The stream that a handle of 0 means to most functions: the legacy default stream.
+pub(crate) const DEFAULT_STREAM: CUstream = ptr::null_mut();
+
+/// `CU_STREAM_PER_THREAD` of cuda.h: the handle that means this thread's default stream to every function.
+const PER_THREAD_STREAM: CUstream = ptr::without_provenance_mut(2);
+
+/// The stream that `stream` means to a `_ptsz` function.
+pub(crate) fn per_thread(stream: CUstream) -> CUstream {
+    if stream.is_null() { PER_THREAD_STREAM } else { stream }
+}
+
+/// The stream that `stream` means to a function without that suffix.
+pub(crate) fn as_given(stream: CUstream) -> CUstream {
+    stream
+}
+
+/// Names what is launched, with everything that its duration depends on and that can be seen.
+fn key_of(what: impl Hash) -> KernelKey {
+    let mut hasher = DefaultHasher::new();
+    what.hash(&mut hasher);
+    KernelKey(hasher.finish())
+}
+
+/// The device that `stream` runs on, in the share's order.
+fn device_index(cx: Cx, stream: CUstream) -> Option<usize> {
+    cx.attachment
+        .only_device_index()
+        .or_else(|| cx.attachment.device_index(cx.driver.stream_device(stream).ok()?))
+}
+
+/// Waits for the container's turn.
+fn admitted(cx: Cx, device_index: usize, key: KernelKey) -> Reservation {
+    let mut now = clock::monotonic();
+    loop {
+        match cx.attachment.share.admit(device_index, key, now) {
+            Admit::Granted(reservation) => return reservation,
+            Admit::NotBefore(deadline) => now = cx.attachment.share.wait(device_index, deadline),
+        }
+    }
+}
+
+/// Calls when it is this container's turn, and watches for the end of what was launched.
+fn throttled(cx: Cx, call: impl FnOnce() -> CUresult, key: KernelKey, stream: CUstream) -> CUresult {
+    let Some(device_index) = device_index(cx, stream) else { return call() };
+    let share = &cx.attachment.share;
+    if !share.is_limited(device_index) {
+        return call();
+    }
+    match cx.driver.is_capturing(stream) {
+        // On the legacy stream, while another stream captures: the driver will refuse the launch.
+        Ok(true) | Err(CUDA_ERROR_STREAM_CAPTURE_IMPLICIT) => return call(),
+        Ok(false) | Err(_) => {}
+    }
+    if !cx.attachment.completion.is_watching(cx) {
+        return CUDA_ERROR_OPERATING_SYSTEM;
+    }
+    let reservation = admitted(cx, device_index, key);
+    let timed = share.should_time(device_index, key, clock::monotonic());
+    let launch = Launch::begin(cx, stream, timed);
+    let status = call();
+    if status == CUDA_SUCCESS {
+        launch.finish(cx, reservation);
+    } else {
+        launch.abandon(cx);
+        share.cancel(reservation);
+    }
+    status
+}
+
+/// `cuLaunchKernel`, `cuLaunchCooperativeKernel` and, with a block shape set earlier, `cuLaunchGrid`.
+///
+/// # Safety
+/// As [`hooks`](crate::hooks).
+pub(crate) unsafe fn kernel(
+    cx: Cx,
+    call: impl FnOnce() -> CUresult,
+    function: CUfunction,
+    grid: [u32; 3],
+    block: [u32; 3],
+    shared_bytes: u32,
+    stream: CUstream,
+) -> CUresult {
+    throttled(cx, call, key_of((function, grid, block, shared_bytes)), stream)
+}
+
+/// `cuLaunchKernelEx`; `stream_of` says what its stream means.
+///
+/// # Safety
+/// As [`hooks`](crate::hooks).
+pub(crate) unsafe fn kernel_ex(
+    cx: Cx,
+    call: impl FnOnce() -> CUresult,
+    config: *const CUlaunchConfig,
+    function: CUfunction,
+    stream_of: fn(CUstream) -> CUstream,
+) -> CUresult {
+    // SAFETY: the caller's promise: null or its configuration.
+    let Some(config) = (unsafe { config.as_ref() }) else { return call() };
+    let grid = [config.gridDimX, config.gridDimY, config.gridDimZ];
+    let block = [config.blockDimX, config.blockDimY, config.blockDimZ];
+    // SAFETY: as of this hook.
+    unsafe { kernel(cx, call, function, grid, block, config.sharedMemBytes, stream_of(config.hStream)) }
+}
+
+/// `cuGraphLaunch`: a graph is paid for as a whole.
+///
+/// # Safety
+/// As [`hooks`](crate::hooks).
+pub(crate) unsafe fn graph(
+    cx: Cx,
+    call: impl FnOnce() -> CUresult,
+    graph: CUgraphExec,
+    stream: CUstream,
+) -> CUresult {
+    throttled(cx, call, key_of(graph), stream)
+}
+
+/// `cuLaunchCooperativeKernelMultiDevice`: one launch on each device, let go when it is this container's turn on all of them.
+///
+/// # Safety
+/// As [`hooks`](crate::hooks).
+pub(crate) unsafe fn multi_device(
+    cx: Cx,
+    call: impl FnOnce() -> CUresult,
+    launches: *const CUDA_LAUNCH_PARAMS,
+    count: u32,
+) -> CUresult {
+    if launches.is_null() || count == 0 {
+        return call();
+    }
+    // SAFETY: the caller's promise: that many launches.
+    let launches = unsafe { std::slice::from_raw_parts(launches, usize::try_from(count).unwrap_or(0)) };
+    let nested: Box<dyn FnOnce() -> CUresult + '_> = Box::new(call);
+    launches.iter().fold(nested, |inner, launch| {
+        let grid = [launch.gridDimX, launch.gridDimY, launch.gridDimZ];
+        let block = [launch.blockDimX, launch.blockDimY, launch.blockDimZ];
+        let key = key_of((launch.function, grid, block, launch.sharedMemBytes));
+        Box::new(move || throttled(cx, inner, key, launch.hStream))
+    })()
+}

@@ -1,0 +1,14 @@
+//! The hooks, by the driver API's own nouns.
+//!
+//! A hook is given `call`, which makes the program's own call of the real function, once: whether to make it, and what to
+//! do before and after, is all that a hook decides. Every hook is `unsafe` on the same terms: its arguments are those of
+//! a caller of the hooked symbol, under the driver's contract for them.
+
+pub(crate) mod array;
+pub(crate) mod context;
+pub(crate) mod launch;
+pub(crate) mod memory;
+pub(crate) mod nvml;
+pub(crate) mod pool;
+pub(crate) mod report;
+pub(crate) mod vmm;

@@ -1,0 +1,56 @@
+//! What NVML tells about memory: the container's, as the driver's own reports.
+//!
+//! NVML calls its own exports through its procedure linkage table, and so comes back in here from inside a hooked call: the
+//! door lets such calls through.
+#![expect(unsafe_code, reason = "rewrites what NVML has written to the caller's out-pointers")]
+
+use cuda_sys_stubs::nvml_abi::{NVML_SUCCESS, nvmlDevice_t, nvmlMemory_t, nvmlMemory_v2_t, nvmlReturn_t};
+
+use crate::driver::Nvml;
+use crate::hooks::report;
+use crate::runtime::{MemoryUse, Runtime, Stance};
+
+/// Both versions of NVML's memory record.
+pub(crate) trait MemoryRecord {
+    /// Tells the container's memory in the place of the board's. What the driver keeps for itself is not the container's.
+    fn show(&mut self, memory: MemoryUse);
+}
+
+impl MemoryRecord for nvmlMemory_t {
+    fn show(&mut self, memory: MemoryUse) {
+        (self.total, self.free) = report::seen(memory, self.total, self.free);
+        self.used = memory.current.get().min(self.total);
+    }
+}
+
+impl MemoryRecord for nvmlMemory_v2_t {
+    fn show(&mut self, memory: MemoryUse) {
+        (self.total, self.free) = report::seen(memory, self.total, self.free);
+        self.used = memory.current.get().min(self.total);
+        self.reserved = 0;
+    }
+}
+
+/// `nvmlDeviceGetMemoryInfo`.
+///
+/// # Safety
+/// As [`hooks`](crate::hooks).
+pub(crate) unsafe fn memory_info(
+    runtime: &'static Runtime,
+    nvml: &'static Nvml,
+    call: impl FnOnce() -> nvmlReturn_t,
+    device: nvmlDevice_t,
+    record: *mut impl MemoryRecord,
+) -> nvmlReturn_t {
+    let status = call();
+    let Stance::Limited(limited) = runtime.stance() else { return status };
+    if status != NVML_SUCCESS {
+        return status;
+    }
+    let memory = nvml.device_uuid(device).and_then(|uuid| limited.memory_use(uuid, || nvml.device_uuids()));
+    if let Some(memory) = memory {
+        // SAFETY: NVML's promise: after success it has written there.
+        unsafe { &mut *record }.show(memory);
+    }
+    status
+}

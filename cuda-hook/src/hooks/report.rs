@@ -1,0 +1,91 @@
+//! What a program is told about its GPU's memory: the quota where it is less than the board.
+#![expect(unsafe_code, reason = "rewrites what the driver has written to the caller's out-pointers")]
+
+use cuda_sys_stubs::abi::{CUDA_SUCCESS, CUdevice, CUresult};
+
+use crate::entry::Cx;
+use crate::hooks::memory::Word;
+use crate::runtime::MemoryUse;
+
+/// Total and free bytes as a container sees them: total = min(quota, physical), free = min(quota − used, physically free).
+pub(crate) fn seen(MemoryUse { max, current }: MemoryUse, total: u64, free: u64) -> (u64, u64) {
+    let left = max.get().saturating_sub(current.get());
+    (total.min(max.get()), free.min(left))
+}
+
+/// `cuDeviceTotalMem`.
+///
+/// # Safety
+/// As [`hooks`](crate::hooks).
+pub(crate) unsafe fn total_memory<W: Word>(
+    cx: Cx,
+    call: impl FnOnce() -> CUresult,
+    bytes: *mut W,
+    device: CUdevice,
+) -> CUresult {
+    let status = call();
+    let memory = cx.attachment.device_index(device).and_then(|index| cx.attachment.memory_use_of(index));
+    if let (CUDA_SUCCESS, Some(memory)) = (status, memory) {
+        // SAFETY: the driver's promise: after success it has written there.
+        let (total, _) = seen(memory, unsafe { bytes.read() }.get(), 0);
+        // SAFETY: where the driver has written, so may we.
+        unsafe { bytes.write(W::saturating(total)) };
+    }
+    status
+}
+
+/// `cuMemGetInfo`.
+///
+/// # Safety
+/// As [`hooks`](crate::hooks).
+pub(crate) unsafe fn memory_info<W: Word>(
+    cx: Cx,
+    call: impl FnOnce() -> CUresult,
+    free: *mut W,
+    total: *mut W,
+) -> CUresult {
+    let status = call();
+    let index = cx.driver.current_device().ok().and_then(|device| cx.attachment.device_index(device));
+    if let (CUDA_SUCCESS, Some(memory)) = (status, index.and_then(|index| cx.attachment.memory_use_of(index))) {
+        // SAFETY: the driver's promise: after success it has written to both.
+        let (physical_total, physical_free) = unsafe { (total.read().get(), free.read().get()) };
+        let (seen_total, seen_free) = seen(memory, physical_total, physical_free);
+        // SAFETY: where the driver has written, so may we.
+        unsafe {
+            total.write(W::saturating(seen_total));
+            free.write(W::saturating(seen_free));
+        }
+    }
+    status
+}
+
+#[cfg(test)]
+mod tests {
+    use limiter::units::Bytes;
+
+    use super::*;
+
+    fn memory(max: u64, current: u64) -> MemoryUse {
+        MemoryUse { max: Bytes::new(max), current: Bytes::new(current) }
+    }
+
+    #[test]
+    fn a_quota_below_the_board_is_what_is_seen() {
+        assert_eq!(seen(memory(100, 30), 1000, 900), (100, 70));
+    }
+
+    #[test]
+    fn a_quota_above_the_board_shows_the_board() {
+        assert_eq!(seen(memory(2000, 0), 1000, 900), (1000, 900));
+    }
+
+    #[test]
+    fn a_neighbour_that_fills_the_board_leaves_less_than_the_quota() {
+        assert_eq!(seen(memory(100, 30), 1000, 20), (100, 20));
+    }
+
+    #[test]
+    fn a_container_over_a_lowered_quota_has_nothing_free() {
+        assert_eq!(seen(memory(100, 130), 1000, 900), (100, 0));
+    }
+}

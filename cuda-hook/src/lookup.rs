@@ -1,0 +1,278 @@
+//! Lookups: a caller who would get a driver's function that we hook gets ours.
+//!
+//! `dlsym` and `dlvsym` are naked functions. A name that we do not hook, which is almost every name of every process of
+//! the container, is passed on by a *jump*: glibc sees the caller's return address, by which it knows what `RTLD_NEXT`
+//! means; a call from here would change that for every library of the process. This path takes no lock and allocates
+//! nothing: allocators come through it while they start.
+//!
+//! A name that we hook is answered with our function where the caller would have got the driver's: on a handle, when the
+//! object behind the real answer bears the driver's SONAME; for `RTLD_DEFAULT` and `RTLD_NEXT`, when the driver is loaded and
+//! has the name. Where the caller would have got nothing, or somebody else's function, so it does with us.
+#![expect(unsafe_code, reason = "stands in the place of glibc's dlsym, and writes where cuGetProcAddress does")]
+
+use std::ffi::{CStr, c_char, c_void};
+use std::sync::atomic::{AtomicPtr, Ordering};
+use std::{mem, ptr};
+
+use cuda_sys_stubs::abi::{CUDA_SUCCESS, CUresult};
+
+use crate::driver::{DRIVER_SONAME, Driver, NVML_SONAME};
+use crate::elf::Object;
+use crate::table;
+
+#[cfg(not(target_arch = "x86_64"))]
+compile_error!("`dlsym` and `dlvsym` are written for x86-64");
+
+type Dlsym = unsafe extern "C" fn(*mut c_void, *const c_char) -> *mut c_void;
+type Dlvsym = unsafe extern "C" fn(*mut c_void, *const c_char, *const c_char) -> *mut c_void;
+
+/// What to do about a lookup, in the two registers in which x86-64 returns such a pair.
+#[repr(C)]
+struct Answer {
+    /// The answer, unless there is somewhere to go on.
+    found: *mut c_void,
+    /// The function that shall answer instead, as if the caller had called it; null: nobody.
+    go_on: *const c_void,
+}
+
+impl Answer {
+    const fn found(found: *mut c_void) -> Self {
+        Self { found, go_on: ptr::null() }
+    }
+
+    const fn go_on(function: *const c_void) -> Self {
+        Self { found: ptr::null_mut(), go_on: function }
+    }
+}
+
+/// Asks `$answer` with the caller's arguments; then returns what it found, or jumps on with them as they came.
+macro_rules! ask_or_jump {
+    ($answer:path) => {
+        std::arch::naked_asm!(
+            "push rdi",
+            "push rsi",
+            "push rdx",
+            "call {answer}",
+            "mov r11, rdx",
+            "pop rdx",
+            "pop rsi",
+            "pop rdi",
+            "test r11, r11",
+            "jnz 2f",
+            "ret",
+            "2:",
+            "jmp r11",
+            answer = sym $answer,
+        )
+    };
+}
+
+/// `dlsym(3)`, for every object of the process.
+///
+/// # Safety
+/// As `dlsym`.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+#[unsafe(naked)]
+unsafe extern "C" fn dlsym(handle: *mut c_void, name: *const c_char) -> *mut c_void {
+    ask_or_jump!(answer_dlsym)
+}
+
+/// `dlvsym(3)`, for every object of the process.
+///
+/// # Safety
+/// As `dlvsym`.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+#[unsafe(naked)]
+unsafe extern "C" fn dlvsym(handle: *mut c_void, name: *const c_char, version: *const c_char) -> *mut c_void {
+    ask_or_jump!(answer_dlvsym)
+}
+
+/// # Safety
+/// As `dlsym`.
+unsafe extern "C" fn answer_dlsym(handle: *mut c_void, name: *const c_char) -> Answer {
+    let real = real_address(&DLSYM, c"dlsym");
+    // SAFETY: the caller's promise: `name` is a string.
+    let wanted = unsafe { Wanted::by_name(name) };
+    // SAFETY: what glibc exports as `dlsym` has that type.
+    match (wanted, unsafe { mem::transmute::<*mut c_void, Option<Dlsym>>(real) }) {
+        // SAFETY: the caller's arguments, or a handle of ours.
+        (Some(wanted), Some(real)) => Answer::found(wanted.answer(handle, |handle| unsafe { real(handle, name) })),
+        _ => Answer::go_on(real),
+    }
+}
+
+/// # Safety
+/// As `dlvsym`.
+unsafe extern "C" fn answer_dlvsym(handle: *mut c_void, name: *const c_char, version: *const c_char) -> Answer {
+    let real = real_address(&DLVSYM, c"dlvsym");
+    // SAFETY: the caller's promise: `name` is a string.
+    let wanted = unsafe { Wanted::by_name(name) };
+    // SAFETY: what glibc exports as `dlvsym` has that type.
+    match (wanted, unsafe { mem::transmute::<*mut c_void, Option<Dlvsym>>(real) }) {
+        (Some(wanted), Some(real)) => {
+            // SAFETY: the caller's arguments, or a handle of ours.
+            Answer::found(wanted.answer(handle, |handle| unsafe { real(handle, name, version) }))
+        }
+        _ => Answer::go_on(real),
+    }
+}
+
+/// A looked-up name that we have a function for.
+struct Wanted {
+    ours: *mut c_void,
+    /// The SONAMEs of the library in whose place our function stands.
+    providers: &'static [&'static CStr],
+}
+
+impl Wanted {
+    /// Two bytes decide for nearly every name.
+    ///
+    /// # Safety
+    /// `name` is null or a string.
+    unsafe fn by_name(name: *const c_char) -> Option<Self> {
+        if name.is_null() {
+            return None;
+        }
+        // SAFETY: the caller's promise.
+        let name = unsafe { CStr::from_ptr(name) };
+        let (ours, providers): (_, &[_]) = match name.to_bytes() {
+            [b'c', b'u', ..] => (table::by_name(name)?, &[DRIVER_SONAME]),
+            [b'n', b'v', ..] => (table::by_name(name)?, &[NVML_SONAME]),
+            b"dlsym" => (dlsym as Dlsym as *mut c_void, LIBC_SONAMES),
+            b"dlvsym" => (dlvsym as Dlvsym as *mut c_void, LIBC_SONAMES),
+            _ => return None,
+        };
+        Some(Self { ours, providers })
+    }
+
+    /// What the caller gets. `real` is glibc's lookup of the name; the last call of it is the one whose failure
+    /// `dlerror` tells, as without us.
+    fn answer(&self, handle: *mut c_void, real: impl Fn(*mut c_void) -> *mut c_void) -> *mut c_void {
+        let theirs = match self.provider_for(handle) {
+            Some(provider) => real(provider),
+            None => match real(handle) {
+                // Found in the whole program, where we stand whether or not the driver does: ask behind us.
+                found if found == self.ours => real(libc::RTLD_NEXT),
+                found => found,
+            },
+        };
+        if self.stands_in_for(theirs) { self.ours } else { theirs }
+    }
+
+    /// What `RTLD_DEFAULT` and `RTLD_NEXT` find depends on who calls, and from here it is we who would be seen calling. The
+    /// loaded provider, if there is one, is what they could find at best; `None`: ask with the handle as it is, and for
+    /// `RTLD_NEXT` that is what stands behind this library. The provider stays loaded from now on.
+    fn provider_for(&self, handle: *mut c_void) -> Option<*mut c_void> {
+        if handle != libc::RTLD_DEFAULT && handle != libc::RTLD_NEXT {
+            return None;
+        }
+        self.providers.iter().find_map(|soname| {
+            // SAFETY: a terminated name; nothing is loaded, so no initialiser runs.
+            let loaded = unsafe { libc::dlopen(soname.as_ptr(), libc::RTLD_LAZY | libc::RTLD_NOLOAD) };
+            (!loaded.is_null()).then_some(loaded)
+        })
+    }
+
+    /// Whether `theirs` is a function of the library in whose place we stand.
+    fn stands_in_for(&self, theirs: *mut c_void) -> bool {
+        let provided = |object: Object| object.soname().is_some_and(|soname| self.providers.contains(&soname));
+        !theirs.is_null() && Object::defining(theirs).is_some_and(provided)
+    }
+}
+
+/// Where `dlsym` lives: in libdl before glibc 2.34, in libc since.
+const LIBC_SONAMES: &[&CStr] = &[c"libc.so.6", c"libdl.so.2"];
+
+static DLSYM: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
+static DLVSYM: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
+
+/// glibc's function `name`, looked for once. Null only in a process without glibc, which could not have loaded us.
+fn real_address(cache: &AtomicPtr<c_void>, name: &CStr) -> *mut c_void {
+    let cached = cache.load(Ordering::Relaxed);
+    if !cached.is_null() {
+        return cached;
+    }
+    let is_libc = |object: &Object| object.soname().is_some_and(|soname| LIBC_SONAMES.contains(&soname));
+    let found = Object::find_map(|object| is_libc(&object).then(|| object.function(name)).flatten());
+    let found = found.unwrap_or(ptr::null_mut());
+    cache.store(found, Ordering::Relaxed);
+    found
+}
+
+/// The function `name` of the loaded `library`, or null: the real one, never ours.
+pub(crate) fn real_dlsym(library: *mut c_void, name: &CStr) -> *mut c_void {
+    let real = real_address(&DLSYM, c"dlsym");
+    // SAFETY: what glibc exports as `dlsym` has that type.
+    match unsafe { mem::transmute::<*mut c_void, Option<Dlsym>>(real) } {
+        // SAFETY: a handle of ours and a terminated name.
+        Some(real) => unsafe { real(library, name.as_ptr()) },
+        None => ptr::null_mut(),
+    }
+}
+
+/// `cuGetProcAddress`, both versions: ask the driver, then swap its function for ours where it is one that we hook. No
+/// copy of its rules about names, versions and flags; what it does not have, we do not have.
+///
+/// # Safety
+/// `pfn` as the driver demands.
+pub(crate) unsafe fn get_proc_address(
+    driver: &'static Driver,
+    call: impl FnOnce() -> CUresult,
+    pfn: *mut *mut c_void,
+) -> CUresult {
+    let status = call();
+    if status == CUDA_SUCCESS && !pfn.is_null() {
+        // SAFETY: the driver's promise: after success it has written there.
+        let theirs = unsafe { pfn.read() };
+        if let Some(ours) = driver.ours_for(theirs) {
+            // SAFETY: where the driver has written, so may we.
+            unsafe { pfn.write(ours) };
+        }
+    }
+    status
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_we_do_not_hook_is_passed_on() {
+        for name in [c"malloc", c"cuDriverGetVersion", c"nvmlInit_v2", c"cu", c"", c"dlsymm"] {
+            // SAFETY: a string, and a lookup in the whole program.
+            let answer = unsafe { answer_dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
+            assert_eq!(answer.go_on, libc::dlsym as *const c_void, "{name:?}");
+        }
+        // SAFETY: null is what a mistaken caller passes; glibc shall judge it.
+        let answer = unsafe { answer_dlsym(libc::RTLD_DEFAULT, ptr::null()) };
+        assert_eq!(answer.go_on, libc::dlsym as *const c_void);
+    }
+
+    #[test]
+    fn the_arguments_arrive_as_they_came() {
+        // SAFETY: lookups in the whole program.
+        let (plain, versioned) = unsafe {
+            (
+                dlsym(libc::RTLD_DEFAULT, c"getpid".as_ptr()),
+                dlvsym(libc::RTLD_DEFAULT, c"getpid".as_ptr(), c"GLIBC_2.2.5".as_ptr()),
+            )
+        };
+        assert_eq!(plain, libc::getpid as *mut c_void);
+        assert_eq!(versioned, libc::getpid as *mut c_void);
+    }
+
+    #[test]
+    fn without_a_driver_in_the_process_there_is_no_hook() {
+        for handle in [libc::RTLD_DEFAULT, libc::RTLD_NEXT] {
+            // SAFETY: a lookup in the whole program.
+            assert!(unsafe { dlsym(handle, c"cuInit".as_ptr()) }.is_null());
+        }
+    }
+
+    #[test]
+    fn a_lookup_of_dlsym_itself_finds_ours() {
+        // SAFETY: a lookup in the whole program.
+        let found = unsafe { dlsym(libc::RTLD_NEXT, c"dlsym".as_ptr()) };
+        assert_eq!(found, dlsym as Dlsym as *mut c_void);
+    }
+}

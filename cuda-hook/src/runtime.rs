@@ -1,0 +1,300 @@
+//! The state of this process: what was configured, the real libraries, and the place among the container's processes.
+//!
+//! Nothing runs when the library is loaded. The first hooked call reads the configuration, once, for good; the first call
+//! that needs it attaches. Fork is handled here and nowhere else: whatever a child could share with its parent hangs
+//! on one pointer, and the child forgets it. It holds nothing, gives nothing back, and attaches on its own first call.
+#![expect(unsafe_code, reason = "registers a fork handler; owns the state behind an atomic pointer")]
+
+use std::ffi::c_int;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+use std::{io, mem, ptr, thread};
+
+use cuda_sys_stubs::abi::{CUDA_ERROR_DEINITIALIZED, CUDA_ERROR_NOT_INITIALIZED, CUdevice};
+use limiter::config::{self, GpuLimits, Limits, Refusal, Settings};
+use limiter::ledger::Ledger;
+use limiter::share::Share;
+use limiter::sample;
+use limiter::units::{Bytes, DeviceUuid};
+use once_cell::race::OnceBox;
+use once_cell::sync::OnceCell;
+use parking_lot::Mutex;
+
+use crate::completion::Completion;
+use crate::driver::{Driver, Nvml};
+use crate::hooks::pool::Pools;
+use crate::hooks::vmm::Vmm;
+use crate::live::LiveMap;
+use crate::{entry, log};
+
+/// What one process knows for good.
+pub(crate) struct Runtime {
+    stance: Stance,
+    driver: OnceBox<Option<Driver>>,
+    nvml: OnceBox<Option<Nvml>>,
+}
+
+/// What the configuration makes of this process.
+pub(crate) enum Stance {
+    /// No limits: everything is the driver's, which may stand at a configured path.
+    Open(Option<PathBuf>),
+    /// A configuration that cannot be obeyed: nothing may escape it.
+    Refused(Complaint),
+    /// Limits are in force.
+    Limited(Limited),
+}
+
+/// A configuration with limits.
+pub(crate) struct Limited {
+    settings: Settings,
+    limits: Limits,
+}
+
+/// Why limits cannot be enforced: one line for stderr, said once.
+pub(crate) struct Complaint {
+    line: String,
+    said: AtomicBool,
+}
+
+impl Complaint {
+    fn new(reason: &impl ToString) -> Self {
+        Self { line: reason.to_string(), said: AtomicBool::new(false) }
+    }
+
+    /// Writes the line to stderr, the first time.
+    pub(crate) fn say_once(&self) {
+        if !self.said.swap(true, Ordering::Relaxed) {
+            log::line(format_args!("{}", self.line));
+        }
+    }
+}
+
+static RUNTIME: OnceBox<Runtime> = OnceBox::new();
+
+/// The runtime of this process, made at first use. Threads that come first together may make it together; one stays.
+pub(crate) fn get() -> &'static Runtime {
+    RUNTIME.get_or_init(|| Box::new(Runtime::new(config::load())))
+}
+
+impl Runtime {
+    fn new(loaded: Result<Settings, Refusal>) -> Self {
+        let stance = match loaded {
+            Err(refusal) => Stance::Refused(Complaint::new(&refusal)),
+            Ok(settings) => {
+                log::start(settings.log);
+                match settings.limits.clone() {
+                    None => Stance::Open(settings.driver),
+                    Some(limits) => {
+                        entry::report_panics();
+                        Stance::Limited(Limited { settings, limits })
+                    }
+                }
+            }
+        };
+        Self { stance, driver: OnceBox::new(), nvml: OnceBox::new() }
+    }
+
+    /// What the configuration makes of this process.
+    pub(crate) fn stance(&self) -> &Stance {
+        &self.stance
+    }
+
+    /// The real driver, opened at first use; `None` where there is none.
+    pub(crate) fn driver(&self) -> Option<&Driver> {
+        let path = match &self.stance {
+            Stance::Open(path) => path.as_deref(),
+            Stance::Refused(_) => None,
+            Stance::Limited(limited) => limited.settings.driver.as_deref(),
+        };
+        let open = || Driver::open(path).inspect_err(|reason| tracing::error!("no driver: {reason}")).ok();
+        self.driver.get_or_init(|| Box::new(open())).as_ref()
+    }
+
+    /// The real NVML, opened at first use; `None` where there is none.
+    pub(crate) fn nvml(&self) -> Option<&Nvml> {
+        let open = || Nvml::open().inspect_err(|reason| tracing::error!("no NVML: {reason}")).ok();
+        self.nvml.get_or_init(|| Box::new(open())).as_ref()
+    }
+
+    /// This process's place among its container's, taken at the first call after the driver's initialisation; `None`
+    /// before, and without limits. A failure is for good.
+    pub(crate) fn attachment(&self, driver: &Driver) -> Result<Option<&'static Attachment>, &'static Complaint> {
+        let Stance::Limited(limited) = &self.stance else { return Ok(None) };
+        let process = process();
+        if let Some(attached) = process.attachment.get() {
+            return attached.as_ref().map(Some);
+        }
+        let devices = match driver.devices() {
+            Err(CUDA_ERROR_NOT_INITIALIZED | CUDA_ERROR_DEINITIALIZED) => return Ok(None),
+            answer => answer.map_err(|status| Complaint::new(&format!("the driver does not tell its devices: CUDA error {status}"))),
+        };
+        forget_in_children();
+        let _reading = process.reading.lock();
+        let attach = || devices.and_then(|devices| Attachment::new(limited, &devices));
+        process.attachment.get_or_init(attach).as_ref().map(Some)
+    }
+}
+
+/// A container's memory on one GPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct MemoryUse {
+    /// The quota.
+    pub(crate) max: Bytes,
+    /// What the container holds.
+    pub(crate) current: Bytes,
+}
+
+impl Limited {
+    /// The container's memory on the GPU of `uuid`; `None` without a quota there. A process that is not attached, because it
+    /// asks NVML only, reads the state of those that are.
+    pub(crate) fn memory_use(&self, uuid: DeviceUuid, visible: impl FnOnce() -> Option<Vec<DeviceUuid>>) -> Option<MemoryUse> {
+        let process = process();
+        if let Some(attached) = process.attachment.get() {
+            return attached.as_ref().ok()?.memory_use(uuid);
+        }
+        let _reading = process.reading.lock();
+        self.sampled_memory_use(uuid).or_else(|| {
+            let visible = visible()?;
+            let limits = self.limits.bind(&visible).ok()?;
+            let index = visible.iter().position(|&device| device == uuid)?;
+            Some(MemoryUse { max: limits.get(index)?.memory_bytes_max?, current: Bytes::new(0) })
+        })
+    }
+
+    fn sampled_memory_use(&self, uuid: DeviceUuid) -> Option<MemoryUse> {
+        let sample = sample::read(&self.settings.dir).ok()?;
+        let container = sample.containers.iter().find(|sample| sample.container == self.settings.container.as_str())?;
+        let device = container.devices.iter().find(|device| device.device_uuid == uuid.to_string())?;
+        Some(MemoryUse { max: Bytes::new(device.memory_bytes_max?), current: Bytes::new(device.memory_bytes_current) })
+    }
+}
+
+/// What belongs to one process, and to none of its children.
+#[derive(Default)]
+struct Process {
+    attachment: OnceCell<Result<Attachment, Complaint>>,
+    /// Held while another's view of the state folder is read, and while attaching: a closed descriptor of a ledger
+    /// drops this process's own lock on it.
+    reading: Mutex<()>,
+}
+
+static PROCESS: AtomicPtr<Process> = AtomicPtr::new(ptr::null_mut());
+
+/// This process's state. It is never freed: a child abandons its parent's, whose locks may be held for ever.
+fn process() -> &'static Process {
+    let mut current = PROCESS.load(Ordering::Acquire);
+    if current.is_null() {
+        let fresh = Box::into_raw(Box::<Process>::default());
+        let placed = PROCESS.compare_exchange(ptr::null_mut(), fresh, Ordering::AcqRel, Ordering::Acquire);
+        current = match placed {
+            Ok(_) => fresh,
+            Err(theirs) => {
+                // SAFETY: made above and seen by nobody else.
+                drop(unsafe { Box::from_raw(fresh) });
+                theirs
+            }
+        };
+    }
+    // SAFETY: placed once from a box, and never freed.
+    unsafe { &*current }
+}
+
+unsafe extern "C" {
+    /// POSIX: `pthread_atfork(3p)`.
+    fn pthread_atfork(
+        prepare: Option<unsafe extern "C" fn()>,
+        parent: Option<unsafe extern "C" fn()>,
+        child: Option<unsafe extern "C" fn()>,
+    ) -> c_int;
+}
+
+/// Has every child forget this process's state, from the first attachment on.
+fn forget_in_children() {
+    static REGISTERED: AtomicBool = AtomicBool::new(false);
+    if REGISTERED.swap(true, Ordering::Relaxed) {
+        return;
+    }
+    // SAFETY: the handler does nothing but store to an atomic.
+    let status = unsafe { pthread_atfork(None, None, Some(forget)) };
+    if status != 0 {
+        tracing::error!(status, "no fork handler: a child would use its parent's place");
+    }
+}
+
+unsafe extern "C" fn forget() {
+    PROCESS.store(ptr::null_mut(), Ordering::Relaxed);
+}
+
+/// This process's place among its container's.
+pub(crate) struct Attachment {
+    /// The container's memory.
+    pub(crate) ledger: Ledger,
+    /// The container's GPU time.
+    pub(crate) share: Share,
+    /// What this process holds.
+    pub(crate) live: LiveMap,
+    /// What it holds by virtual memory management.
+    pub(crate) vmm: Vmm,
+    /// Where its memory pools lie.
+    pub(crate) pools: Pools,
+    /// What this process has launched and not seen end.
+    pub(crate) completion: Completion,
+    /// The driver's devices, in the order of the ledger and the share.
+    devices: Vec<(CUdevice, DeviceUuid)>,
+}
+
+impl Attachment {
+    fn new(limited: &Limited, devices: &[(CUdevice, DeviceUuid)]) -> Result<Self, Complaint> {
+        let Settings { dir, container, .. } = &limited.settings;
+        let uuids: Vec<DeviceUuid> = devices.iter().map(|&(_, uuid)| uuid).collect();
+        let limits = limited.limits.bind(&uuids).map_err(|refusal| Complaint::new(&refusal))?;
+        let quotas: Vec<_> =
+            uuids.iter().zip(&limits).map(|(&uuid, GpuLimits { memory_bytes_max, .. })| (uuid, *memory_bytes_max)).collect();
+        let ledger = Ledger::attach(dir, container, &quotas).map_err(|reason| Complaint::new(&reason))?;
+        let share = Share::attach(&ledger, dir, &limits).map_err(|reason| Complaint::new(&reason))?;
+        tracing::info!("attached to container {container} in {}", dir.display());
+        Ok(Self {
+            ledger,
+            share,
+            live: LiveMap::default(),
+            vmm: Vmm::default(),
+            pools: Pools::default(),
+            completion: Completion::default(),
+            devices: devices.to_vec(),
+        })
+    }
+
+    /// The index of the driver's `device` in the ledger and the share.
+    pub(crate) fn device_index(&self, device: CUdevice) -> Option<usize> {
+        self.devices.iter().position(|&(ours, _)| ours == device)
+    }
+
+    /// The index of the only device, if there is but one.
+    pub(crate) fn only_device_index(&self) -> Option<usize> {
+        (self.devices.len() == 1).then_some(0)
+    }
+
+    /// The container's memory on the device of that index; `None` without a quota there.
+    pub(crate) fn memory_use_of(&self, device_index: usize) -> Option<MemoryUse> {
+        Some(MemoryUse { max: self.ledger.max(device_index)?, current: self.ledger.current(device_index) })
+    }
+
+    fn memory_use(&self, uuid: DeviceUuid) -> Option<MemoryUse> {
+        self.memory_use_of(self.devices.iter().position(|&(_, ours)| ours == uuid)?)
+    }
+}
+
+/// Starts a thread that the program does not notice: its signals are for its own threads.
+pub(crate) fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    // SAFETY: all bytes zero are a valid set, and it is filled before use.
+    let (mut all, mut before) = unsafe { (mem::zeroed::<libc::sigset_t>(), mem::zeroed::<libc::sigset_t>()) };
+    // SAFETY: both sets are live. The new thread inherits the mask; ours is put back below.
+    unsafe {
+        libc::sigfillset(&raw mut all);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut before);
+    }
+    let spawned = thread::Builder::new().name(name.to_owned()).spawn(body).map(drop);
+    // SAFETY: as above: the mask that this thread had.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const before, ptr::null_mut()) };
+    spawned
+}

@@ -1,0 +1,202 @@
+//! THE interception surface: one row per hooked symbol.
+//!
+//! A row names the effect on a quota (as `cuda-sys-stubs` has it, test below), the symbol with the driver's own signature,
+//! and the hook with what it is given of the arguments. From it come the exported function, the check that its type is
+//! the ABI's, the slot for the real address, and the entry by which `dlsym` and `cuGetProcAddress` know it. The table holds
+//! no logic. What has an effect and no row stands in [`NOT_YET`](crate::not_yet::NOT_YET), with the reason.
+#![expect(unsafe_code, reason = "exports C functions and calls the driver's through the rows")]
+#![expect(non_snake_case, reason = "functions and arguments are named as the driver's")]
+
+use std::ffi::{CStr, c_char, c_int, c_uint, c_ulonglong, c_void};
+
+use cuda_sys_stubs::abi::*;
+use cuda_sys_stubs::nvml_abi::{nvmlDevice_t, nvmlMemory_t, nvmlMemory_v2_t};
+use cuda_sys_stubs::{Effect, nvml_pfn, pfn};
+
+use crate::driver::{Driver, Nvml, functions};
+use crate::entry::{self, Cuda, Management};
+use crate::hooks::{array, context, launch, memory, nvml, pool, report, vmm};
+use crate::lookup;
+
+/// A hooked symbol, as lookups see it.
+pub(crate) struct Hook {
+    /// The exported name.
+    pub(crate) name: &'static CStr,
+    /// What it does to a quota.
+    #[cfg_attr(not(test), expect(dead_code, reason = "compared with the symbol table by a test"))]
+    pub(crate) effect: Effect,
+    /// Our function.
+    pub(crate) ours: fn() -> *mut c_void,
+}
+
+/// A symbol's name for C; empty, and so never found, if it were no C string.
+pub(crate) const fn c_name(with_nul: &'static str) -> &'static CStr {
+    match CStr::from_bytes_with_nul(with_nul.as_bytes()) {
+        Ok(name) => name,
+        Err(_) => c"",
+    }
+}
+
+/// The door through which a row's calls come in: by effect, because a hook before the attachment is given other things.
+macro_rules! door {
+    (Cuda Attach) => { entry::enter::<Cuda> };
+    (Cuda Lookup) => { entry::enter::<Cuda> };
+    (Cuda $effect:ident) => { entry::enter_attached::<Cuda> };
+    (Management $effect:ident) => { entry::enter::<Management> };
+}
+
+macro_rules! hooks {
+    (
+        $api:ident => $library:ident in $types:ident,
+        $(#[$rows_meta:meta])* $rows:ident, $(#[$hooks_meta:meta])* $hooks:ident:
+        $( $effect:ident fn $name:ident($($argument:ident: $type:ty),* $(,)?) => $module:ident::$hook:ident($($given:expr),* $(,)?); )*
+    ) => {
+        functions! { $(#[$rows_meta])* pub(crate) struct $rows from $types { $($name),* } }
+
+        $(
+            #[cfg_attr(not(test), unsafe(no_mangle))] // a test binary must not interpose itself
+            unsafe extern "C" fn $name($($argument: $type),*) -> c_uint {
+                let forward = |library: &'static $library| match library.rows.$name {
+                    // SAFETY: the real function of that type, under the contract that the caller keeps with it.
+                    Some(real) => unsafe { real($($argument),*) },
+                    None => <$api as entry::Api>::NO_FUNCTION,
+                };
+                door!($api $effect)(
+                    Effect::$effect,
+                    forward,
+                    hooks!(@call $api $effect, forward, $module::$hook($($given),*)),
+                )
+            }
+            // A row that disagrees with the ABI does not compile.
+            const _: $types::$name = $name;
+        )*
+
+        $(#[$hooks_meta])*
+        pub(crate) static $hooks: &[Hook] = &[ $( Hook {
+            name: const { c_name(concat!(stringify!($name), "\0")) },
+            effect: Effect::$effect,
+            ours: || $name as $types::$name as *mut c_void,
+        }, )* ];
+
+        hooks!(@swap $api, $library, $hooks, $($name),*);
+    };
+    (@swap Cuda, $library:ident, $hooks:ident, $($name:ident),*) => {
+        impl $library {
+            /// Our function in the place of the real one at `theirs`; `None` if that is not hooked.
+            pub(crate) fn ours_for(&self, theirs: *mut c_void) -> Option<*mut c_void> {
+                let real_addresses = [ $( self.rows.$name.map_or(std::ptr::null_mut(), |real| real as *mut c_void), )* ];
+                let row = real_addresses.iter().position(|&real| !real.is_null() && real == theirs)?;
+                Some(($hooks.get(row)?.ours)())
+            }
+        }
+    };
+    // NVML has no lookup of its own that hands out addresses by name.
+    (@swap Management, $($ignored:tt)*) => {};
+    (@call Cuda Attach, $forward:ident, $module:ident::$hook:ident($($given:expr),*)) => {
+        // SAFETY: the arguments are the caller's, under the driver's contract for them.
+        |runtime, driver| unsafe { $module::$hook(runtime, driver, || $forward(driver), $($given),*) }
+    };
+    (@call Cuda Lookup, $forward:ident, $module:ident::$hook:ident($($given:expr),*)) => {
+        // SAFETY: as above.
+        |_, driver| unsafe { $module::$hook(driver, || $forward(driver), $($given),*) }
+    };
+    (@call Management $effect:ident, $forward:ident, $module:ident::$hook:ident($($given:expr),*)) => {
+        // SAFETY: as above.
+        |runtime, library| unsafe { $module::$hook(runtime, library, || $forward(library), $($given),*) }
+    };
+    (@call Cuda $effect:ident, $forward:ident, $module:ident::$hook:ident($($given:expr),*)) => {
+        // SAFETY: as above.
+        |cx| unsafe { $module::$hook(cx, || $forward(cx.driver), $($given),*) }
+    };
+}
+
+hooks! {
+    Cuda => Driver in pfn,
+    /// The driver's functions that rows forward to.
+    DriverRows,
+    /// The hooked symbols of the driver.
+    DRIVER_HOOKS:
+
+    Attach fn cuInit(Flags: c_uint) => context::init();
+
+    Lookup fn cuGetProcAddress(symbol: *const c_char, pfn: *mut *mut c_void, cudaVersion: c_int, flags: u64) => lookup::get_proc_address(pfn);
+    Lookup fn cuGetProcAddress_v2(symbol: *const c_char, pfn: *mut *mut c_void, cudaVersion: c_int, flags: u64, symbolStatus: *mut CUdriverProcAddressQueryResult) => lookup::get_proc_address(pfn);
+
+    // Contexts: their end is the end of what was allocated in them.
+    Uncharge fn cuCtxDestroy(ctx: CUcontext) => context::destroy(ctx);
+    Uncharge fn cuCtxDestroy_v2(ctx: CUcontext) => context::destroy(ctx);
+    Uncharge fn cuDevicePrimaryCtxRelease(dev: CUdevice) => context::release_primary(dev);
+    Uncharge fn cuDevicePrimaryCtxRelease_v2(dev: CUdevice) => context::release_primary(dev);
+    Uncharge fn cuDevicePrimaryCtxReset(dev: CUdevice) => context::reset_primary(dev);
+    Uncharge fn cuDevicePrimaryCtxReset_v2(dev: CUdevice) => context::reset_primary(dev);
+
+    // Linear memory. The first versions are the 32-bit ABI of CUDA before 3.2.
+    Charge   fn cuMemAlloc(dptr: *mut CUdeviceptr_v1, bytesize: c_uint) => memory::alloc(dptr, bytesize);
+    Charge   fn cuMemAlloc_v2(dptr: *mut CUdeviceptr, bytesize: usize) => memory::alloc(dptr, bytesize);
+    Charge   fn cuMemAllocManaged(dptr: *mut CUdeviceptr, bytesize: usize, flags: c_uint) => memory::alloc(dptr, bytesize);
+    Charge   fn cuMemAllocPitch(dptr: *mut CUdeviceptr_v1, pPitch: *mut c_uint, WidthInBytes: c_uint, Height: c_uint, ElementSizeBytes: c_uint) => memory::alloc_pitch(dptr, pPitch, WidthInBytes, Height);
+    Charge   fn cuMemAllocPitch_v2(dptr: *mut CUdeviceptr, pPitch: *mut usize, WidthInBytes: usize, Height: usize, ElementSizeBytes: c_uint) => memory::alloc_pitch(dptr, pPitch, WidthInBytes, Height);
+    Uncharge fn cuMemFree(dptr: CUdeviceptr_v1) => memory::free(u64::from(dptr));
+    Uncharge fn cuMemFree_v2(dptr: CUdeviceptr) => memory::free(dptr);
+
+    // Pools, in stream order.
+    Charge   fn cuMemAllocAsync(dptr: *mut CUdeviceptr, bytesize: usize, hStream: CUstream) => pool::alloc(dptr, bytesize, hStream);
+    Charge   fn cuMemAllocAsync_ptsz(dptr: *mut CUdeviceptr, bytesize: usize, hStream: CUstream) => pool::alloc(dptr, bytesize, launch::per_thread(hStream));
+    Charge   fn cuMemAllocFromPoolAsync(dptr: *mut CUdeviceptr, bytesize: usize, pool: CUmemoryPool, hStream: CUstream) => pool::alloc_from(dptr, bytesize, pool, hStream);
+    Charge   fn cuMemAllocFromPoolAsync_ptsz(dptr: *mut CUdeviceptr, bytesize: usize, pool: CUmemoryPool, hStream: CUstream) => pool::alloc_from(dptr, bytesize, pool, launch::per_thread(hStream));
+    Uncharge fn cuMemFreeAsync(dptr: CUdeviceptr, hStream: CUstream) => pool::free(dptr, hStream);
+    Uncharge fn cuMemFreeAsync_ptsz(dptr: CUdeviceptr, hStream: CUstream) => pool::free(dptr, launch::per_thread(hStream));
+    Track    fn cuMemPoolCreate(pool: *mut CUmemoryPool, poolProps: *const CUmemPoolProps) => pool::create(pool, poolProps);
+    Uncharge fn cuMemPoolDestroy(pool: CUmemoryPool) => pool::destroy(pool);
+
+    // Virtual memory management: memory lives as long as a handle or a mapping of it does.
+    Charge   fn cuMemCreate(handle: *mut CUmemGenericAllocationHandle, size: usize, prop: *const CUmemAllocationProp, flags: c_ulonglong) => vmm::create(handle, size, prop);
+    Track    fn cuMemMap(ptr: CUdeviceptr, size: usize, offset: usize, handle: CUmemGenericAllocationHandle, flags: c_ulonglong) => vmm::map(ptr, size, handle);
+    Track    fn cuMemRetainAllocationHandle(handle: *mut CUmemGenericAllocationHandle, addr: *mut c_void) => vmm::retain(handle, addr);
+    Uncharge fn cuMemRelease(handle: CUmemGenericAllocationHandle) => vmm::release(handle);
+    Uncharge fn cuMemUnmap(ptr: CUdeviceptr, size: usize) => vmm::unmap(ptr, size);
+
+    // Arrays.
+    Charge   fn cuArrayCreate_v2(pHandle: *mut CUarray, pAllocateArray: *const CUDA_ARRAY_DESCRIPTOR) => array::create(pHandle, pAllocateArray);
+    Charge   fn cuArray3DCreate_v2(pHandle: *mut CUarray, pAllocateArray: *const CUDA_ARRAY3D_DESCRIPTOR) => array::create_3d(pHandle, pAllocateArray);
+    Charge   fn cuMipmappedArrayCreate(pHandle: *mut CUmipmappedArray, pMipmappedArrayDesc: *const CUDA_ARRAY3D_DESCRIPTOR, numMipmapLevels: c_uint) => array::create_mipmapped(pHandle, pMipmappedArrayDesc, numMipmapLevels);
+    Uncharge fn cuArrayDestroy(hArray: CUarray) => array::destroy(hArray.addr());
+    Uncharge fn cuMipmappedArrayDestroy(hMipmappedArray: CUmipmappedArray) => array::destroy(hMipmappedArray.addr());
+
+    // What a program is told about its GPU.
+    Report   fn cuDeviceTotalMem(bytes: *mut c_uint, dev: CUdevice) => report::total_memory(bytes, dev);
+    Report   fn cuDeviceTotalMem_v2(bytes: *mut usize, dev: CUdevice) => report::total_memory(bytes, dev);
+    Report   fn cuMemGetInfo(free: *mut c_uint, total: *mut c_uint) => report::memory_info(free, total);
+    Report   fn cuMemGetInfo_v2(free: *mut usize, total: *mut usize) => report::memory_info(free, total);
+
+    // Launches.
+    Throttle fn cuLaunch(f: CUfunction) => launch::kernel(f, [0; 3], [0; 3], 0, launch::DEFAULT_STREAM);
+    Throttle fn cuLaunchGrid(f: CUfunction, grid_width: c_int, grid_height: c_int) => launch::kernel(f, [grid_width.cast_unsigned(), grid_height.cast_unsigned(), 1], [0; 3], 0, launch::DEFAULT_STREAM);
+    Throttle fn cuLaunchGridAsync(f: CUfunction, grid_width: c_int, grid_height: c_int, hStream: CUstream) => launch::kernel(f, [grid_width.cast_unsigned(), grid_height.cast_unsigned(), 1], [0; 3], 0, hStream);
+    Throttle fn cuLaunchKernel(f: CUfunction, gridDimX: c_uint, gridDimY: c_uint, gridDimZ: c_uint, blockDimX: c_uint, blockDimY: c_uint, blockDimZ: c_uint, sharedMemBytes: c_uint, hStream: CUstream, kernelParams: *mut *mut c_void, extra: *mut *mut c_void) => launch::kernel(f, [gridDimX, gridDimY, gridDimZ], [blockDimX, blockDimY, blockDimZ], sharedMemBytes, hStream);
+    Throttle fn cuLaunchKernel_ptsz(f: CUfunction, gridDimX: c_uint, gridDimY: c_uint, gridDimZ: c_uint, blockDimX: c_uint, blockDimY: c_uint, blockDimZ: c_uint, sharedMemBytes: c_uint, hStream: CUstream, kernelParams: *mut *mut c_void, extra: *mut *mut c_void) => launch::kernel(f, [gridDimX, gridDimY, gridDimZ], [blockDimX, blockDimY, blockDimZ], sharedMemBytes, launch::per_thread(hStream));
+    Throttle fn cuLaunchCooperativeKernel(f: CUfunction, gridDimX: c_uint, gridDimY: c_uint, gridDimZ: c_uint, blockDimX: c_uint, blockDimY: c_uint, blockDimZ: c_uint, sharedMemBytes: c_uint, hStream: CUstream, kernelParams: *mut *mut c_void) => launch::kernel(f, [gridDimX, gridDimY, gridDimZ], [blockDimX, blockDimY, blockDimZ], sharedMemBytes, hStream);
+    Throttle fn cuLaunchCooperativeKernel_ptsz(f: CUfunction, gridDimX: c_uint, gridDimY: c_uint, gridDimZ: c_uint, blockDimX: c_uint, blockDimY: c_uint, blockDimZ: c_uint, sharedMemBytes: c_uint, hStream: CUstream, kernelParams: *mut *mut c_void) => launch::kernel(f, [gridDimX, gridDimY, gridDimZ], [blockDimX, blockDimY, blockDimZ], sharedMemBytes, launch::per_thread(hStream));
+    Throttle fn cuLaunchKernelEx(config: *const CUlaunchConfig, f: CUfunction, kernelParams: *mut *mut c_void, extra: *mut *mut c_void) => launch::kernel_ex(config, f, launch::as_given);
+    Throttle fn cuLaunchKernelEx_ptsz(config: *const CUlaunchConfig, f: CUfunction, kernelParams: *mut *mut c_void, extra: *mut *mut c_void) => launch::kernel_ex(config, f, launch::per_thread);
+    Throttle fn cuLaunchCooperativeKernelMultiDevice(launchParamsList: *mut CUDA_LAUNCH_PARAMS, numDevices: c_uint, flags: c_uint) => launch::multi_device(launchParamsList, numDevices);
+    Throttle fn cuGraphLaunch(hGraph: CUgraphExec, hStream: CUstream) => launch::graph(hGraph, hStream);
+    Throttle fn cuGraphLaunch_ptsz(hGraphExec: CUgraphExec, hStream: CUstream) => launch::graph(hGraphExec, launch::per_thread(hStream));
+}
+
+hooks! {
+    Management => Nvml in nvml_pfn,
+    /// NVML's functions that rows forward to.
+    NvmlRows,
+    /// The hooked symbols of NVML.
+    NVML_HOOKS:
+
+    Report fn nvmlDeviceGetMemoryInfo(device: nvmlDevice_t, memory: *mut nvmlMemory_t) => nvml::memory_info(device, memory);
+    Report fn nvmlDeviceGetMemoryInfo_v2(device: nvmlDevice_t, memory: *mut nvmlMemory_v2_t) => nvml::memory_info(device, memory);
+}
+
+/// Our function of that name.
+pub(crate) fn by_name(name: &CStr) -> Option<*mut c_void> {
+    let hooks = DRIVER_HOOKS.iter().chain(NVML_HOOKS);
+    hooks.into_iter().find(|hook| hook.name == name).map(|hook| (hook.ours)())
+}
