@@ -10,6 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
+use std::time::Duration;
 use tempfile::TempDir;
 
 /// A simulated machine. Dropping it checks that nothing is left of it: no process, no file.
@@ -87,7 +88,9 @@ impl Machine {
             command
                 .env("GPU_SIM_DIR", self.sim_dir())
                 .env("GPU_SIM_PROFILE", &self.profile);
-            command.env("GPU_SIM_TRACE", self.path("trace"));
+            command
+                .env("GPU_SIM_TRACE", self.path("trace"))
+                .env("GPU_SIM_LINGER_MS", "0");
         }
         if world.has_hook() {
             command.env("LD_PRELOAD", &artefacts().hook);
@@ -161,6 +164,7 @@ impl Machine {
                 dir: self.sim_dir(),
                 device: Some(artefacts().sim.join("gpu-sim-device")),
                 container: "the test itself".to_owned(),
+                linger: Some(Duration::ZERO),
                 log: None,
             };
             client::Machine::connect_to(&environment).expect("the machine of this test")

@@ -32,7 +32,7 @@ fn repository(machine: &Machine) -> String {
 }
 
 #[track_caller]
-fn assert_unchanged(arguments: &[&str]) {
+fn assert_unchanged(exit_code: Option<i32>, arguments: &[&str]) {
     let machine = Machine::new();
     let folder = repository(&machine);
     let run = |world: &World| -> Outcome {
@@ -40,6 +40,11 @@ fn assert_unchanged(arguments: &[&str]) {
         child::run(command.args(&arguments[1..]).current_dir(&folder))
     };
     let bare = run(&World::Bare);
+    assert_eq!(
+        bare.status.code(),
+        exit_code,
+        "{arguments:?} does what it is meant to do: {bare:#?}"
+    );
     for world in worlds() {
         assert_eq!(bare, run(&world), "{arguments:?} in {world:?}");
     }
@@ -55,26 +60,32 @@ fn assert_unchanged(arguments: &[&str]) {
 
 #[test]
 fn bash_is_unchanged() {
-    assert_unchanged(&[
-        "bash",
-        "-c",
-        "echo out; echo err >&2; for i in 1 2 3; do (exit $i) || true; done; ls / | wc -l; exit 7",
-    ]);
+    assert_unchanged(
+        Some(7),
+        &[
+            "bash",
+            "-c",
+            "echo out; echo err >&2; for i in 1 2 3; do (exit $i) || true; done; ls / | wc -l; exit 7",
+        ],
+    );
 }
 
 #[test]
 fn sh_is_unchanged() {
-    assert_unchanged(&[
-        "sh",
-        "-c",
-        "x=$(echo nested | cat); echo \"$x\"; kill -TERM $$",
-    ]);
+    assert_unchanged(
+        None,
+        &[
+            "sh",
+            "-c",
+            "x=$(echo nested | cat); echo \"$x\"; kill -TERM $$",
+        ],
+    );
 }
 
 #[test]
 fn git_is_unchanged() {
-    assert_unchanged(&["git", "log", "--format=%s %an"]);
-    assert_unchanged(&["git", "no-such-command"]);
+    assert_unchanged(Some(0), &["git", "log", "--format=%s %an"]);
+    assert_unchanged(Some(1), &["git", "no-such-command"]);
 }
 
 #[test]
@@ -85,7 +96,7 @@ fn python_is_unchanged() {
         thread = threading.Thread(target=print, args=('thread',)); thread.start(); thread.join()\n\
         print('to stderr', file=sys.stderr)\n\
         sys.exit(3)";
-    assert_unchanged(&["python3", "-c", script]);
+    assert_unchanged(Some(3), &["python3", "-c", script]);
 }
 
 /// The environment is not touched: `env` under the preload shows `LD_PRELOAD` and the limits as they were given.
