@@ -5,9 +5,9 @@
 //! recorded by the launching thread only, which has seen that the stream does not record into a graph.
 
 use std::collections::{HashMap, VecDeque};
+use std::ptr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
-use std::ptr;
 
 use cuda_sys_stubs::abi::*;
 use limiter::clock;
@@ -106,7 +106,10 @@ impl State {
     }
 
     fn busy_streams(&self) -> impl Iterator<Item = StreamKey> {
-        self.streams.iter().filter(|(_, launches)| !launches.is_empty()).map(|(&key, _)| key)
+        self.streams
+            .iter()
+            .filter(|(_, launches)| !launches.is_empty())
+            .map(|(&key, _)| key)
     }
 
     fn forget_idle_streams(&mut self) {
@@ -118,8 +121,11 @@ impl State {
     /// Takes out everything of a context.
     fn remove_context(&mut self, context: Handle) -> Vec<Outstanding> {
         self.spare.remove(&context);
-        let removed: Vec<_> =
-            self.streams.extract_if(|key, _| key.context == context).flat_map(|(_, launches)| launches).collect();
+        let removed: Vec<_> = self
+            .streams
+            .extract_if(|key, _| key.context == context)
+            .flat_map(|(_, launches)| launches)
+            .collect();
         self.outstanding_count = self.outstanding_count.saturating_sub(removed.len());
         removed
     }
@@ -139,13 +145,19 @@ pub(crate) struct Completion {
 impl Completion {
     /// Whether somebody watches for ends: the thread starts here. `false` if it cannot.
     pub(crate) fn is_watching(&self, cx: Cx) -> bool {
-        let start = || runtime::spawn("cuda-hook", move || watch(cx)).inspect_err(|reason| tracing::error!("no thread: {reason}"));
+        let start = || {
+            runtime::spawn("cuda-hook", move || watch(cx))
+                .inspect_err(|reason| tracing::error!("no thread: {reason}"))
+        };
         self.watch.get_or_try_init(start).is_ok()
     }
 
     /// Lets go of a context that is about to end: its events end with it.
     pub(crate) fn forget_context(&self, share: &Share, context: CUcontext) {
-        let removed = self.state.lock().remove_context(context.expose_provenance());
+        let removed = self
+            .state
+            .lock()
+            .remove_context(context.expose_provenance());
         drop(self.looking.lock());
         let now = clock::monotonic();
         for launch in removed {
@@ -162,10 +174,15 @@ impl Completion {
         let created = if current == context {
             create()
         } else {
-            driver.with_context(ptr::with_exposed_provenance_mut(context), create).flatten()
+            driver
+                .with_context(ptr::with_exposed_provenance_mut(context), create)
+                .flatten()
         };
         self.state.lock().spare.entry(context).or_default();
-        Some(Event { handle: created.ok()?.expose_provenance(), kind })
+        Some(Event {
+            handle: created.ok()?.expose_provenance(),
+            kind,
+        })
     }
 
     /// Looks once at the oldest launch of every stream, and at its next if that has ended; how many are left.
@@ -174,7 +191,9 @@ impl Completion {
         let mut streams: Vec<StreamKey> = self.state.lock().busy_streams().collect();
         streams.sort_unstable_by_key(|key| key.context);
         for same_context in streams.chunk_by(|a, b| a.context == b.context) {
-            let Some(first) = same_context.first() else { continue };
+            let Some(first) = same_context.first() else {
+                continue;
+            };
             let context = ptr::with_exposed_provenance_mut(first.context);
             let looked = driver.with_context(context, || {
                 for &key in same_context {
@@ -196,17 +215,33 @@ impl Completion {
     /// Settles what has ended on one stream, whose context is current.
     fn look_at(&self, driver: &Driver, share: &Share, key: StreamKey) {
         loop {
-            let Some(end) = self.state.lock().first_end(key) else { return };
+            let Some(end) = self.state.lock().first_end(key) else {
+                return;
+            };
             let reached = driver.event_reached(end.raw());
             if reached == Ok(false) {
                 return;
             }
-            let Some(ended) = self.state.lock().pop(key) else { return };
+            let Some(ended) = self.state.lock().pop(key) else {
+                return;
+            };
             let now = clock::monotonic();
-            let elapsed = ended.start.filter(|_| reached.is_ok()).and_then(|start| elapsed(driver, start, end));
-            share.completed(ended.reservation, elapsed.map(|elapsed| Timing { elapsed, ended_at: now }), now);
+            let elapsed = ended
+                .start
+                .filter(|_| reached.is_ok())
+                .and_then(|start| elapsed(driver, start, end));
+            share.completed(
+                ended.reservation,
+                elapsed.map(|elapsed| Timing {
+                    elapsed,
+                    ended_at: now,
+                }),
+                now,
+            );
             if reached.is_ok() {
-                self.state.lock().put_spare(key.context, ended.start.into_iter().chain([end]));
+                self.state
+                    .lock()
+                    .put_spare(key.context, ended.start.into_iter().chain([end]));
             }
         }
     }
@@ -221,8 +256,16 @@ fn elapsed(driver: &Driver, start: Event, end: Event) -> Option<GpuNs> {
 
 /// The watching thread.
 fn watch(cx: Cx) {
-    let Cx { driver, attachment: Attachment { completion, share, .. } } = cx;
-    let pause = Timespec { tv_sec: 0, tv_nsec: LOOK_EVERY_NS };
+    let Cx {
+        driver,
+        attachment: Attachment {
+            completion, share, ..
+        },
+    } = cx;
+    let pause = Timespec {
+        tv_sec: 0,
+        tv_nsec: LOOK_EVERY_NS,
+    };
     loop {
         let woken = completion.woken.load(Ordering::Acquire);
         let outstanding_count = completion.look(driver, share);
@@ -245,25 +288,49 @@ impl Launch {
     /// Gets ready to see the end of what is about to be launched on `stream`, and to time it if so asked.
     pub(crate) fn begin(cx: Cx, stream: CUstream, timed: bool) -> Self {
         let completion = &cx.attachment.completion;
-        let context = cx.driver.context_of(stream).map_or(0, |context| context.expose_provenance());
-        let kind = if timed { EventKind::Timed } else { EventKind::Untimed };
+        let context = cx
+            .driver
+            .context_of(stream)
+            .map_or(0, |context| context.expose_provenance());
+        let kind = if timed {
+            EventKind::Timed
+        } else {
+            EventKind::Untimed
+        };
         let event = || completion.event(cx.driver, context, kind);
         let start = if timed { event() } else { None };
         let started = start.filter(|start| cx.driver.record_event(start.raw(), stream).is_ok());
-        let key = StreamKey { context, stream: stream.expose_provenance() };
-        Self { stream: key, events: event().map(|end| (started, end)) }
+        let key = StreamKey {
+            context,
+            stream: stream.expose_provenance(),
+        };
+        Self {
+            stream: key,
+            events: event().map(|end| (started, end)),
+        }
     }
 
     /// The driver has taken the launch.
     pub(crate) fn finish(self, cx: Cx, reservation: Reservation) {
-        let Attachment { completion, share, .. } = cx.attachment;
+        let Attachment {
+            completion, share, ..
+        } = cx.attachment;
         let stream = ptr::with_exposed_provenance_mut(self.stream.stream);
-        let recorded = self.events.filter(|(_, end)| cx.driver.record_event(end.raw(), stream).is_ok());
+        let recorded = self
+            .events
+            .filter(|(_, end)| cx.driver.record_event(end.raw(), stream).is_ok());
         let Some((start, end)) = recorded else {
             // Its end will not be seen: what was reserved is what it is charged.
             return share.completed(reservation, None, clock::monotonic());
         };
-        if completion.state.lock().push(self.stream, Outstanding { start, end, reservation }) {
+        if completion.state.lock().push(
+            self.stream,
+            Outstanding {
+                start,
+                end,
+                reservation,
+            },
+        ) {
             completion.woken.fetch_add(1, Ordering::Release);
             // Nobody to wake: the thread is looking, and will see the number risen.
             let _ = futex::wake(&completion.woken, futex::Flags::PRIVATE, 1);
@@ -273,7 +340,11 @@ impl Launch {
     /// The driver has refused the launch.
     pub(crate) fn abandon(self, cx: Cx) {
         if let Some((start, end)) = self.events {
-            cx.attachment.completion.state.lock().put_spare(self.stream.context, start.into_iter().chain([end]));
+            cx.attachment
+                .completion
+                .state
+                .lock()
+                .put_spare(self.stream.context, start.into_iter().chain([end]));
         }
     }
 }

@@ -2,7 +2,10 @@
 //!
 //! What a row of the table forwards to stands in its `Rows`; what we ask the driver ourselves stands below, behind
 //! functions that say what they need.
-#![expect(unsafe_code, reason = "loads a library and calls it through function pointers")]
+#![expect(
+    unsafe_code,
+    reason = "loads a library and calls it through function pointers"
+)]
 #![expect(non_snake_case, reason = "fields are named as the driver's functions")]
 
 use std::ffi::{CStr, OsStr, c_char, c_uint, c_void};
@@ -81,8 +84,10 @@ impl std::fmt::Display for OpenError {
 /// loaded already, from wherever, is the one that answers.
 fn open(name: &OsStr) -> Result<Library, OpenError> {
     // SAFETY: the libraries opened here are those that a CUDA program opens itself; their initialisers are its own risk.
-    unsafe { Library::open(Some(name), RTLD_NOW | RTLD_LOCAL) }
-        .map_err(|reason| OpenError { name: name.to_string_lossy().into_owned(), reason: reason.to_string() })
+    unsafe { Library::open(Some(name), RTLD_NOW | RTLD_LOCAL) }.map_err(|reason| OpenError {
+        name: name.to_string_lossy().into_owned(),
+        reason: reason.to_string(),
+    })
 }
 
 /// The address of a symbol of `library`, asked of the real `dlsym`: ours would answer with ourselves.
@@ -104,7 +109,11 @@ pub(crate) type Status = CUresult;
 const DEFAULT_STREAM_HANDLE_MAX: usize = 2;
 
 fn checked(status: CUresult) -> Result<(), Status> {
-    if status == CUDA_SUCCESS { Ok(()) } else { Err(status) }
+    if status == CUDA_SUCCESS {
+        Ok(())
+    } else {
+        Err(status)
+    }
 }
 
 /// Calls the driver's function, if it has it: `ask!(self.cuCtxGetDevice(&raw mut device))`.
@@ -170,7 +179,11 @@ impl Driver {
     }
 
     /// Runs `work` with `context` current on this thread.
-    pub(crate) fn with_context<T>(&self, context: CUcontext, work: impl FnOnce() -> T) -> Result<T, Status> {
+    pub(crate) fn with_context<T>(
+        &self,
+        context: CUcontext,
+        work: impl FnOnce() -> T,
+    ) -> Result<T, Status> {
         ask!(self.cuCtxPushCurrent_v2(context))?;
         let answer = work();
         let mut popped = ptr::null_mut();
@@ -207,7 +220,9 @@ impl Driver {
     /// Frees linear memory that the program does not know of.
     pub(crate) fn free(&self, pointer: CUdeviceptr) -> CUresult {
         // SAFETY: the driver's own function; a pointer that is not its own is refused by it.
-        self.rows.cuMemFree_v2.map_or(CUDA_ERROR_NOT_FOUND, |free| unsafe { free(pointer) })
+        self.rows
+            .cuMemFree_v2
+            .map_or(CUDA_ERROR_NOT_FOUND, |free| unsafe { free(pointer) })
     }
 
     /// Whether `device` has a primary context.
@@ -222,7 +237,10 @@ impl Driver {
         let mut context = ptr::null_mut();
         ask!(self.cuDevicePrimaryCtxRetain(&raw mut context, device))?;
         // SAFETY: the driver's own function, giving back what was retained above.
-        let released = self.rows.cuDevicePrimaryCtxRelease_v2.map(|release| unsafe { release(device) });
+        let released = self
+            .rows
+            .cuDevicePrimaryCtxRelease_v2
+            .map(|release| unsafe { release(device) });
         checked(released.unwrap_or(CUDA_ERROR_NOT_FOUND))?;
         Ok(context)
     }
@@ -294,8 +312,12 @@ impl Nvml {
             .map(|index| {
                 let mut device = ptr::null_mut();
                 // SAFETY: as above.
-                let status = unsafe { (self.questions.nvmlDeviceGetHandleByIndex_v2?)(index, &raw mut device) };
-                (status == NVML_SUCCESS).then(|| self.device_uuid(device)).flatten()
+                let status = unsafe {
+                    (self.questions.nvmlDeviceGetHandleByIndex_v2?)(index, &raw mut device)
+                };
+                (status == NVML_SUCCESS)
+                    .then(|| self.device_uuid(device))
+                    .flatten()
             })
             .collect()
     }
@@ -305,11 +327,17 @@ impl Nvml {
         let mut text = [0 as c_char; UUID_TEXT_BYTES];
         let length = c_uint::try_from(text.len()).ok()?;
         // SAFETY: the caller's handle; the buffer is as long as said.
-        let status = unsafe { (self.questions.nvmlDeviceGetUUID?)(device, text.as_mut_ptr(), length) };
+        let status =
+            unsafe { (self.questions.nvmlDeviceGetUUID?)(device, text.as_mut_ptr(), length) };
         if status != NVML_SUCCESS {
             return None;
         }
         let bytes = text.map(c_char::cast_unsigned);
-        CStr::from_bytes_until_nul(&bytes).ok()?.to_str().ok()?.parse().ok()
+        CStr::from_bytes_until_nul(&bytes)
+            .ok()?
+            .to_str()
+            .ok()?
+            .parse()
+            .ok()
     }
 }

@@ -6,7 +6,10 @@
 //!
 //! Sources: ELF-64 object file format (dynamic section, symbol table), the GNU hash section as glibc's `dl-lookup.c`
 //! reads it, `dl_iterate_phdr(3)`, `dladdr1(3)`.
-#![expect(unsafe_code, reason = "reads the loader's structures and ELF tables in place")]
+#![expect(
+    unsafe_code,
+    reason = "reads the loader's structures and ELF tables in place"
+)]
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::{mem, ptr, slice};
@@ -70,7 +73,10 @@ impl Object {
         }
         // SAFETY: the loader's promise: on success the map is that of a loaded object, and lives as long as it does.
         let map = unsafe { map.as_ref() }?;
-        Some(Self { base: map.base, dynamic: map.dynamic })
+        Some(Self {
+            base: map.base,
+            dynamic: map.dynamic,
+        })
     }
 
     /// The first loaded object that answers `wanted` with a value.
@@ -102,9 +108,12 @@ impl Object {
             // SAFETY: the object's promise: what its hash section names is in its symbol table.
             let symbol = unsafe { &*symbols.add(usize::try_from(index).ok()?) };
             // SAFETY: as above, for the string table.
-            let symbol_name = unsafe { CStr::from_ptr(strings.add(usize::try_from(symbol.st_name).ok()?)) };
+            let symbol_name =
+                unsafe { CStr::from_ptr(strings.add(usize::try_from(symbol.st_name).ok()?)) };
             let defined = symbol.st_shndx != 0 && symbol.st_value != 0;
-            let address = self.base.checked_add(usize::try_from(symbol.st_value).ok()?)?;
+            let address = self
+                .base
+                .checked_add(usize::try_from(symbol.st_value).ok()?)?;
             (defined && symbol_name == name).then_some(address as *mut c_void)
         })
     }
@@ -113,9 +122,19 @@ impl Object {
     fn hash_chain(&self, name: &CStr) -> Option<impl Iterator<Item = u32>> {
         let head = self.address_of(DT_GNU_HASH)? as *const GnuHash;
         // SAFETY: the object's promise: its hash section starts with this head.
-        let GnuHash { buckets, first_symbol, bloom_words, .. } = *unsafe { &*head };
+        let GnuHash {
+            buckets,
+            first_symbol,
+            bloom_words,
+            ..
+        } = *unsafe { &*head };
         // SAFETY: the Bloom filter follows the head, one machine word each; the buckets follow it.
-        let bucket_table = unsafe { head.add(1).cast::<u64>().add(usize::try_from(bloom_words).ok()?) }.cast::<u32>();
+        let bucket_table = unsafe {
+            head.add(1)
+                .cast::<u64>()
+                .add(usize::try_from(bloom_words).ok()?)
+        }
+        .cast::<u32>();
         let bucket_count = usize::try_from(buckets).ok()?;
         // SAFETY: as many buckets as the head says.
         let bucket_slice = unsafe { slice::from_raw_parts(bucket_table, bucket_count) };
@@ -129,23 +148,38 @@ impl Object {
             let position = usize::try_from(index.checked_sub(first_symbol)?).ok()?;
             // SAFETY: the object's promise: a chain ends with a word whose lowest bit is set, and is not read past it.
             let word = unsafe { *chain.add(position) };
-            next = if word & 1 == 0 { index.checked_add(1) } else { None };
+            next = if word & 1 == 0 {
+                index.checked_add(1)
+            } else {
+                None
+            };
             Some((index, word))
         });
-        Some(hashes.filter(move |(_, word)| word | 1 == hash | 1).map(|(index, _)| index))
+        Some(
+            hashes
+                .filter(move |(_, word)| word | 1 == hash | 1)
+                .map(|(index, _)| index),
+        )
     }
 
     /// The address that a dynamic entry holds: glibc stores it relocated, other loaders (and the vDSO) as an offset.
     fn address_of(&self, tag: i64) -> Option<usize> {
         let value = usize::try_from(self.value_of(tag)?).ok()?;
-        if value < self.base { self.base.checked_add(value) } else { Some(value) }
+        if value < self.base {
+            self.base.checked_add(value)
+        } else {
+            Some(value)
+        }
     }
 
     fn value_of(&self, tag: i64) -> Option<u64> {
         let mut entry = self.dynamic;
         loop {
             // SAFETY: the object's promise: its dynamic section ends with a null entry, and is not read past it.
-            let DynamicEntry { tag: this_tag, value } = *unsafe { entry.as_ref() }?;
+            let DynamicEntry {
+                tag: this_tag,
+                value,
+            } = *unsafe { entry.as_ref() }?;
             if this_tag == tag {
                 return Some(value);
             }
@@ -160,22 +194,30 @@ impl Object {
 
 /// The hash of a GNU hash section (Bernstein's, 5381 and times 33).
 fn gnu_hash(name: &CStr) -> u32 {
-    name.to_bytes()
-        .iter()
-        .fold(5381_u32, |hash, &byte| hash.wrapping_mul(33).wrapping_add(u32::from(byte)))
+    name.to_bytes().iter().fold(5381_u32, |hash, &byte| {
+        hash.wrapping_mul(33).wrapping_add(u32::from(byte))
+    })
 }
 
 /// # Safety
 /// `info` as `dl_iterate_phdr` gives it; `visit` a live `&mut dyn FnMut(Object) -> bool`.
-unsafe extern "C" fn visit_object(info: *mut libc::dl_phdr_info, _size: usize, visit: *mut c_void) -> c_int {
+unsafe extern "C" fn visit_object(
+    info: *mut libc::dl_phdr_info,
+    _size: usize,
+    visit: *mut c_void,
+) -> c_int {
     // SAFETY: the loader's promise: `info` is valid during the callback.
-    let Some(info) = (unsafe { info.as_ref() }) else { return 0 };
+    let Some(info) = (unsafe { info.as_ref() }) else {
+        return 0;
+    };
     // SAFETY: the caller's promise.
     let visit = unsafe { &mut *visit.cast::<&mut dyn FnMut(Object) -> bool>() };
     // SAFETY: the loader's promise: that many program headers.
     let headers = unsafe { slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum)) };
     let base = info.dlpi_addr as usize;
-    let dynamic = headers.iter().find(|header| header.p_type == libc::PT_DYNAMIC);
+    let dynamic = headers
+        .iter()
+        .find(|header| header.p_type == libc::PT_DYNAMIC);
     match dynamic {
         Some(header) => {
             let dynamic = base.wrapping_add(header.p_vaddr as usize) as *const DynamicEntry;
@@ -190,7 +232,8 @@ mod tests {
     use super::*;
 
     fn libc_object() -> Object {
-        Object::find_map(|object| (object.soname() == Some(c"libc.so.6")).then_some(object)).unwrap()
+        Object::find_map(|object| (object.soname() == Some(c"libc.so.6")).then_some(object))
+            .unwrap()
     }
 
     #[test]

@@ -84,7 +84,9 @@ pub(crate) fn enter<A: Api>(
     hook: impl FnOnce(&'static Runtime, &'static A::Library) -> u32,
 ) -> u32 {
     let runtime = runtime::get();
-    let Some(library) = A::library(runtime) else { return A::NO_LIBRARY };
+    let Some(library) = A::library(runtime) else {
+        return A::NO_LIBRARY;
+    };
     match runtime.stance() {
         Stance::Open(_) => forward(library),
         Stance::Refused(refusal) if escapes_limits(effect) => {
@@ -92,7 +94,12 @@ pub(crate) fn enter<A: Api>(
             A::UNENFORCEABLE
         }
         Stance::Refused(_) => forward(library),
-        Stance::Limited(_) => guarded::<A>(effect, || forward(library), || hook(runtime, library)),
+        Stance::Limited(_) => guarded::<A>(
+            &POISONED,
+            effect,
+            || forward(library),
+            || hook(runtime, library),
+        ),
     }
 }
 
@@ -102,27 +109,40 @@ pub(crate) fn enter_attached<A: Api<Library = Driver>>(
     forward: impl FnOnce(&'static Driver) -> u32 + Copy,
     hook: impl FnOnce(Cx) -> u32,
 ) -> u32 {
-    enter::<A>(effect, forward, |runtime, driver| match runtime.attachment(driver) {
-        Ok(Some(attachment)) => hook(Cx { driver, attachment }),
-        Err(unusable) if escapes_limits(effect) => {
-            unusable.say_once();
-            A::UNENFORCEABLE
+    enter::<A>(effect, forward, |runtime, driver| {
+        match runtime.attachment(driver) {
+            Ok(Some(attachment)) => hook(Cx { driver, attachment }),
+            Err(unusable) if escapes_limits(effect) => {
+                unusable.say_once();
+                A::UNENFORCEABLE
+            }
+            Ok(None) | Err(_) => forward(driver),
         }
-        Ok(None) | Err(_) => forward(driver),
     })
 }
 
 /// A hook that panicked: limits are not to be trusted, nor lifted.
 static POISONED: AtomicBool = AtomicBool::new(false);
 
-fn guarded<A: Api>(effect: Effect, forward: impl FnOnce() -> u32, hook: impl FnOnce() -> u32) -> u32 {
-    let Some(_inside) = Inside::enter() else { return forward() };
-    if POISONED.load(Ordering::Relaxed) {
-        return if escapes_limits(effect) { A::POISONED } else { forward() };
+fn guarded<A: Api>(
+    poisoned: &AtomicBool,
+    effect: Effect,
+    forward: impl FnOnce() -> u32,
+    hook: impl FnOnce() -> u32,
+) -> u32 {
+    let Some(_inside) = Inside::enter() else {
+        return forward();
+    };
+    if poisoned.load(Ordering::Relaxed) {
+        return if escapes_limits(effect) {
+            A::POISONED
+        } else {
+            forward()
+        };
     }
     // The driver may have been called before the panic: calling it again could run the call twice.
     panic::catch_unwind(AssertUnwindSafe(hook)).unwrap_or_else(|_panic| {
-        POISONED.store(true, Ordering::Relaxed);
+        poisoned.store(true, Ordering::Relaxed);
         A::POISONED
     })
 }
@@ -130,7 +150,9 @@ fn guarded<A: Api>(effect: Effect, forward: impl FnOnce() -> u32, hook: impl FnO
 /// Makes a panic one line on stderr. Ours alone: the program's own `std`, if it has one, is another.
 pub(crate) fn report_panics() {
     panic::set_hook(Box::new(|panic| {
-        log::line(format_args!("{panic}; allocations and launches of this process fail from now on"));
+        log::line(format_args!(
+            "{panic}; allocations and launches of this process fail from now on"
+        ));
     }));
 }
 
@@ -143,7 +165,10 @@ struct Inside;
 
 impl Inside {
     fn enter() -> Option<Self> {
-        INSIDE.try_with(|inside| (!inside.replace(true)).then(|| Self)).ok().flatten()
+        INSIDE
+            .try_with(|inside| (!inside.replace(true)).then(|| Self))
+            .ok()
+            .flatten()
     }
 }
 
@@ -161,12 +186,13 @@ mod tests {
     #[test]
     fn a_hook_that_is_entered_from_inside_is_bypassed() {
         let answer = guarded::<Cuda>(
+            &POISONED,
             Effect::Charge,
             || 1,
-            || guarded::<Cuda>(Effect::Charge, || 2, || 3),
+            || guarded::<Cuda>(&POISONED, Effect::Charge, || 2, || 3),
         );
         assert_eq!(answer, 2);
-        let afterwards = guarded::<Cuda>(Effect::Charge, || 1, || 4);
+        let afterwards = guarded::<Cuda>(&POISONED, Effect::Charge, || 1, || 4);
         assert_eq!(afterwards, 4, "the outer call has left");
     }
 
@@ -180,24 +206,15 @@ mod tests {
 
     #[test]
     fn a_panic_closes_charges_and_launches_and_nothing_else() {
-        // Poison is for good, and of the process: the one test that sets it runs the others' checks after itself.
-        let poisoned = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "entry::tests::poison_in_a_process_of_its_own", "--nocapture"])
-            .env("CUDA_HOOK_TEST_POISON", "1")
-            .status()
-            .unwrap();
-        assert!(poisoned.success());
-    }
-
-    #[test]
-    fn poison_in_a_process_of_its_own() {
-        if std::env::var_os("CUDA_HOOK_TEST_POISON").is_none() {
-            return;
-        }
-        let panicking = guarded::<Cuda>(Effect::Report, || 0, || panic!("on purpose"));
-        assert_eq!(panicking, abi::CUDA_ERROR_UNKNOWN);
-        assert_eq!(guarded::<Cuda>(Effect::Charge, || 0, || 0), abi::CUDA_ERROR_UNKNOWN);
-        assert_eq!(guarded::<Cuda>(Effect::Throttle, || 0, || 0), abi::CUDA_ERROR_UNKNOWN);
-        assert_eq!(guarded::<Cuda>(Effect::Uncharge, || 7, || 0), 7, "forwarded");
+        let poisoned = AtomicBool::new(false);
+        let enter = |effect, hook: fn() -> u32| guarded::<Cuda>(&poisoned, effect, || 7, hook);
+        assert_eq!(
+            enter(Effect::Report, || panic!("on purpose")),
+            abi::CUDA_ERROR_UNKNOWN
+        );
+        assert_eq!(enter(Effect::Charge, || 0), abi::CUDA_ERROR_UNKNOWN);
+        assert_eq!(enter(Effect::Throttle, || 0), abi::CUDA_ERROR_UNKNOWN);
+        assert_eq!(enter(Effect::Attach, || 0), abi::CUDA_ERROR_UNKNOWN);
+        assert_eq!(enter(Effect::Uncharge, || 7), 7, "forwarded");
     }
 }

@@ -81,7 +81,11 @@ mod tests {
     use super::*;
 
     fn block(bytes: u64, owner: Owner) -> Block {
-        Block { bytes: Bytes::new(bytes), device_index: 0, owner }
+        Block {
+            bytes: Bytes::new(bytes),
+            device_index: 0,
+            owner,
+        }
     }
 
     #[test]
@@ -110,7 +114,11 @@ mod tests {
         }
         live.insert(Key::Pointer(1000), block(1, Owner::Context(8)));
         live.insert(Key::Pointer(1001), block(1, Owner::Pool));
-        assert_eq!(live.take_all(|block| block.owner == Owner::Context(7)).len(), 100);
+        assert_eq!(
+            live.take_all(|block| block.owner == Owner::Context(7))
+                .len(),
+            100
+        );
         assert!(live.take(Key::Pointer(1000)).is_some());
         assert!(live.take(Key::Pointer(1001)).is_some());
     }

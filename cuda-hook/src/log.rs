@@ -48,7 +48,11 @@ impl tracing::Subscriber for Stderr {
         let mut text = Text::default();
         event.record(&mut text);
         let Text { message, fields } = text;
-        line(format_args!("{} [{}] {message}{fields}", event.metadata().level(), std::process::id()));
+        line(format_args!(
+            "{} [{}] {message}{fields}",
+            event.metadata().level(),
+            std::process::id()
+        ));
     }
 
     // Spans are not used here.

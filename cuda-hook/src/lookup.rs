@@ -8,7 +8,10 @@
 //! A name that we hook is answered with our function where the caller would have got the driver's: on a handle, when the
 //! object behind the real answer bears the driver's SONAME; for `RTLD_DEFAULT` and `RTLD_NEXT`, when the driver is loaded and
 //! has the name. Where the caller would have got nothing, or somebody else's function, so it does with us.
-#![expect(unsafe_code, reason = "stands in the place of glibc's dlsym, and writes where cuGetProcAddress does")]
+#![expect(
+    unsafe_code,
+    reason = "stands in the place of glibc's dlsym, and writes where cuGetProcAddress does"
+)]
 
 use std::ffi::{CStr, c_char, c_void};
 use std::sync::atomic::{AtomicPtr, Ordering};
@@ -37,11 +40,17 @@ struct Answer {
 
 impl Answer {
     const fn found(found: *mut c_void) -> Self {
-        Self { found, go_on: ptr::null() }
+        Self {
+            found,
+            go_on: ptr::null(),
+        }
     }
 
     const fn go_on(function: *const c_void) -> Self {
-        Self { found: ptr::null_mut(), go_on: function }
+        Self {
+            found: ptr::null_mut(),
+            go_on: function,
+        }
     }
 }
 
@@ -83,7 +92,11 @@ unsafe extern "C" fn dlsym(handle: *mut c_void, name: *const c_char) -> *mut c_v
 /// As `dlvsym`.
 #[cfg_attr(not(test), unsafe(no_mangle))]
 #[unsafe(naked)]
-unsafe extern "C" fn dlvsym(handle: *mut c_void, name: *const c_char, version: *const c_char) -> *mut c_void {
+unsafe extern "C" fn dlvsym(
+    handle: *mut c_void,
+    name: *const c_char,
+    version: *const c_char,
+) -> *mut c_void {
     ask_or_jump!(answer_dlvsym)
 }
 
@@ -94,21 +107,31 @@ unsafe extern "C" fn answer_dlsym(handle: *mut c_void, name: *const c_char) -> A
     // SAFETY: the caller's promise: `name` is a string.
     let wanted = unsafe { Wanted::by_name(name) };
     // SAFETY: what glibc exports as `dlsym` has that type.
-    match (wanted, unsafe { mem::transmute::<*mut c_void, Option<Dlsym>>(real) }) {
+    match (wanted, unsafe {
+        mem::transmute::<*mut c_void, Option<Dlsym>>(real)
+    }) {
         // SAFETY: the caller's arguments, or a handle of ours.
-        (Some(wanted), Some(real)) => Answer::found(wanted.answer(handle, |handle| unsafe { real(handle, name) })),
+        (Some(wanted), Some(real)) => {
+            Answer::found(wanted.answer(handle, |handle| unsafe { real(handle, name) }))
+        }
         _ => Answer::go_on(real),
     }
 }
 
 /// # Safety
 /// As `dlvsym`.
-unsafe extern "C" fn answer_dlvsym(handle: *mut c_void, name: *const c_char, version: *const c_char) -> Answer {
+unsafe extern "C" fn answer_dlvsym(
+    handle: *mut c_void,
+    name: *const c_char,
+    version: *const c_char,
+) -> Answer {
     let real = real_address(&DLVSYM, c"dlvsym");
     // SAFETY: the caller's promise: `name` is a string.
     let wanted = unsafe { Wanted::by_name(name) };
     // SAFETY: what glibc exports as `dlvsym` has that type.
-    match (wanted, unsafe { mem::transmute::<*mut c_void, Option<Dlvsym>>(real) }) {
+    match (wanted, unsafe {
+        mem::transmute::<*mut c_void, Option<Dlvsym>>(real)
+    }) {
         (Some(wanted), Some(real)) => {
             // SAFETY: the caller's arguments, or a handle of ours.
             Answer::found(wanted.answer(handle, |handle| unsafe { real(handle, name, version) }))
@@ -147,7 +170,11 @@ impl Wanted {
 
     /// What the caller gets. `real` is glibc's lookup of the name; the last call of it is the one whose failure
     /// `dlerror` tells, as without us.
-    fn answer(&self, handle: *mut c_void, real: impl Fn(*mut c_void) -> *mut c_void) -> *mut c_void {
+    fn answer(
+        &self,
+        handle: *mut c_void,
+        real: impl Fn(*mut c_void) -> *mut c_void,
+    ) -> *mut c_void {
         let theirs = match self.provider_for(handle) {
             Some(provider) => real(provider),
             None => match real(handle) {
@@ -156,7 +183,11 @@ impl Wanted {
                 found => found,
             },
         };
-        if self.stands_in_for(theirs) { self.ours } else { theirs }
+        if self.stands_in_for(theirs) {
+            self.ours
+        } else {
+            theirs
+        }
     }
 
     /// What `RTLD_DEFAULT` and `RTLD_NEXT` find depends on who calls, and from here it is we who would be seen calling. The
@@ -168,14 +199,19 @@ impl Wanted {
         }
         self.providers.iter().find_map(|soname| {
             // SAFETY: a terminated name; nothing is loaded, so no initialiser runs.
-            let loaded = unsafe { libc::dlopen(soname.as_ptr(), libc::RTLD_LAZY | libc::RTLD_NOLOAD) };
+            let loaded =
+                unsafe { libc::dlopen(soname.as_ptr(), libc::RTLD_LAZY | libc::RTLD_NOLOAD) };
             (!loaded.is_null()).then_some(loaded)
         })
     }
 
     /// Whether `theirs` is a function of the library in whose place we stand.
     fn stands_in_for(&self, theirs: *mut c_void) -> bool {
-        let provided = |object: Object| object.soname().is_some_and(|soname| self.providers.contains(&soname));
+        let provided = |object: Object| {
+            object
+                .soname()
+                .is_some_and(|soname| self.providers.contains(&soname))
+        };
         !theirs.is_null() && Object::defining(theirs).is_some_and(provided)
     }
 }
@@ -192,8 +228,13 @@ fn real_address(cache: &AtomicPtr<c_void>, name: &CStr) -> *mut c_void {
     if !cached.is_null() {
         return cached;
     }
-    let is_libc = |object: &Object| object.soname().is_some_and(|soname| LIBC_SONAMES.contains(&soname));
-    let found = Object::find_map(|object| is_libc(&object).then(|| object.function(name)).flatten());
+    let is_libc = |object: &Object| {
+        object
+            .soname()
+            .is_some_and(|soname| LIBC_SONAMES.contains(&soname))
+    };
+    let found =
+        Object::find_map(|object| is_libc(&object).then(|| object.function(name)).flatten());
     let found = found.unwrap_or(ptr::null_mut());
     cache.store(found, Ordering::Relaxed);
     found
@@ -238,7 +279,14 @@ mod tests {
 
     #[test]
     fn a_name_that_we_do_not_hook_is_passed_on() {
-        for name in [c"malloc", c"cuDriverGetVersion", c"nvmlInit_v2", c"cu", c"", c"dlsymm"] {
+        for name in [
+            c"malloc",
+            c"cuDriverGetVersion",
+            c"nvmlInit_v2",
+            c"cu",
+            c"",
+            c"dlsymm",
+        ] {
             // SAFETY: a string, and a lookup in the whole program.
             let answer = unsafe { answer_dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
             assert_eq!(answer.go_on, libc::dlsym as *const c_void, "{name:?}");
@@ -254,7 +302,11 @@ mod tests {
         let (plain, versioned) = unsafe {
             (
                 dlsym(libc::RTLD_DEFAULT, c"getpid".as_ptr()),
-                dlvsym(libc::RTLD_DEFAULT, c"getpid".as_ptr(), c"GLIBC_2.2.5".as_ptr()),
+                dlvsym(
+                    libc::RTLD_DEFAULT,
+                    c"getpid".as_ptr(),
+                    c"GLIBC_2.2.5".as_ptr(),
+                ),
             )
         };
         assert_eq!(plain, libc::getpid as *mut c_void);

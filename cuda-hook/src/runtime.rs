@@ -3,7 +3,10 @@
 //! Nothing runs when the library is loaded. The first hooked call reads the configuration, once, for good; the first call
 //! that needs it attaches. Fork is handled here and nowhere else: whatever a child could share with its parent hangs
 //! on one pointer, and the child forgets it. It holds nothing, gives nothing back, and attaches on its own first call.
-#![expect(unsafe_code, reason = "registers a fork handler; owns the state behind an atomic pointer")]
+#![expect(
+    unsafe_code,
+    reason = "registers a fork handler; owns the state behind an atomic pointer"
+)]
 
 use std::ffi::c_int;
 use std::path::PathBuf;
@@ -13,8 +16,8 @@ use std::{io, mem, ptr, thread};
 use cuda_sys_stubs::abi::{CUDA_ERROR_DEINITIALIZED, CUDA_ERROR_NOT_INITIALIZED, CUdevice};
 use limiter::config::{self, GpuLimits, Limits, Refusal, Settings};
 use limiter::ledger::Ledger;
-use limiter::share::Share;
 use limiter::sample;
+use limiter::share::Share;
 use limiter::units::{Bytes, DeviceUuid};
 use once_cell::race::OnceBox;
 use once_cell::sync::OnceCell;
@@ -58,7 +61,10 @@ pub(crate) struct Complaint {
 
 impl Complaint {
     fn new(reason: &impl ToString) -> Self {
-        Self { line: reason.to_string(), said: AtomicBool::new(false) }
+        Self {
+            line: reason.to_string(),
+            said: AtomicBool::new(false),
+        }
     }
 
     /// Writes the line to stderr, the first time.
@@ -91,7 +97,11 @@ impl Runtime {
                 }
             }
         };
-        Self { stance, driver: OnceBox::new(), nvml: OnceBox::new() }
+        Self {
+            stance,
+            driver: OnceBox::new(),
+            nvml: OnceBox::new(),
+        }
     }
 
     /// What the configuration makes of this process.
@@ -106,27 +116,44 @@ impl Runtime {
             Stance::Refused(_) => None,
             Stance::Limited(limited) => limited.settings.driver.as_deref(),
         };
-        let open = || Driver::open(path).inspect_err(|reason| tracing::error!("no driver: {reason}")).ok();
+        let open = || {
+            Driver::open(path)
+                .inspect_err(|reason| tracing::error!("no driver: {reason}"))
+                .ok()
+        };
         self.driver.get_or_init(|| Box::new(open())).as_ref()
     }
 
     /// The real NVML, opened at first use; `None` where there is none.
     pub(crate) fn nvml(&self) -> Option<&Nvml> {
-        let open = || Nvml::open().inspect_err(|reason| tracing::error!("no NVML: {reason}")).ok();
+        let open = || {
+            Nvml::open()
+                .inspect_err(|reason| tracing::error!("no NVML: {reason}"))
+                .ok()
+        };
         self.nvml.get_or_init(|| Box::new(open())).as_ref()
     }
 
     /// This process's place among its container's, taken at the first call after the driver's initialisation; `None`
     /// before, and without limits. A failure is for good.
-    pub(crate) fn attachment(&self, driver: &Driver) -> Result<Option<&'static Attachment>, &'static Complaint> {
-        let Stance::Limited(limited) = &self.stance else { return Ok(None) };
+    pub(crate) fn attachment(
+        &self,
+        driver: &Driver,
+    ) -> Result<Option<&'static Attachment>, &'static Complaint> {
+        let Stance::Limited(limited) = &self.stance else {
+            return Ok(None);
+        };
         let process = process();
         if let Some(attached) = process.attachment.get() {
             return attached.as_ref().map(Some);
         }
         let devices = match driver.devices() {
             Err(CUDA_ERROR_NOT_INITIALIZED | CUDA_ERROR_DEINITIALIZED) => return Ok(None),
-            answer => answer.map_err(|status| Complaint::new(&format!("the driver does not tell its devices: CUDA error {status}"))),
+            answer => answer.map_err(|status| {
+                Complaint::new(&format!(
+                    "the driver does not tell its devices: CUDA error {status}"
+                ))
+            }),
         };
         forget_in_children();
         let _reading = process.reading.lock();
@@ -147,7 +174,11 @@ pub(crate) struct MemoryUse {
 impl Limited {
     /// The container's memory on the GPU of `uuid`; `None` without a quota there. A process that is not attached, because it
     /// asks NVML only, reads the state of those that are.
-    pub(crate) fn memory_use(&self, uuid: DeviceUuid, visible: impl FnOnce() -> Option<Vec<DeviceUuid>>) -> Option<MemoryUse> {
+    pub(crate) fn memory_use(
+        &self,
+        uuid: DeviceUuid,
+        visible: impl FnOnce() -> Option<Vec<DeviceUuid>>,
+    ) -> Option<MemoryUse> {
         let process = process();
         if let Some(attached) = process.attachment.get() {
             return attached.as_ref().ok()?.memory_use(uuid);
@@ -157,15 +188,27 @@ impl Limited {
             let visible = visible()?;
             let limits = self.limits.bind(&visible).ok()?;
             let index = visible.iter().position(|&device| device == uuid)?;
-            Some(MemoryUse { max: limits.get(index)?.memory_bytes_max?, current: Bytes::new(0) })
+            Some(MemoryUse {
+                max: limits.get(index)?.memory_bytes_max?,
+                current: Bytes::new(0),
+            })
         })
     }
 
     fn sampled_memory_use(&self, uuid: DeviceUuid) -> Option<MemoryUse> {
         let sample = sample::read(&self.settings.dir).ok()?;
-        let container = sample.containers.iter().find(|sample| sample.container == self.settings.container.as_str())?;
-        let device = container.devices.iter().find(|device| device.device_uuid == uuid.to_string())?;
-        Some(MemoryUse { max: Bytes::new(device.memory_bytes_max?), current: Bytes::new(device.memory_bytes_current) })
+        let container = sample
+            .containers
+            .iter()
+            .find(|sample| sample.container == self.settings.container.as_str())?;
+        let device = container
+            .devices
+            .iter()
+            .find(|device| device.device_uuid == uuid.to_string())?;
+        Some(MemoryUse {
+            max: Bytes::new(device.memory_bytes_max?),
+            current: Bytes::new(device.memory_bytes_current),
+        })
     }
 }
 
@@ -185,7 +228,8 @@ fn process() -> &'static Process {
     let mut current = PROCESS.load(Ordering::Acquire);
     if current.is_null() {
         let fresh = Box::into_raw(Box::<Process>::default());
-        let placed = PROCESS.compare_exchange(ptr::null_mut(), fresh, Ordering::AcqRel, Ordering::Acquire);
+        let placed =
+            PROCESS.compare_exchange(ptr::null_mut(), fresh, Ordering::AcqRel, Ordering::Acquire);
         current = match placed {
             Ok(_) => fresh,
             Err(theirs) => {
@@ -217,7 +261,10 @@ fn forget_in_children() {
     // SAFETY: the handler does nothing but store to an atomic.
     let status = unsafe { pthread_atfork(None, None, Some(forget)) };
     if status != 0 {
-        tracing::error!(status, "no fork handler: a child would use its parent's place");
+        tracing::error!(
+            status,
+            "no fork handler: a child would use its parent's place"
+        );
     }
 }
 
@@ -247,11 +294,26 @@ impl Attachment {
     fn new(limited: &Limited, devices: &[(CUdevice, DeviceUuid)]) -> Result<Self, Complaint> {
         let Settings { dir, container, .. } = &limited.settings;
         let uuids: Vec<DeviceUuid> = devices.iter().map(|&(_, uuid)| uuid).collect();
-        let limits = limited.limits.bind(&uuids).map_err(|refusal| Complaint::new(&refusal))?;
-        let quotas: Vec<_> =
-            uuids.iter().zip(&limits).map(|(&uuid, GpuLimits { memory_bytes_max, .. })| (uuid, *memory_bytes_max)).collect();
-        let ledger = Ledger::attach(dir, container, &quotas).map_err(|reason| Complaint::new(&reason))?;
-        let share = Share::attach(&ledger, dir, &limits).map_err(|reason| Complaint::new(&reason))?;
+        let limits = limited
+            .limits
+            .bind(&uuids)
+            .map_err(|refusal| Complaint::new(&refusal))?;
+        let quotas: Vec<_> = uuids
+            .iter()
+            .zip(&limits)
+            .map(
+                |(
+                    &uuid,
+                    GpuLimits {
+                        memory_bytes_max, ..
+                    },
+                )| (uuid, *memory_bytes_max),
+            )
+            .collect();
+        let ledger =
+            Ledger::attach(dir, container, &quotas).map_err(|reason| Complaint::new(&reason))?;
+        let share =
+            Share::attach(&ledger, dir, &limits).map_err(|reason| Complaint::new(&reason))?;
         tracing::info!("attached to container {container} in {}", dir.display());
         Ok(Self {
             ledger,
@@ -276,7 +338,10 @@ impl Attachment {
 
     /// The container's memory on the device of that index; `None` without a quota there.
     pub(crate) fn memory_use_of(&self, device_index: usize) -> Option<MemoryUse> {
-        Some(MemoryUse { max: self.ledger.max(device_index)?, current: self.ledger.current(device_index) })
+        Some(MemoryUse {
+            max: self.ledger.max(device_index)?,
+            current: self.ledger.current(device_index),
+        })
     }
 
     fn memory_use(&self, uuid: DeviceUuid) -> Option<MemoryUse> {
@@ -287,13 +352,21 @@ impl Attachment {
 /// Starts a thread that the program does not notice: its signals are for its own threads.
 pub(crate) fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
     // SAFETY: all bytes zero are a valid set, and it is filled before use.
-    let (mut all, mut before) = unsafe { (mem::zeroed::<libc::sigset_t>(), mem::zeroed::<libc::sigset_t>()) };
+    let (mut all, mut before) = unsafe {
+        (
+            mem::zeroed::<libc::sigset_t>(),
+            mem::zeroed::<libc::sigset_t>(),
+        )
+    };
     // SAFETY: both sets are live. The new thread inherits the mask; ours is put back below.
     unsafe {
         libc::sigfillset(&raw mut all);
         libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut before);
     }
-    let spawned = thread::Builder::new().name(name.to_owned()).spawn(body).map(drop);
+    let spawned = thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(body)
+        .map(drop);
     // SAFETY: as above: the mask that this thread had.
     unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const before, ptr::null_mut()) };
     spawned

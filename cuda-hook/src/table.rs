@@ -4,8 +4,14 @@
 //! and the hook with what it is given of the arguments. From it come the exported function, the check that its type is
 //! the ABI's, the slot for the real address, and the entry by which `dlsym` and `cuGetProcAddress` know it. The table holds
 //! no logic. What has an effect and no row stands in [`NOT_YET`](crate::not_yet::NOT_YET), with the reason.
-#![expect(unsafe_code, reason = "exports C functions and calls the driver's through the rows")]
-#![expect(non_snake_case, reason = "functions and arguments are named as the driver's")]
+#![expect(
+    unsafe_code,
+    reason = "exports C functions and calls the driver's through the rows"
+)]
+#![expect(
+    non_snake_case,
+    reason = "functions and arguments are named as the driver's"
+)]
 
 use std::ffi::{CStr, c_char, c_int, c_uint, c_ulonglong, c_void};
 
@@ -23,7 +29,10 @@ pub(crate) struct Hook {
     /// The exported name.
     pub(crate) name: &'static CStr,
     /// What it does to a quota.
-    #[cfg_attr(not(test), expect(dead_code, reason = "compared with the symbol table by a test"))]
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "compared with the symbol table by a test")
+    )]
     pub(crate) effect: Effect,
     /// Our function.
     pub(crate) ours: fn() -> *mut c_void,
@@ -39,10 +48,18 @@ pub(crate) const fn c_name(with_nul: &'static str) -> &'static CStr {
 
 /// The door through which a row's calls come in: by effect, because a hook before the attachment is given other things.
 macro_rules! door {
-    (Cuda Attach) => { entry::enter::<Cuda> };
-    (Cuda Lookup) => { entry::enter::<Cuda> };
-    (Cuda $effect:ident) => { entry::enter_attached::<Cuda> };
-    (Management $effect:ident) => { entry::enter::<Management> };
+    (Cuda Attach) => {
+        entry::enter::<Cuda>
+    };
+    (Cuda Lookup) => {
+        entry::enter::<Cuda>
+    };
+    (Cuda $effect:ident) => {
+        entry::enter_attached::<Cuda>
+    };
+    (Management $effect:ident) => {
+        entry::enter::<Management>
+    };
 }
 
 macro_rules! hooks {
@@ -198,5 +215,8 @@ hooks! {
 /// Our function of that name.
 pub(crate) fn by_name(name: &CStr) -> Option<*mut c_void> {
     let hooks = DRIVER_HOOKS.iter().chain(NVML_HOOKS);
-    hooks.into_iter().find(|hook| hook.name == name).map(|hook| (hook.ours)())
+    hooks
+        .into_iter()
+        .find(|hook| hook.name == name)
+        .map(|hook| (hook.ours)())
 }

@@ -1,5 +1,8 @@
 //! Arrays. Their tiled size is the driver's secret: what their texels take at least is charged, rounded up.
-#![expect(unsafe_code, reason = "reads the caller's descriptors and what the driver has written")]
+#![expect(
+    unsafe_code,
+    reason = "reads the caller's descriptors and what the driver has written"
+)]
 
 use cuda_sys_stubs::abi::*;
 
@@ -40,15 +43,20 @@ fn array_bytes(descriptor: &CUDA_ARRAY3D_DESCRIPTOR, level_count: u32) -> u64 {
     if descriptor.Flags & (CUDA_ARRAY3D_SPARSE | CUDA_ARRAY3D_DEFERRED_MAPPING) != 0 {
         return 0; // its memory comes from `cuMemCreate`
     }
-    let texel_bytes = channel_bytes(descriptor.Format).saturating_mul(u64::from(descriptor.NumChannels));
+    let texel_bytes =
+        channel_bytes(descriptor.Format).saturating_mul(u64::from(descriptor.NumChannels));
     let level_bytes = |level: u32| {
         [descriptor.Width, descriptor.Height, descriptor.Depth]
             .map(|extent| extent.get().checked_shr(level).unwrap_or(0).max(1))
             .into_iter()
             .fold(texel_bytes, u64::saturating_mul)
     };
-    let bytes = (0..level_count).map(level_bytes).fold(0, u64::saturating_add);
-    bytes.checked_next_multiple_of(TILE_BYTES).unwrap_or(u64::MAX)
+    let bytes = (0..level_count)
+        .map(level_bytes)
+        .fold(0, u64::saturating_add);
+    bytes
+        .checked_next_multiple_of(TILE_BYTES)
+        .unwrap_or(u64::MAX)
 }
 
 /// # Safety
@@ -60,11 +68,17 @@ unsafe fn create_of<A>(
     descriptor: Option<CUDA_ARRAY3D_DESCRIPTOR>,
     level_count: u32,
 ) -> CUresult {
-    let (Some(place), Some(descriptor)) = (Place::current(cx), descriptor) else { return call() };
+    let (Some(place), Some(descriptor)) = (Place::current(cx), descriptor) else {
+        return call();
+    };
     // SAFETY: the driver's promise: after success it has written there.
-    memory::charged(cx, place, array_bytes(&descriptor, level_count), call, || {
-        Key::Array(unsafe { array.read() }.addr())
-    })
+    memory::charged(
+        cx,
+        place,
+        array_bytes(&descriptor, level_count),
+        call,
+        || Key::Array(unsafe { array.read() }.addr()),
+    )
 }
 
 /// `cuArrayCreate`.
@@ -161,7 +175,10 @@ mod tests {
     #[test]
     fn an_array_without_memory_of_its_own_takes_none() {
         assert_eq!(array_bytes(&image(1024, 1024, CUDA_ARRAY3D_SPARSE), 1), 0);
-        assert_eq!(array_bytes(&image(1024, 1024, CUDA_ARRAY3D_DEFERRED_MAPPING), 1), 0);
+        assert_eq!(
+            array_bytes(&image(1024, 1024, CUDA_ARRAY3D_DEFERRED_MAPPING), 1),
+            0
+        );
     }
 
     #[test]

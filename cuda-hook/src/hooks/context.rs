@@ -33,7 +33,15 @@ pub(crate) unsafe fn init(
 }
 
 fn give_back(cx: Cx, taken: Vec<(Key, Block)>) {
-    for (_, Block { bytes, device_index, .. }) in taken {
+    for (
+        _,
+        Block {
+            bytes,
+            device_index,
+            ..
+        },
+    ) in taken
+    {
         cx.attachment.ledger.uncharge(device_index, bytes);
     }
 }
@@ -56,25 +64,43 @@ fn ended(cx: Cx, call: impl FnOnce() -> CUresult, gone: impl FnMut(&Block) -> bo
 ///
 /// # Safety
 /// As [`hooks`](crate::hooks).
-pub(crate) unsafe fn destroy(cx: Cx, call: impl FnOnce() -> CUresult, context: CUcontext) -> CUresult {
-    cx.attachment.completion.forget_context(&cx.attachment.share, context);
-    ended(cx, call, |block| block.owner == Owner::Context(context.addr()))
+pub(crate) unsafe fn destroy(
+    cx: Cx,
+    call: impl FnOnce() -> CUresult,
+    context: CUcontext,
+) -> CUresult {
+    cx.attachment
+        .completion
+        .forget_context(&cx.attachment.share, context);
+    ended(cx, call, |block| {
+        block.owner == Owner::Context(context.addr())
+    })
 }
 
 /// The primary context of `device`, if it has one.
 fn primary(cx: Cx, device: CUdevice) -> Option<CUcontext> {
     let active = cx.driver.has_primary_context(device).ok()?;
-    active.then(|| cx.driver.primary_context(device).ok()).flatten()
+    active
+        .then(|| cx.driver.primary_context(device).ok())
+        .flatten()
 }
 
 /// `cuDevicePrimaryCtxReset`: the primary context's memory and, with it, what is out of the device's pools.
 ///
 /// # Safety
 /// As [`hooks`](crate::hooks).
-pub(crate) unsafe fn reset_primary(cx: Cx, call: impl FnOnce() -> CUresult, device: CUdevice) -> CUresult {
-    let Some(context) = primary(cx, device) else { return call() };
+pub(crate) unsafe fn reset_primary(
+    cx: Cx,
+    call: impl FnOnce() -> CUresult,
+    device: CUdevice,
+) -> CUresult {
+    let Some(context) = primary(cx, device) else {
+        return call();
+    };
     let device_index = cx.attachment.device_index(device);
-    cx.attachment.completion.forget_context(&cx.attachment.share, context);
+    cx.attachment
+        .completion
+        .forget_context(&cx.attachment.share, context);
     ended(cx, call, |block| match block.owner {
         Owner::Context(owner) => owner == context.addr(),
         Owner::Pool => Some(block.device_index) == device_index,
@@ -85,12 +111,25 @@ pub(crate) unsafe fn reset_primary(cx: Cx, call: impl FnOnce() -> CUresult, devi
 ///
 /// # Safety
 /// As [`hooks`](crate::hooks).
-pub(crate) unsafe fn release_primary(cx: Cx, call: impl FnOnce() -> CUresult, device: CUdevice) -> CUresult {
-    let Some(context) = primary(cx, device) else { return call() };
+pub(crate) unsafe fn release_primary(
+    cx: Cx,
+    call: impl FnOnce() -> CUresult,
+    device: CUdevice,
+) -> CUresult {
+    let Some(context) = primary(cx, device) else {
+        return call();
+    };
     let status = call();
     if status == CUDA_SUCCESS && cx.driver.has_primary_context(device) == Ok(false) {
-        cx.attachment.completion.forget_context(&cx.attachment.share, context);
-        give_back(cx, cx.attachment.live.take_all(|block| block.owner == Owner::Context(context.addr())));
+        cx.attachment
+            .completion
+            .forget_context(&cx.attachment.share, context);
+        give_back(
+            cx,
+            cx.attachment
+                .live
+                .take_all(|block| block.owner == Owner::Context(context.addr())),
+        );
     }
     status
 }

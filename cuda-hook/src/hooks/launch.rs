@@ -23,7 +23,11 @@ const PER_THREAD_STREAM: CUstream = ptr::without_provenance_mut(2);
 
 /// The stream that `stream` means to a `_ptsz` function.
 pub(crate) fn per_thread(stream: CUstream) -> CUstream {
-    if stream.is_null() { PER_THREAD_STREAM } else { stream }
+    if stream.is_null() {
+        PER_THREAD_STREAM
+    } else {
+        stream
+    }
 }
 
 /// The stream that `stream` means to a function without that suffix.
@@ -40,9 +44,10 @@ fn key_of(what: impl Hash) -> KernelKey {
 
 /// The device that `stream` runs on, in the share's order.
 fn device_index(cx: Cx, stream: CUstream) -> Option<usize> {
-    cx.attachment
-        .only_device_index()
-        .or_else(|| cx.attachment.device_index(cx.driver.stream_device(stream).ok()?))
+    cx.attachment.only_device_index().or_else(|| {
+        cx.attachment
+            .device_index(cx.driver.stream_device(stream).ok()?)
+    })
 }
 
 /// Waits for the container's turn.
@@ -57,8 +62,15 @@ fn admitted(cx: Cx, device_index: usize, key: KernelKey) -> Reservation {
 }
 
 /// Calls when it is this container's turn, and watches for the end of what was launched.
-fn throttled(cx: Cx, call: impl FnOnce() -> CUresult, key: KernelKey, stream: CUstream) -> CUresult {
-    let Some(device_index) = device_index(cx, stream) else { return call() };
+fn throttled(
+    cx: Cx,
+    call: impl FnOnce() -> CUresult,
+    key: KernelKey,
+    stream: CUstream,
+) -> CUresult {
+    let Some(device_index) = device_index(cx, stream) else {
+        return call();
+    };
     let share = &cx.attachment.share;
     if !share.is_limited(device_index) {
         return call();
@@ -97,7 +109,12 @@ pub(crate) unsafe fn kernel(
     shared_bytes: u32,
     stream: CUstream,
 ) -> CUresult {
-    throttled(cx, call, key_of((function, grid, block, shared_bytes)), stream)
+    throttled(
+        cx,
+        call,
+        key_of((function, grid, block, shared_bytes)),
+        stream,
+    )
 }
 
 /// `cuLaunchKernelEx`; `stream_of` says what its stream means.
@@ -112,11 +129,23 @@ pub(crate) unsafe fn kernel_ex(
     stream_of: fn(CUstream) -> CUstream,
 ) -> CUresult {
     // SAFETY: the caller's promise: null or its configuration.
-    let Some(config) = (unsafe { config.as_ref() }) else { return call() };
+    let Some(config) = (unsafe { config.as_ref() }) else {
+        return call();
+    };
     let grid = [config.gridDimX, config.gridDimY, config.gridDimZ];
     let block = [config.blockDimX, config.blockDimY, config.blockDimZ];
     // SAFETY: as of this hook.
-    unsafe { kernel(cx, call, function, grid, block, config.sharedMemBytes, stream_of(config.hStream)) }
+    unsafe {
+        kernel(
+            cx,
+            call,
+            function,
+            grid,
+            block,
+            config.sharedMemBytes,
+            stream_of(config.hStream),
+        )
+    }
 }
 
 /// `cuGraphLaunch`: a graph is paid for as a whole.
@@ -146,7 +175,8 @@ pub(crate) unsafe fn multi_device(
         return call();
     }
     // SAFETY: the caller's promise: that many launches.
-    let launches = unsafe { std::slice::from_raw_parts(launches, usize::try_from(count).unwrap_or(0)) };
+    let launches =
+        unsafe { std::slice::from_raw_parts(launches, usize::try_from(count).unwrap_or(0)) };
     let nested: Box<dyn FnOnce() -> CUresult + '_> = Box::new(call);
     launches.iter().fold(nested, |inner, launch| {
         let grid = [launch.gridDimX, launch.gridDimY, launch.gridDimZ];

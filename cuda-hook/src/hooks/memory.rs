@@ -1,5 +1,8 @@
 //! Linear device memory: charge, call, commit.
-#![expect(unsafe_code, reason = "reads what the driver has written to the caller's out-pointers")]
+#![expect(
+    unsafe_code,
+    reason = "reads what the driver has written to the caller's out-pointers"
+)]
 
 use cuda_sys_stubs::abi::{CUDA_ERROR_OUT_OF_MEMORY, CUDA_SUCCESS, CUresult};
 use limiter::units::Bytes;
@@ -57,9 +60,14 @@ pub(crate) struct Place {
 impl Place {
     /// The current context, on its device; `None` without one: the driver will say so.
     pub(crate) fn current(cx: Cx) -> Option<Self> {
-        let device_index = cx.attachment.device_index(cx.driver.current_device().ok()?)?;
+        let device_index = cx
+            .attachment
+            .device_index(cx.driver.current_device().ok()?)?;
         let context = cx.driver.current_context().ok()?;
-        Some(Self { device_index, owner: Owner::Context(context.addr()) })
+        Some(Self {
+            device_index,
+            owner: Owner::Context(context.addr()),
+        })
     }
 }
 
@@ -71,8 +79,15 @@ pub(crate) fn charged(
     call: impl FnOnce() -> CUresult,
     key: impl FnOnce() -> Key,
 ) -> CUresult {
-    let Place { device_index, owner } = place;
-    let charge = match cx.attachment.ledger.try_charge(device_index, Bytes::new(bytes)) {
+    let Place {
+        device_index,
+        owner,
+    } = place;
+    let charge = match cx
+        .attachment
+        .ledger
+        .try_charge(device_index, Bytes::new(bytes))
+    {
         Ok(charge) => charge,
         Err(refusal) => {
             tracing::info!(device_index, "out of quota: {refusal}");
@@ -82,14 +97,27 @@ pub(crate) fn charged(
     let status = call();
     if status == CUDA_SUCCESS {
         let bytes = charge.commit();
-        remember(cx, key(), Block { bytes, device_index, owner });
+        remember(
+            cx,
+            key(),
+            Block {
+                bytes,
+                device_index,
+                owner,
+            },
+        );
     }
     status
 }
 
 /// Records a committed block. An address that was still on record had been freed where we could not see it.
 pub(crate) fn remember(cx: Cx, key: Key, block: Block) {
-    if let Some(Block { bytes, device_index, .. }) = cx.attachment.live.insert(key, block) {
+    if let Some(Block {
+        bytes,
+        device_index,
+        ..
+    }) = cx.attachment.live.insert(key, block)
+    {
         tracing::warn!(?key, "freed unseen");
         cx.attachment.ledger.uncharge(device_index, bytes);
     }
@@ -100,7 +128,11 @@ pub(crate) fn uncharged(cx: Cx, key: Key, call: impl FnOnce() -> CUresult) -> CU
     let taken = cx.attachment.live.take(key);
     let status = call();
     match taken {
-        Some(Block { bytes, device_index, .. }) if status == CUDA_SUCCESS => {
+        Some(Block {
+            bytes,
+            device_index,
+            ..
+        }) if status == CUDA_SUCCESS => {
             cx.attachment.ledger.uncharge(device_index, bytes);
         }
         Some(block) => remember(cx, key, block),
@@ -113,10 +145,19 @@ pub(crate) fn uncharged(cx: Cx, key: Key, call: impl FnOnce() -> CUresult) -> CU
 ///
 /// # Safety
 /// As [`hooks`](crate::hooks).
-pub(crate) unsafe fn alloc<P: Word>(cx: Cx, call: impl FnOnce() -> CUresult, dptr: *mut P, bytes: impl Word) -> CUresult {
-    let Some(place) = Place::current(cx) else { return call() };
+pub(crate) unsafe fn alloc<P: Word>(
+    cx: Cx,
+    call: impl FnOnce() -> CUresult,
+    dptr: *mut P,
+    bytes: impl Word,
+) -> CUresult {
+    let Some(place) = Place::current(cx) else {
+        return call();
+    };
     // SAFETY: the driver's promise: after success it has written there.
-    charged(cx, place, bytes.get(), call, || Key::Pointer(unsafe { dptr.read() }.get()))
+    charged(cx, place, bytes.get(), call, || {
+        Key::Pointer(unsafe { dptr.read() }.get())
+    })
 }
 
 /// Rows of a pitched allocation begin at multiples of this at least (`CU_DEVICE_ATTRIBUTE_TEXTURE_PITCH_ALIGNMENT` and
@@ -136,30 +177,53 @@ pub(crate) unsafe fn alloc_pitch<P: Word, S: Word>(
     width_bytes: S,
     height: S,
 ) -> CUresult {
-    let Some(place) = Place::current(cx) else { return call() };
+    let Some(place) = Place::current(cx) else {
+        return call();
+    };
     let (width_bytes, height) = (width_bytes.get(), height.get());
-    let row_bytes = width_bytes.checked_next_multiple_of(PITCH_ALIGNMENT_BYTES).unwrap_or(u64::MAX);
+    let row_bytes = width_bytes
+        .checked_next_multiple_of(PITCH_ALIGNMENT_BYTES)
+        .unwrap_or(u64::MAX);
     // SAFETY: the driver's promise: after success it has written there.
     let written = || unsafe { (dptr.read().get(), pitch.read().get()) };
-    let status = charged(cx, place, row_bytes.saturating_mul(height), call, || Key::Pointer(written().0));
+    let status = charged(cx, place, row_bytes.saturating_mul(height), call, || {
+        Key::Pointer(written().0)
+    });
     if status != CUDA_SUCCESS {
         return status;
     }
     let (pointer, pitch_bytes) = written();
-    if settle(cx, Key::Pointer(pointer), Bytes::new(pitch_bytes.saturating_mul(height))) {
+    if settle(
+        cx,
+        Key::Pointer(pointer),
+        Bytes::new(pitch_bytes.saturating_mul(height)),
+    ) {
         return CUDA_SUCCESS;
     }
     let undone = uncharged(cx, Key::Pointer(pointer), || cx.driver.free(pointer));
-    if undone == CUDA_SUCCESS { CUDA_ERROR_OUT_OF_MEMORY } else { undone }
+    if undone == CUDA_SUCCESS {
+        CUDA_ERROR_OUT_OF_MEMORY
+    } else {
+        undone
+    }
 }
 
 /// Corrects the charge of a block to what it turned out to take; `false` if the quota has no room for the rest of it.
 fn settle(cx: Cx, key: Key, exact: Bytes) -> bool {
     let ledger = &cx.attachment.ledger;
     // Not there: another thread has freed it already.
-    let Some(block) = cx.attachment.live.take(key) else { return true };
-    let Block { bytes, device_index, .. } = block;
-    let (missing, excess) = (exact.get().saturating_sub(bytes.get()), bytes.get().saturating_sub(exact.get()));
+    let Some(block) = cx.attachment.live.take(key) else {
+        return true;
+    };
+    let Block {
+        bytes,
+        device_index,
+        ..
+    } = block;
+    let (missing, excess) = (
+        exact.get().saturating_sub(bytes.get()),
+        bytes.get().saturating_sub(exact.get()),
+    );
     let settled = match ledger.try_charge(device_index, Bytes::new(missing)) {
         Ok(charge) => {
             charge.commit();
@@ -168,7 +232,14 @@ fn settle(cx: Cx, key: Key, exact: Bytes) -> bool {
         }
         Err(_) => false,
     };
-    remember(cx, key, Block { bytes: if settled { exact } else { bytes }, ..block });
+    remember(
+        cx,
+        key,
+        Block {
+            bytes: if settled { exact } else { bytes },
+            ..block
+        },
+    );
     settled
 }
 

@@ -2,9 +2,14 @@
 //!
 //! NVML calls its own exports through its procedure linkage table, and so comes back in here from inside a hooked call: the
 //! door lets such calls through.
-#![expect(unsafe_code, reason = "rewrites what NVML has written to the caller's out-pointers")]
+#![expect(
+    unsafe_code,
+    reason = "rewrites what NVML has written to the caller's out-pointers"
+)]
 
-use cuda_sys_stubs::nvml_abi::{NVML_SUCCESS, nvmlDevice_t, nvmlMemory_t, nvmlMemory_v2_t, nvmlReturn_t};
+use cuda_sys_stubs::nvml_abi::{
+    NVML_SUCCESS, nvmlDevice_t, nvmlMemory_t, nvmlMemory_v2_t, nvmlReturn_t,
+};
 
 use crate::driver::Nvml;
 use crate::hooks::report;
@@ -43,11 +48,15 @@ pub(crate) unsafe fn memory_info(
     record: *mut impl MemoryRecord,
 ) -> nvmlReturn_t {
     let status = call();
-    let Stance::Limited(limited) = runtime.stance() else { return status };
+    let Stance::Limited(limited) = runtime.stance() else {
+        return status;
+    };
     if status != NVML_SUCCESS {
         return status;
     }
-    let memory = nvml.device_uuid(device).and_then(|uuid| limited.memory_use(uuid, || nvml.device_uuids()));
+    let memory = nvml
+        .device_uuid(device)
+        .and_then(|uuid| limited.memory_use(uuid, || nvml.device_uuids()));
     if let Some(memory) = memory {
         // SAFETY: NVML's promise: after success it has written there.
         unsafe { &mut *record }.show(memory);

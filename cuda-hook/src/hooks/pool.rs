@@ -1,6 +1,9 @@
 //! Memory pools, in stream order. What a pool holds beyond the blocks that are out is not charged: it is released to the
 //! device on trim, on synchronisation, or by the pool's threshold, unseen here.
-#![expect(unsafe_code, reason = "reads what the driver has written to the caller's out-pointers")]
+#![expect(
+    unsafe_code,
+    reason = "reads what the driver has written to the caller's out-pointers"
+)]
 
 use std::collections::HashMap;
 
@@ -28,7 +31,10 @@ pub(crate) fn device_of(location: CUmemLocation) -> Option<CUdevice> {
 /// The device that `stream` runs on; `None` without a current context for a default stream.
 fn place_on(cx: Cx, stream: CUstream) -> Option<Place> {
     let device = cx.driver.stream_device(stream).ok()?;
-    Some(Place { device_index: cx.attachment.device_index(device)?, owner: Owner::Pool })
+    Some(Place {
+        device_index: cx.attachment.device_index(device)?,
+        owner: Owner::Pool,
+    })
 }
 
 /// Whether the call only records a graph node, which takes or gives back memory when the graph is launched.
@@ -47,7 +53,11 @@ pub(crate) unsafe fn alloc(
     bytes: usize,
     stream: CUstream,
 ) -> CUresult {
-    let place = if is_recorded(cx, stream) { None } else { place_on(cx, stream) };
+    let place = if is_recorded(cx, stream) {
+        None
+    } else {
+        place_on(cx, stream)
+    };
     // SAFETY: as of this hook.
     unsafe { alloc_at(cx, call, dptr, bytes, place) }
 }
@@ -70,7 +80,10 @@ pub(crate) unsafe fn alloc_from(
         None => place_on(cx, stream),
         Some(location) => device_of(location)
             .and_then(|device| cx.attachment.device_index(device))
-            .map(|device_index| Place { device_index, owner: Owner::Pool }),
+            .map(|device_index| Place {
+                device_index,
+                owner: Owner::Pool,
+            }),
     };
     // SAFETY: as of this hook.
     unsafe { alloc_at(cx, call, dptr, bytes, place) }
@@ -88,14 +101,21 @@ unsafe fn alloc_at(
     let Some(place) = place else { return call() };
     let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
     // SAFETY: the driver's promise: after success it has written there.
-    memory::charged(cx, place, bytes, call, || Key::Pointer(unsafe { dptr.read() }))
+    memory::charged(cx, place, bytes, call, || {
+        Key::Pointer(unsafe { dptr.read() })
+    })
 }
 
 /// `cuMemFreeAsync`.
 ///
 /// # Safety
 /// As [`hooks`](crate::hooks).
-pub(crate) unsafe fn free(cx: Cx, call: impl FnOnce() -> CUresult, dptr: CUdeviceptr, stream: CUstream) -> CUresult {
+pub(crate) unsafe fn free(
+    cx: Cx,
+    call: impl FnOnce() -> CUresult,
+    dptr: CUdeviceptr,
+    stream: CUstream,
+) -> CUresult {
     if is_recorded(cx, stream) {
         return call();
     }
@@ -125,7 +145,11 @@ pub(crate) unsafe fn create(
 ///
 /// # Safety
 /// As [`hooks`](crate::hooks).
-pub(crate) unsafe fn destroy(cx: Cx, call: impl FnOnce() -> CUresult, pool: CUmemoryPool) -> CUresult {
+pub(crate) unsafe fn destroy(
+    cx: Cx,
+    call: impl FnOnce() -> CUresult,
+    pool: CUmemoryPool,
+) -> CUresult {
     let taken = cx.attachment.pools.0.lock().remove(&pool.addr());
     let status = call();
     if let (true, Some(location)) = (status != CUDA_SUCCESS, taken) {

@@ -1,5 +1,8 @@
 //! What a program is told about its GPU's memory: the quota where it is less than the board.
-#![expect(unsafe_code, reason = "rewrites what the driver has written to the caller's out-pointers")]
+#![expect(
+    unsafe_code,
+    reason = "rewrites what the driver has written to the caller's out-pointers"
+)]
 
 use cuda_sys_stubs::abi::{CUDA_SUCCESS, CUdevice, CUresult};
 
@@ -24,7 +27,10 @@ pub(crate) unsafe fn total_memory<W: Word>(
     device: CUdevice,
 ) -> CUresult {
     let status = call();
-    let memory = cx.attachment.device_index(device).and_then(|index| cx.attachment.memory_use_of(index));
+    let memory = cx
+        .attachment
+        .device_index(device)
+        .and_then(|index| cx.attachment.memory_use_of(index));
     if let (CUDA_SUCCESS, Some(memory)) = (status, memory) {
         // SAFETY: the driver's promise: after success it has written there.
         let (total, _) = seen(memory, unsafe { bytes.read() }.get(), 0);
@@ -45,8 +51,15 @@ pub(crate) unsafe fn memory_info<W: Word>(
     total: *mut W,
 ) -> CUresult {
     let status = call();
-    let index = cx.driver.current_device().ok().and_then(|device| cx.attachment.device_index(device));
-    if let (CUDA_SUCCESS, Some(memory)) = (status, index.and_then(|index| cx.attachment.memory_use_of(index))) {
+    let index = cx
+        .driver
+        .current_device()
+        .ok()
+        .and_then(|device| cx.attachment.device_index(device));
+    if let (CUDA_SUCCESS, Some(memory)) = (
+        status,
+        index.and_then(|index| cx.attachment.memory_use_of(index)),
+    ) {
         // SAFETY: the driver's promise: after success it has written to both.
         let (physical_total, physical_free) = unsafe { (total.read().get(), free.read().get()) };
         let (seen_total, seen_free) = seen(memory, physical_total, physical_free);
@@ -66,7 +79,10 @@ mod tests {
     use super::*;
 
     fn memory(max: u64, current: u64) -> MemoryUse {
-        MemoryUse { max: Bytes::new(max), current: Bytes::new(current) }
+        MemoryUse {
+            max: Bytes::new(max),
+            current: Bytes::new(current),
+        }
     }
 
     #[test]

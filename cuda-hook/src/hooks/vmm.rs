@@ -1,6 +1,9 @@
 //! Virtual memory management: memory is made by `cuMemCreate` and lives as long as a handle or a mapping of it does.
 //! References that other processes hold (exported handles) and multicast bindings are not seen here.
-#![expect(unsafe_code, reason = "reads what the driver has written to the caller's out-pointers")]
+#![expect(
+    unsafe_code,
+    reason = "reads what the driver has written to the caller's out-pointers"
+)]
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::c_void;
@@ -44,14 +47,24 @@ impl State {
     fn add(&mut self, handle: CUmemGenericAllocationHandle, bytes: Bytes, device_index: usize) {
         let id = self.next_id;
         self.next_id = id.wrapping_add(1);
-        self.allocations.insert(id, Allocation { bytes, device_index, handle_count: 1, mapping_count: 0 });
+        self.allocations.insert(
+            id,
+            Allocation {
+                bytes,
+                device_index,
+                handle_count: 1,
+                mapping_count: 0,
+            },
+        );
         self.handles.insert(handle, id);
     }
 
     /// A reference more: to the allocation of the handle, or else, for a handle new to us, to what is mapped at `address`.
     fn retain(&mut self, handle: CUmemGenericAllocationHandle, address: CUdeviceptr) {
         let mapped = || self.mapping_at(address).map(|mapping| mapping.allocation);
-        let Some(id) = self.handles.get(&handle).copied().or_else(mapped) else { return };
+        let Some(id) = self.handles.get(&handle).copied().or_else(mapped) else {
+            return;
+        };
         self.handles.insert(handle, id);
         if let Some(allocation) = self.allocations.get_mut(&id) {
             allocation.handle_count = allocation.handle_count.saturating_add(1);
@@ -77,7 +90,9 @@ impl State {
     }
 
     fn map(&mut self, address: CUdeviceptr, bytes: u64, handle: CUmemGenericAllocationHandle) {
-        let Some(&allocation) = self.handles.get(&handle) else { return };
+        let Some(&allocation) = self.handles.get(&handle) else {
+            return;
+        };
         self.insert_mapping(address, Mapping { bytes, allocation });
     }
 
@@ -108,7 +123,11 @@ impl State {
     /// The allocation, taken out, if nothing refers to it any more.
     fn take_unreferenced(&mut self, id: AllocationId) -> Option<Allocation> {
         let allocation = self.allocations.get(&id)?;
-        if allocation.handle_count == 0 && allocation.mapping_count == 0 { self.allocations.remove(&id) } else { None }
+        if allocation.handle_count == 0 && allocation.mapping_count == 0 {
+            self.allocations.remove(&id)
+        } else {
+            None
+        }
     }
 }
 
@@ -120,7 +139,12 @@ pub(crate) struct Vmm(Mutex<State>);
 fn settle(cx: Cx, ids: impl IntoIterator<Item = AllocationId>) {
     for id in ids {
         let freed = cx.attachment.vmm.0.lock().take_unreferenced(id);
-        if let Some(Allocation { bytes, device_index, .. }) = freed {
+        if let Some(Allocation {
+            bytes,
+            device_index,
+            ..
+        }) = freed
+        {
             cx.attachment.ledger.uncharge(device_index, bytes);
         }
     }
@@ -138,14 +162,23 @@ pub(crate) unsafe fn create(
     properties: *const CUmemAllocationProp,
 ) -> CUresult {
     // SAFETY: the caller's promise: null or its properties.
-    let device = unsafe { properties.as_ref() }.and_then(|properties| pool::device_of(properties.location));
-    let Some(device_index) = device.and_then(|device| cx.attachment.device_index(device)) else { return call() };
+    let device =
+        unsafe { properties.as_ref() }.and_then(|properties| pool::device_of(properties.location));
+    let Some(device_index) = device.and_then(|device| cx.attachment.device_index(device)) else {
+        return call();
+    };
     let bytes = Bytes::new(u64::try_from(size).unwrap_or(u64::MAX));
-    let Ok(charge) = cx.attachment.ledger.try_charge(device_index, bytes) else { return CUDA_ERROR_OUT_OF_MEMORY };
+    let Ok(charge) = cx.attachment.ledger.try_charge(device_index, bytes) else {
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    };
     let status = call();
     if status == CUDA_SUCCESS {
         // SAFETY: the driver's promise: after success it has written there.
-        cx.attachment.vmm.0.lock().add(unsafe { handle.read() }, charge.commit(), device_index);
+        cx.attachment
+            .vmm
+            .0
+            .lock()
+            .add(unsafe { handle.read() }, charge.commit(), device_index);
     }
     status
 }
@@ -164,7 +197,11 @@ pub(crate) unsafe fn retain(
     if status == CUDA_SUCCESS {
         let address = u64::try_from(address.addr()).unwrap_or(u64::MAX);
         // SAFETY: the driver's promise: after success it has written there.
-        cx.attachment.vmm.0.lock().retain(unsafe { handle.read() }, address);
+        cx.attachment
+            .vmm
+            .0
+            .lock()
+            .retain(unsafe { handle.read() }, address);
     }
     status
 }
@@ -200,7 +237,11 @@ pub(crate) unsafe fn map(
 ) -> CUresult {
     let status = call();
     if status == CUDA_SUCCESS {
-        cx.attachment.vmm.0.lock().map(address, u64::try_from(size).unwrap_or(u64::MAX), handle);
+        cx.attachment
+            .vmm
+            .0
+            .lock()
+            .map(address, u64::try_from(size).unwrap_or(u64::MAX), handle);
     }
     status
 }
@@ -209,8 +250,18 @@ pub(crate) unsafe fn map(
 ///
 /// # Safety
 /// As [`hooks`](crate::hooks).
-pub(crate) unsafe fn unmap(cx: Cx, call: impl FnOnce() -> CUresult, address: CUdeviceptr, size: usize) -> CUresult {
-    let taken = cx.attachment.vmm.0.lock().unmap(address, u64::try_from(size).unwrap_or(u64::MAX));
+pub(crate) unsafe fn unmap(
+    cx: Cx,
+    call: impl FnOnce() -> CUresult,
+    address: CUdeviceptr,
+    size: usize,
+) -> CUresult {
+    let taken = cx
+        .attachment
+        .vmm
+        .0
+        .lock()
+        .unmap(address, u64::try_from(size).unwrap_or(u64::MAX));
     let status = call();
     if status == CUDA_SUCCESS {
         settle(cx, taken.into_iter().map(|(_, mapping)| mapping.allocation));
@@ -251,7 +302,11 @@ mod tests {
         state.map(0x1000_0000, SIZE, 5);
         let unmapped = state.unmap(0x1000_0000, SIZE);
         let (_, Mapping { allocation, .. }) = unmapped[0];
-        assert_eq!(state.take_unreferenced(allocation), None, "the handle is held");
+        assert_eq!(
+            state.take_unreferenced(allocation),
+            None,
+            "the handle is held"
+        );
         let id = state.release(5).unwrap();
         assert!(state.take_unreferenced(id).is_some());
     }
@@ -276,9 +331,15 @@ mod tests {
         let first = state.release(5).unwrap();
         state.add(5, Bytes::new(2 * SIZE), 0);
         let second = state.release(5).unwrap();
-        assert_eq!(state.take_unreferenced(second).unwrap().bytes, Bytes::new(2 * SIZE));
+        assert_eq!(
+            state.take_unreferenced(second).unwrap().bytes,
+            Bytes::new(2 * SIZE)
+        );
         state.unmap(0x1000_0000, SIZE);
-        assert_eq!(state.take_unreferenced(first).unwrap().bytes, Bytes::new(SIZE));
+        assert_eq!(
+            state.take_unreferenced(first).unwrap().bytes,
+            Bytes::new(SIZE)
+        );
     }
 
     #[test]
