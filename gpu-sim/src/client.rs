@@ -240,6 +240,11 @@ impl Machine {
         self.inner.connection.alive()
     }
 
+    /// Process id of the device process; 0 where it lies outside our pid namespace.
+    pub fn device_pid(&self) -> u32 {
+        self.inner.connection.device_pid()
+    }
+
     /// Memory of a device. `Unknown`: no such device.
     pub fn memory(&self, device: u32) -> Result<MemoryInfo, RequestError> {
         match self.request(&Request::Memory { device })? {

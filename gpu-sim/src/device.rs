@@ -27,13 +27,11 @@ use rustix::time::{
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// How late a completion may be seen, in ns, so that short kernels are handled in batches. Times in
 /// the model stay exact. 20 µs is below the wake-up time of a sleeping process.
 const WAKE_GRANULARITY_NS: u64 = 20_000;
-
-/// Time for which the machine outlives its last user, in ns.
-pub const LINGER_NS: u64 = 1_000_000_000;
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 128;
@@ -57,13 +55,19 @@ pub struct Device {
     peers: BTreeMap<u64, Peer>,
     by_process: BTreeMap<ProcessId, u64>,
     next_peer: u64,
+    linger_ns: u64,
     /// When the machine ends, unless somebody comes.
     linger_until_ns: u64,
 }
 
 impl Device {
-    /// Makes the machine in `dir` and listens there. The caller holds the folder's lock.
-    pub fn new(dir: &Path, profile: MachineProfile, log: Log) -> Result<Self, Errno> {
+    /// Makes the machine in `dir` and listens there; it outlives its last user by `linger`. The caller holds the folder's lock.
+    pub fn new(
+        dir: &Path,
+        profile: MachineProfile,
+        linger: Duration,
+        log: Log,
+    ) -> Result<Self, Errno> {
         let socket_path = dir.join(SOCKET_FILE);
         match rustix::fs::unlink(&socket_path) {
             Ok(()) | Err(Errno::NOENT) => {} // left by a device that was killed
@@ -94,6 +98,7 @@ impl Device {
         )?;
         epoll::add(&epoll, &timer, EventData::new_u64(TIMER), EventFlags::IN)?;
         let now_ns = clock::monotonic_ns();
+        let linger_ns = linger.as_nanos() as u64;
         Ok(Self {
             dir: dir.to_owned(),
             log,
@@ -106,11 +111,12 @@ impl Device {
             peers: BTreeMap::new(),
             by_process: BTreeMap::new(),
             next_peer: FIRST_PEER,
-            linger_until_ns: now_ns + LINGER_NS,
+            linger_ns,
+            linger_until_ns: now_ns + linger_ns,
         })
     }
 
-    /// Runs until the last user has been gone for [`LINGER_NS`], then removes the machine's files.
+    /// Runs until the last user has been gone for its linger time, then removes the machine's files.
     pub fn run(mut self) -> Result<(), Errno> {
         let mut events = Vec::with_capacity(64);
         loop {
@@ -232,7 +238,7 @@ impl Device {
             self.model.kill(process);
             self.by_process.remove(&process);
         }
-        self.linger_until_ns = clock::monotonic_ns() + LINGER_NS;
+        self.linger_until_ns = clock::monotonic_ns() + self.linger_ns;
     }
 
     fn advance(&mut self) {
@@ -290,7 +296,7 @@ impl Device {
         let locked = rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok();
         self.accept()?;
         if !locked || !self.peers.is_empty() || !still_stands(&lock, &lock_path) {
-            self.linger_until_ns = clock::monotonic_ns() + LINGER_NS;
+            self.linger_until_ns = clock::monotonic_ns() + self.linger_ns;
             return Ok(false);
         }
         self.log

@@ -11,6 +11,7 @@ pub mod folder;
 pub mod model;
 mod own_path;
 pub mod parameters;
+mod peer_pid;
 pub mod profile;
 pub mod shared;
 pub mod wire;

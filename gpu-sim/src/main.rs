@@ -1,6 +1,6 @@
 //! The simulated device: one process that owns the memory and the timeline of one machine.
 //!
-//! Started by the first user with `--dir DIR --profile NAME`, under the folder's lock. Says `ready` on standard
+//! Started by the first user with `--dir DIR --profile NAME [--linger-ms N]`, under the folder's lock. Says `ready` on standard
 //! output once it listens, or why it does not, and detaches itself.
 
 use gpu_sim::device::{Device, Level, Log, detach};
@@ -12,27 +12,44 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
+
+/// Time for which a machine outlives its last user.
+const LINGER_DEFAULT: Duration = Duration::from_secs(1);
 
 /// What the command line says.
 struct Arguments {
     dir: PathBuf,
     profile: String,
+    linger: Duration,
 }
 
 fn arguments(mut words: impl Iterator<Item = OsString>) -> Result<Arguments, String> {
-    let usage = "usage: gpu-sim-device --dir DIR --profile NAME (started by the library)";
-    let (mut dir, mut profile) = (None, None);
+    let usage =
+        "usage: gpu-sim-device --dir DIR --profile NAME [--linger-ms N] (started by the library)";
+    let (mut dir, mut profile, mut linger) = (None, None, LINGER_DEFAULT);
     while let Some(word) = words.next() {
         let value = words.next().ok_or(usage)?;
         match word.to_str() {
             Some("--dir") => dir = Some(PathBuf::from(value)),
             Some("--profile") => profile = value.into_string().ok(),
+            Some("--linger-ms") => {
+                let milliseconds = value
+                    .to_str()
+                    .and_then(|text| text.parse().ok())
+                    .ok_or(usage)?;
+                linger = Duration::from_millis(milliseconds);
+            }
             _ => return Err(usage.to_owned()),
         }
     }
     let (dir, profile) = dir.zip(profile).ok_or(usage)?;
     let dir = std::path::absolute(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
-    Ok(Arguments { dir, profile })
+    Ok(Arguments {
+        dir,
+        profile,
+        linger,
+    })
 }
 
 /// Standard error becomes the log, standard output nothing: the host's are not ours to write to.
@@ -45,8 +62,12 @@ fn leave_standard_streams(dir: &Path) -> Result<(), rustix::io::Errno> {
 }
 
 fn start(log: Log) -> Result<Device, Box<dyn Error>> {
-    let Arguments { dir, profile } = arguments(std::env::args_os().skip(1))?;
-    let device = Device::new(&dir, MachineProfile::load(&profile)?, log)?;
+    let Arguments {
+        dir,
+        profile,
+        linger,
+    } = arguments(std::env::args_os().skip(1))?;
+    let device = Device::new(&dir, MachineProfile::load(&profile)?, linger, log)?;
     // Completions on time matter more than throughput; without the right to it we run as we are.
     let _ = rustix::process::nice(-10);
     std::io::stdout().write_all(READY.as_bytes())?;

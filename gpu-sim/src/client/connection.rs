@@ -124,6 +124,10 @@ impl Connection {
         }
     }
 
+    pub(super) fn device_pid(&self) -> u32 {
+        crate::peer_pid::peer_pid(&self.socket)
+    }
+
     /// Gives the connection up: the device broke the protocol.
     pub(super) fn abandon(&self) -> Lost {
         self.abandoned.store(true, Relaxed);

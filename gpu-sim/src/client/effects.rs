@@ -10,6 +10,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+/// A function that runs once, on whichever thread.
+type Call = Box<dyn FnOnce() + Send>;
+
 /// What a completed command does to this process's memory. It must not wait for the device.
 pub enum Effect {
     /// Has to have run before a wait for the command returns, not earlier.
@@ -27,7 +30,7 @@ pub(super) struct Effects {
     /// By token. Held while effects run, so that one runs after the other.
     pending: Mutex<HashMap<u64, Effect>>,
     /// Host calls that are due, with their tokens.
-    due: Mutex<VecDeque<(u64, Box<dyn FnOnce() + Send>)>>,
+    due: Mutex<VecDeque<(u64, Call)>>,
     /// Effects announced and not yet taken from the log.
     outstanding: AtomicU64,
     tokens: AtomicU64,
@@ -116,7 +119,7 @@ impl Effects {
         *started = builder.spawn(move || serve(&inner)).is_ok();
     }
 
-    fn take_due(&self) -> Option<(u64, Box<dyn FnOnce() + Send>)> {
+    fn take_due(&self) -> Option<(u64, Call)> {
         self.due.lock().pop_front()
     }
 }

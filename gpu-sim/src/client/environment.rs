@@ -3,6 +3,7 @@
 use super::ConnectError;
 use crate::profile::MachineProfile;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Profile of a process that names none.
 const PROFILE_DEFAULT: &str = "t4";
@@ -18,6 +19,9 @@ pub struct Environment {
     pub device: Option<PathBuf>,
     /// `CUDA_HOOK_CONTAINER`: label in the usage table.
     pub container: String,
+    /// `GPU_SIM_LINGER_MS`: how long the machine that this process starts outlives its last user;
+    /// `None` = 1 s.
+    pub linger: Option<Duration>,
     /// `GPU_SIM_LOG` for the device process.
     pub log: Option<String>,
 }
@@ -37,6 +41,9 @@ impl Environment {
             profile,
             device: path("GPU_SIM_DEVICE"),
             container: text("CUDA_HOOK_CONTAINER").unwrap_or_default(),
+            linger: text("GPU_SIM_LINGER_MS")
+                .and_then(|text| text.parse().ok())
+                .map(Duration::from_millis),
             log: text("GPU_SIM_LOG"),
         }
     }

@@ -62,6 +62,11 @@ fn start(environment: &Environment, profile: &MachineProfile) -> Result<(), Conn
         .arg(&environment.dir)
         .arg("--profile")
         .arg(&profile.name);
+    if let Some(linger) = environment.linger {
+        command
+            .arg("--linger-ms")
+            .arg(linger.as_millis().to_string());
+    }
     command.envs(environment.log.as_ref().map(|level| ("GPU_SIM_LOG", level)));
     command
         .stdin(Stdio::null())

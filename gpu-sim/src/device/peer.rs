@@ -1,12 +1,9 @@
 //! One process's connection, as the device sees it.
-#![expect(
-    unsafe_code,
-    reason = "asks for the peer's process id, which may be 0, by getsockopt"
-)]
 
 use crate::clock;
 use crate::command::UtilizationSample;
 use crate::model::{Model, Output, ProcessId, ProcessInfo};
+use crate::peer_pid::peer_pid;
 use crate::profile::MachineProfile;
 use crate::shared::{SharedMapping, memory_file};
 use crate::wire::{
@@ -20,7 +17,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::fmt::{self, Display, Formatter};
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// Messages of one peer that are handled before the others get their turn.
 const MESSAGES_PER_TURN: usize = 256;
@@ -71,7 +68,7 @@ pub(super) struct Peer {
 
 impl Peer {
     pub(super) fn new(socket: OwnedFd) -> Self {
-        let pid = peer_pid(socket.as_fd());
+        let pid = peer_pid(&socket);
         let process_end =
             Pid::from_raw(pid as i32).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
         Self {
@@ -299,27 +296,6 @@ fn utilization(model: &Model, device: u32) -> Result<Vec<UtilizationSample>, Ref
         pid: sample.process.and_then(|process| model.pid(process)),
     });
     Ok(samples.collect())
-}
-
-/// Process id of the peer when it connected; 0 = outside our pid namespace, or not to be had.
-fn peer_pid(socket: BorrowedFd) -> u32 {
-    let mut credentials = libc::ucred {
-        pid: 0,
-        uid: 0,
-        gid: 0,
-    };
-    let mut bytes = size_of::<libc::ucred>() as libc::socklen_t;
-    // SAFETY: `credentials` has `bytes` bytes, the option's type. On failure the pid stays 0.
-    unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_PEERCRED,
-            (&raw mut credentials).cast(),
-            &raw mut bytes,
-        );
-    }
-    u32::try_from(credentials.pid).unwrap_or(0)
 }
 
 /// Field 22 of `/proc/<pid>/stat` (proc(5)); the name in field 2 may hold spaces and parentheses.

@@ -3,6 +3,7 @@
 use gpu_sim::client::{Environment, Machine};
 use gpu_sim::command::KernelCost;
 use std::path::PathBuf;
+use std::time::Duration;
 use tempfile::TempDir;
 
 /// A folder in which a machine can be started.
@@ -30,6 +31,7 @@ impl Sandbox {
             dir: self.dir(),
             device: Some(env!("CARGO_BIN_EXE_gpu-sim-device").into()),
             container: "test".to_owned(),
+            linger: Some(Duration::ZERO),
             log: Some("debug".to_owned()),
         }
     }
