@@ -1,0 +1,37 @@
+//! What is true of the whole machine: versions, error texts, process names.
+
+use std::ffi::{c_char, c_int, c_uint};
+use std::fs;
+
+use cuda_sys_stubs::nvml_abi::{self, NVML_ERROR_NOT_FOUND, nvmlReturn_t};
+
+use crate::door::{exports, give, give_text};
+use crate::session::machine;
+
+exports! {
+    fn nvmlSystemGetDriverVersion(version: *mut c_char, length: c_uint) {
+        give_text(version, length, &machine()?.profile().driver_version)
+    }
+    fn nvmlSystemGetNVMLVersion(version: *mut c_char, length: c_uint) {
+        // NVML's version is the driver's behind the number of the CUDA major version.
+        let machine = machine()?;
+        let profile = machine.profile();
+        give_text(version, length, &format!("{}.{}", profile.cuda_version / 1000, profile.driver_version))
+    }
+    fn nvmlSystemGetCudaDriverVersion / nvmlSystemGetCudaDriverVersion_v2(cudaDriverVersion: *mut c_int) {
+        give(cudaDriverVersion, machine()?.profile().cuda_version)
+    }
+    fn nvmlSystemGetProcessName(pid: c_uint, name: *mut c_char, length: c_uint) {
+        machine()?;
+        let path = fs::read_link(format!("/proc/{pid}/exe")).map_err(|_| NVML_ERROR_NOT_FOUND)?;
+        give_text(name, length, &path.to_string_lossy())
+    }
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn nvmlErrorString(result: nvmlReturn_t) -> *const c_char {
+    nvml_abi::result_description(result)
+        .unwrap_or(c"unknown error")
+        .as_ptr()
+}
+const _: cuda_sys_stubs::nvml_pfn::nvmlErrorString = nvmlErrorString;
