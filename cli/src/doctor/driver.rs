@@ -14,9 +14,6 @@ const SYMBOLS: &str = "symbols";
 const HOOKS: &str = "hooks";
 const DEVICES: &str = "device nodes";
 
-/// Names listed in a finding; the rest is counted.
-const NAMES_SHOWN_MAX: usize = 12;
-
 /// Examines the driver `name` (a SONAME or a path), and its exports against those of the preload.
 pub(crate) fn examine(name: &Path, preload: Option<&Image>) -> Vec<Finding> {
     let driver = match loader::open_driver(name) {
@@ -28,7 +25,11 @@ pub(crate) fn examine(name: &Path, preload: Option<&Image>) -> Vec<Finding> {
     match Image::read(&driver.path) {
         Ok(image) => {
             findings.push(unknown_symbols(&image));
-            findings.extend(preload.map(|preload| unhooked_symbols(&image, preload)));
+            findings.extend(
+                preload
+                    .into_iter()
+                    .flat_map(|preload| unhooked_symbols(&image, preload)),
+            );
         }
         Err(error) => {
             let found = format!("{}: {error}", driver.path.display());
@@ -90,6 +91,7 @@ fn driver_version(path: &Path) -> Option<&str> {
     version.contains('.').then_some(version)
 }
 
+/// A driver newer than our tables brings functions of which nobody here knows what they do.
 fn unknown_symbols(driver: &Image) -> Finding {
     let exported = driver
         .exports
@@ -98,70 +100,64 @@ fn unknown_symbols(driver: &Image) -> Finding {
         .filter(|name| name.starts_with("cu"));
     let (known, unknown): (Vec<_>, Vec<_>) =
         exported.partition(|name| symbols::driver(name).is_some());
+    if known.is_empty() {
+        return Finding::problem(
+            SYMBOLS,
+            "the driver exports no CUDA function",
+            "that file is no driver; see CUDA_HOOK_DRIVER",
+        );
+    }
     if unknown.is_empty() {
         return Finding::ok(
             SYMBOLS,
             format!("all {} exports of the driver are known", known.len()),
         );
     }
+    let found = format!(
+        "{} exports of the driver are unknown to this version",
+        unknown.len()
+    );
     Finding::warning(
         SYMBOLS,
-        format!(
-            "{} exports of the driver are unknown to this version: {}",
-            unknown.len(),
-            shortened(&unknown)
-        ),
+        found,
         "what they allocate or launch is not limited; update cuda-hook",
     )
+    .naming(&unknown)
 }
 
-/// What the driver exports, gives or takes memory or GPU time, and is not hooked.
-fn unhooked_symbols(driver: &Image, preload: &Image) -> Finding {
-    let limited = driver
-        .exports
-        .iter()
-        .filter_map(|name| symbols::driver(name))
-        .filter(|symbol| {
-            matches!(
-                symbol.effect,
-                Effect::Charge | Effect::Uncharge | Effect::Throttle
-            )
-        });
-    let (hooked, open): (Vec<_>, Vec<_>) = limited
-        .map(|symbol| symbol.name)
-        .partition(|name| preload.exports.contains(*name));
-    if open.is_empty() {
-        return Finding::ok(
-            HOOKS,
-            format!(
-                "all {} symbols that allocate, free or launch are hooked",
-                hooked.len()
-            ),
+/// What the driver exports, changes how much memory or GPU time is used, and is not hooked.
+fn unhooked_symbols(driver: &Image, preload: &Image) -> Vec<Finding> {
+    let effects = [
+        (Effect::Charge, "may take memory"),
+        (Effect::Uncharge, "may give memory back"),
+        (Effect::Throttle, "launch work"),
+    ];
+    let finding = |(effect, what)| {
+        let exported = driver
+            .exports
+            .iter()
+            .filter_map(|name| symbols::driver(name));
+        let of_effect = exported
+            .filter(|symbol| symbol.effect == effect)
+            .map(|symbol| symbol.name);
+        let (hooked, open): (Vec<_>, Vec<_>) =
+            of_effect.partition(|name| preload.exports.contains(*name));
+        let all = hooked.len() + open.len();
+        if open.is_empty() {
+            return Finding::ok(HOOKS, format!("all {all} symbols that {what} are hooked"));
+        }
+        let found = format!(
+            "{} of {all} symbols that {what} are not hooked yet",
+            open.len()
         );
-    }
-    Finding::warning(
-        HOOKS,
-        format!(
-            "{} of {} symbols that allocate, free or launch are not hooked yet: {}",
-            open.len(),
-            hooked.len() + open.len(),
-            shortened(&open)
-        ),
-        "a program that calls one of these gets past its limits by it",
-    )
-}
-
-fn shortened(names: &[&str]) -> String {
-    let shown = names
-        .iter()
-        .take(NAMES_SHOWN_MAX)
-        .copied()
-        .collect::<Vec<_>>()
-        .join(", ");
-    match names.len().saturating_sub(NAMES_SHOWN_MAX) {
-        0 => shown,
-        rest => format!("{shown} and {rest} more"),
-    }
+        Finding::warning(
+            HOOKS,
+            found,
+            "what a program does by these is not counted against its limits",
+        )
+        .naming(&open)
+    };
+    effects.into_iter().map(finding).collect()
 }
 
 /// `nvidia0`, `nvidia1` …: without one, every cuInit of a real driver fails.
@@ -210,32 +206,28 @@ mod tests {
     #[test]
     fn an_export_that_no_table_knows_is_named() {
         let finding = unknown_symbols(&image(&["cuInit", "cuFromTheFuture", "_fini"]));
-        assert_eq!(finding.level, Level::Warning);
-        assert!(
-            finding.found.starts_with("1 exports") && finding.found.ends_with("cuFromTheFuture"),
-            "{finding:?}"
+        assert_eq!(
+            (finding.level, finding.names),
+            (Level::Warning, vec!["cuFromTheFuture".to_owned()])
         );
         assert_eq!(unknown_symbols(&image(&["cuInit"])).level, Level::Ok);
     }
 
     #[test]
-    fn an_allocator_without_a_hook_is_named_and_a_query_is_not() {
-        let driver = image(&["cuMemAlloc_v2", "cuLaunchKernel", "cuDeviceGetCount"]);
-        let finding = unhooked_symbols(&driver, &image(&["cuMemAlloc_v2"]));
-        assert!(
-            finding.found.starts_with("1 of 2") && finding.found.ends_with("cuLaunchKernel"),
-            "{finding:?}"
-        );
+    fn a_library_without_a_cuda_function_is_no_driver() {
         assert_eq!(
-            unhooked_symbols(&driver, &image(&["cuMemAlloc_v2", "cuLaunchKernel"])).level,
-            Level::Ok
+            unknown_symbols(&image(&["main", "cuFromTheFuture"])).level,
+            Level::Problem
         );
     }
 
     #[test]
-    fn a_long_list_is_cut_and_counted() {
-        let names = ["cuInit"; 20];
-        assert!(shortened(&names).ends_with("cuInit and 8 more"));
+    fn an_allocator_without_a_hook_is_named_and_a_query_is_not() {
+        let driver = image(&["cuMemAlloc_v2", "cuLaunchKernel", "cuDeviceGetCount"]);
+        let findings = unhooked_symbols(&driver, &image(&["cuMemAlloc_v2"]));
+        let levels: Vec<_> = findings.iter().map(|finding| finding.level).collect();
+        assert_eq!(levels, [Level::Ok, Level::Ok, Level::Warning]);
+        assert_eq!(findings[2].names, ["cuLaunchKernel"]);
     }
 
     #[test]

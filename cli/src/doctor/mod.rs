@@ -47,7 +47,16 @@ pub(crate) fn doctor(args: &DoctorArgs) -> Result<ExitCode, Failure> {
             findings: &findings,
         })?;
     } else {
-        output::print(text(&findings, able))?;
+        let verdict = if able {
+            "able to enforce limits"
+        } else {
+            "not able to enforce limits"
+        };
+        let lines: Vec<_> = findings.iter().map(ToString::to_string).collect();
+        output::print(format_args!(
+            "{}\n\nThis machine is {verdict}.",
+            lines.join("\n")
+        ))?;
     }
     Ok(ExitCode::from(u8::from(!able)))
 }
@@ -75,53 +84,4 @@ fn examine(args: &DoctorArgs) -> Result<Vec<Finding>, Failure> {
         findings.extend(program::examine(program));
     }
     Ok(findings)
-}
-
-/// One line a finding, its way out below it, and the verdict.
-fn text(findings: &[Finding], able: bool) -> String {
-    let mut lines = Vec::new();
-    for finding in findings {
-        let level = match finding.level {
-            Level::Ok => "ok",
-            Level::Warning => "warning",
-            Level::Problem => "PROBLEM",
-        };
-        lines.push(format!(
-            "{level:<8} {:<14} {}",
-            finding.check, finding.found
-        ));
-        lines.extend(
-            finding
-                .way_out
-                .iter()
-                .map(|way_out| format!("{:24}-> {way_out}", "")),
-        );
-    }
-    let verdict = if able {
-        "able to enforce limits"
-    } else {
-        "not able to enforce limits"
-    };
-    lines.push(format!("\nThis machine is {verdict}."));
-    lines.join("\n")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_way_out_stands_below_its_problem() {
-        let findings = [
-            Finding::ok("glibc", "2.36"),
-            Finding::problem("driver", "missing", "install it"),
-        ];
-        let lines = text(&findings, false);
-        assert_eq!(
-            lines,
-            "ok       glibc          2.36\n\
-             PROBLEM  driver         missing\n                        -> install it\n\n\
-             This machine is not able to enforce limits."
-        );
-    }
 }
