@@ -25,6 +25,7 @@ pub struct Outcome {
 
 impl Outcome {
     /// The lines of standard output; fails the test unless the process succeeded and kept standard error empty.
+    #[track_caller]
     pub fn lines(&self) -> Vec<&str> {
         assert!(self.status.success() && self.stderr.is_empty(), "{self:#?}");
         self.stdout.lines().collect()
@@ -80,6 +81,7 @@ impl Running {
     }
 
     /// Waits for its end; kills it and fails the test when that takes longer than `deadline`.
+    #[track_caller]
     pub fn wait(mut self, deadline: Duration) -> Outcome {
         let in_time = ends_within(&self.pidfd, deadline);
         if !in_time {
@@ -108,11 +110,13 @@ impl Drop for Running {
 }
 
 /// Runs a command to its end, within [`DEADLINE`].
+#[track_caller]
 pub fn run(command: &mut Command) -> Outcome {
     run_within(command, DEADLINE)
 }
 
 /// Runs a command to its end, within `deadline`.
+#[track_caller]
 pub fn run_within(command: &mut Command, deadline: Duration) -> Outcome {
     Running::start(
         command

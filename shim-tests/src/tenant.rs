@@ -52,6 +52,7 @@ impl Tenant {
     }
 
     /// Starts a tenant with a current context; fails the test if it does not get one.
+    #[track_caller]
     pub fn with_context(machine: &Machine, world: &World) -> Self {
         let mut tenant = Self::start(machine, world);
         assert_eq!(tenant.status("context"), 0);
@@ -64,6 +65,7 @@ impl Tenant {
     }
 
     /// Says something without waiting for the answer.
+    #[track_caller]
     pub fn tell(&mut self, command: &str) {
         let input = self.input.as_mut().expect("its input is open");
         writeln!(input, "{command}")
@@ -72,6 +74,7 @@ impl Tenant {
     }
 
     /// Waits for an answer to something said.
+    #[track_caller]
     pub fn hear(&mut self) -> String {
         self.answers.recv_timeout(DEADLINE).unwrap_or_else(|error| {
             panic!("the tenant does not answer: {error}; {:?}", self.running)
@@ -79,12 +82,14 @@ impl Tenant {
     }
 
     /// Says something and waits for the answer.
+    #[track_caller]
     pub fn ask(&mut self, command: &str) -> String {
         self.tell(command);
         self.hear()
     }
 
     /// The answer as numbers.
+    #[track_caller]
     pub fn numbers(&mut self, command: &str) -> Vec<u64> {
         let answer = self.ask(command);
         answer
@@ -97,16 +102,19 @@ impl Tenant {
     }
 
     /// The driver status that the answer begins with.
+    #[track_caller]
     pub fn status(&mut self, command: &str) -> u64 {
         self.numbers(command)[0]
     }
 
     /// Allocates; the driver status.
+    #[track_caller]
     pub fn alloc(&mut self, name: &str, kind: &str, bytes: u64) -> u64 {
         self.status(&format!("alloc {name} {kind} {bytes}"))
     }
 
     /// Free and total bytes as `cuMemGetInfo` reports them.
+    #[track_caller]
     pub fn memory_info(&mut self) -> (u64, u64) {
         let answer = self.numbers("info");
         assert_eq!(answer[0], 0, "cuMemGetInfo");
@@ -114,6 +122,7 @@ impl Tenant {
     }
 
     /// Free bytes as `cuMemGetInfo` reports them.
+    #[track_caller]
     pub fn free_bytes(&mut self) -> u64 {
         self.memory_info().0
     }
@@ -132,6 +141,7 @@ impl Tenant {
     }
 
     /// Ends its input and waits for its end; what is left to hear is lost.
+    #[track_caller]
     pub fn end(mut self) -> Outcome {
         drop(self.input.take());
         self.running.wait(DEADLINE)

@@ -31,6 +31,7 @@ fn limited() -> World {
 }
 
 /// Asks the program `lookup`; the answers in order.
+#[track_caller]
 fn look_up(machine: &Machine, world: &World, requests: &[String]) -> Vec<String> {
     let outcome = child::run(
         machine
