@@ -150,8 +150,16 @@ fn guarded<A: Api>(
 /// Makes a panic one line on stderr. Ours alone: the program's own `std`, if it has one, is another.
 pub(crate) fn report_panics() {
     panic::set_hook(Box::new(|panic| {
+        let place = panic
+            .location()
+            .map(ToString::to_string)
+            .unwrap_or_default();
+        let message = panic
+            .payload_as_str()
+            .unwrap_or_default()
+            .replace('\n', " ");
         log::line(format_args!(
-            "{panic}; allocations and launches of this process fail from now on"
+            "cuda-hook: panicked at {place}: {message}; allocations and launches of this process fail from now on"
         ));
     }));
 }

@@ -11,9 +11,9 @@ use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
 use tracing::{Event, Metadata, span};
 
-/// Writes `message` as one line, whatever the level. A stderr that is closed or full is the program's business.
-pub(crate) fn line(message: fmt::Arguments<'_>) {
-    let text = format!("cuda-hook: {message}\n");
+/// Writes one line, whatever the level. A stderr that is closed or full is the program's business.
+pub(crate) fn line(line: fmt::Arguments<'_>) {
+    let text = format!("{line}\n");
     let _ = rustix::io::write(io::stderr().as_fd(), text.as_bytes());
 }
 
@@ -49,7 +49,7 @@ impl tracing::Subscriber for Stderr {
         event.record(&mut text);
         let Text { message, fields } = text;
         line(format_args!(
-            "{} [{}] {message}{fields}",
+            "cuda-hook: {} [{}] {message}{fields}",
             event.metadata().level(),
             std::process::id()
         ));

@@ -11,7 +11,7 @@
 use std::ffi::c_int;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
-use std::{io, mem, ptr, thread};
+use std::{fmt, io, mem, ptr, thread};
 
 use cuda_sys_stubs::abi::{CUDA_ERROR_DEINITIALIZED, CUDA_ERROR_NOT_INITIALIZED, CUdevice};
 use limiter::config::{self, GpuLimits, Limits, Refusal, Settings};
@@ -59,10 +59,19 @@ pub(crate) struct Complaint {
     said: AtomicBool,
 }
 
-impl Complaint {
-    fn new(reason: &impl ToString) -> Self {
+impl From<Refusal> for Complaint {
+    fn from(refusal: Refusal) -> Self {
         Self {
-            line: reason.to_string(),
+            line: refusal.to_string(),
+            said: AtomicBool::new(false),
+        }
+    }
+}
+
+impl Complaint {
+    fn unusable(reason: impl fmt::Display) -> Self {
+        Self {
+            line: format!("cuda-hook: limits cannot be enforced: {reason}"),
             said: AtomicBool::new(false),
         }
     }
@@ -85,7 +94,7 @@ pub(crate) fn get() -> &'static Runtime {
 impl Runtime {
     fn new(loaded: Result<Settings, Refusal>) -> Self {
         let stance = match loaded {
-            Err(refusal) => Stance::Refused(Complaint::new(&refusal)),
+            Err(refusal) => Stance::Refused(refusal.into()),
             Ok(settings) => {
                 log::start(settings.log);
                 match settings.limits.clone() {
@@ -150,7 +159,7 @@ impl Runtime {
         let devices = match driver.devices() {
             Err(CUDA_ERROR_NOT_INITIALIZED | CUDA_ERROR_DEINITIALIZED) => return Ok(None),
             answer => answer.map_err(|status| {
-                Complaint::new(&format!(
+                Complaint::unusable(format!(
                     "the driver does not tell its devices: CUDA error {status}"
                 ))
             }),
@@ -294,10 +303,7 @@ impl Attachment {
     fn new(limited: &Limited, devices: &[(CUdevice, DeviceUuid)]) -> Result<Self, Complaint> {
         let Settings { dir, container, .. } = &limited.settings;
         let uuids: Vec<DeviceUuid> = devices.iter().map(|&(_, uuid)| uuid).collect();
-        let limits = limited
-            .limits
-            .bind(&uuids)
-            .map_err(|refusal| Complaint::new(&refusal))?;
+        let limits = limited.limits.bind(&uuids)?;
         let quotas: Vec<_> = uuids
             .iter()
             .zip(&limits)
@@ -310,10 +316,8 @@ impl Attachment {
                 )| (uuid, *memory_bytes_max),
             )
             .collect();
-        let ledger =
-            Ledger::attach(dir, container, &quotas).map_err(|reason| Complaint::new(&reason))?;
-        let share =
-            Share::attach(&ledger, dir, &limits).map_err(|reason| Complaint::new(&reason))?;
+        let ledger = Ledger::attach(dir, container, &quotas).map_err(Complaint::unusable)?;
+        let share = Share::attach(&ledger, dir, &limits).map_err(Complaint::unusable)?;
         tracing::info!("attached to container {container} in {}", dir.display());
         Ok(Self {
             ledger,

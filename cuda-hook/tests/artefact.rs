@@ -1,0 +1,104 @@
+//! The built library as a file: what it exports, what it needs, how it is marked. A preload with an unmet need kills
+//! every program of a container, and an export too many stands in somebody's way.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::process::Command;
+
+/// The library that `cargo test` has built for this test.
+fn library() -> PathBuf {
+    let deps = std::env::current_exe()
+        .unwrap()
+        .parent()
+        .unwrap()
+        .to_owned();
+    [
+        deps.parent().unwrap().join("libcuda_hook.so"),
+        deps.join("libcuda_hook.so"),
+    ]
+    .into_iter()
+    .filter(|path| path.exists())
+    .max_by_key(|path| path.metadata().unwrap().modified().unwrap())
+    .expect("libcuda_hook.so beside the test")
+}
+
+fn output_of(tool: &str, arguments: &[&str]) -> String {
+    let output = Command::new(tool)
+        .args(arguments)
+        .arg(library())
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{tool}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The symbols of the table's rows, as the source has them: `Charge fn cuMemAlloc_v2(…`.
+fn rows() -> BTreeSet<&'static str> {
+    include_str!("../src/table.rs")
+        .lines()
+        .filter_map(|line| {
+            let (effect, rest) = line.trim_start().split_once(" fn ")?;
+            let is_effect = effect.trim_end().chars().all(char::is_alphabetic);
+            let (name, _) = rest.split_once('(')?;
+            (is_effect && (name.starts_with("cu") || name.starts_with("nvml"))).then_some(name)
+        })
+        .collect()
+}
+
+#[test]
+fn the_library_exports_its_rows_and_the_two_lookups_and_nothing_else() {
+    let listing = output_of("nm", &["-D", "--defined-only", "--format=posix"]);
+    let exported: BTreeSet<_> = listing
+        .lines()
+        .filter_map(|line| line.split(' ').next())
+        .collect();
+    let mut wanted = rows();
+    assert!(wanted.len() > 50, "the table was read: {wanted:?}");
+    wanted.extend(["dlsym", "dlvsym"]);
+    assert_eq!(exported, wanted);
+}
+
+#[test]
+fn the_library_needs_what_every_process_has() {
+    let dynamic = output_of("readelf", &["--dynamic", "--wide"]);
+    let needed: BTreeSet<_> = dynamic
+        .lines()
+        .filter(|line| line.contains("(NEEDED)"))
+        .filter_map(|line| line.split(['[', ']']).nth(1))
+        .collect();
+    assert_eq!(
+        needed,
+        BTreeSet::from(["ld-linux-x86-64.so.2", "libc.so.6", "libgcc_s.so.1"])
+    );
+}
+
+#[test]
+fn the_library_stays_loaded_and_needs_no_writable_code() {
+    let dynamic = output_of("readelf", &["--dynamic", "--wide"]);
+    assert!(dynamic.contains("NODELETE"), "{dynamic}");
+    assert!(!dynamic.contains("TEXTREL"), "{dynamic}");
+}
+
+/// The newest symbol version asked of glibc: the floor below which no program of the container would start. Built on the
+/// oldest glibc that is supported it is lower; it may not rise here unnoticed.
+#[test]
+fn the_library_asks_for_no_newer_glibc_than_recorded() {
+    const RECORDED: (u32, u32) = (2, 34);
+    let versions = output_of("readelf", &["--version-info", "--wide"]);
+    let newest = versions
+        .split("Name: GLIBC_")
+        .skip(1)
+        .filter_map(|rest| {
+            let (major, minor) = rest.split_whitespace().next()?.split_once('.')?;
+            Some((major.parse().ok()?, minor.split('.').next()?.parse().ok()?))
+        })
+        .max();
+    assert!(
+        newest.is_some_and(|newest| newest <= RECORDED),
+        "{newest:?} is asked for"
+    );
+}
