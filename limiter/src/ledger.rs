@@ -96,15 +96,14 @@ impl Ledger {
             path: path.clone(),
             what: "GPU",
         };
-        let (seat, rows) = Seat::<ContainerFile>::take(&path, |file, company| {
+        let (seat, rows) = Seat::take(&path, |file: &ContainerFile, company| {
+            if company == Company::Alone {
+                file.devices.iter().for_each(DeviceRow::forget_limits);
+            }
             let rows = devices.iter().map(|(uuid, max)| {
-                let (row, company) = file.row_of(*uuid, company).ok_or_else(full)?;
-                file.devices
-                    .get(row)
-                    .ok_or_else(full)?
-                    .memory
-                    .max
-                    .configure(max.map(Bytes::get), company);
+                let row = file.row_of(*uuid).ok_or_else(full)?;
+                let shared = file.devices.get(row).ok_or_else(full)?;
+                shared.memory.max.configure(max.map(Bytes::get));
                 Ok(row)
             });
             rows.collect::<Result<Vec<usize>, AttachError>>()
@@ -344,14 +343,14 @@ impl SlotDevice {
 }
 
 impl ContainerFile {
-    /// The row of a GPU, made where missing, and whether others live that set it up. Under the exclusive lock.
-    fn row_of(&self, uuid: DeviceUuid, company: Company) -> Option<(usize, Company)> {
-        if let Some(row) = self.devices.iter().position(|row| row.uuid() == Some(uuid)) {
-            return Some((row, company));
-        }
-        let row = self.devices.iter().position(|row| row.uuid().is_none())?;
-        self.devices.get(row)?.name(uuid);
-        Some((row, Company::Alone))
+    /// The row of a GPU, made where missing. Under the exclusive lock.
+    fn row_of(&self, uuid: DeviceUuid) -> Option<usize> {
+        let found = self.devices.iter().position(|row| row.uuid() == Some(uuid));
+        found.or_else(|| {
+            let row = self.devices.iter().position(|row| row.uuid().is_none())?;
+            self.devices.get(row)?.name(uuid);
+            Some(row)
+        })
     }
 }
 
@@ -367,7 +366,14 @@ impl DeviceRow {
         Some(DeviceUuid::from_bytes(value.to_be_bytes()))
     }
 
+    fn forget_limits(&self) {
+        for limit in [&self.memory.max, &self.share.sm, &self.share.sm_max] {
+            limit.forget();
+        }
+    }
+
     fn name(&self, uuid: DeviceUuid) {
+        self.forget_limits();
         let value = u128::from_be_bytes(uuid.to_bytes());
         let half = |part: u128| u64::try_from(part & u128::from(u64::MAX)).unwrap_or(0);
         let [high, low] = &self.identity.uuid;

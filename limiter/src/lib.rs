@@ -13,6 +13,7 @@
     )
 )]
 
+pub mod board;
 pub mod bucket;
 pub mod clock;
 pub mod config;

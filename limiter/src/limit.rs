@@ -1,29 +1,31 @@
 //! A limit in shared memory that configuration sets and the `set` command changes.
 
 use crate::shm::layout::LimitCell;
-use crate::slot::Company;
 use crate::sync::Ordering;
 
 const NO_LIMIT: u64 = u64::MAX;
+const NOBODYS: u64 = u64::MAX - 1;
 
 impl LimitCell {
-    /// A process with this configuration takes part.
+    /// No process lives that configured this limit: the next one decides.
+    pub(crate) fn forget(&self) {
+        self.configured.store(NOBODYS, Ordering::SeqCst);
+    }
+
+    /// A process with this configuration takes part. Under the file's exclusive lock.
     ///
     /// The first one decides. A later one, while others live, can only lower: so whoever starts a program with a smaller
     /// limit in its environment gets it, and a limit that `set` has changed outlives the next process of the same
     /// configuration.
-    pub(crate) fn configure(&self, limit: Option<u64>, company: Company) {
+    pub(crate) fn configure(&self, limit: Option<u64>) {
         let limit = limit.unwrap_or(NO_LIMIT);
-        match company {
-            Company::Alone => {
-                self.configured.store(limit, Ordering::SeqCst);
-                self.value.store(limit, Ordering::SeqCst);
-            }
-            Company::Others if limit < self.configured.load(Ordering::SeqCst) => {
-                self.configured.store(limit, Ordering::SeqCst);
-                self.value.fetch_min(limit, Ordering::SeqCst);
-            }
-            Company::Others => {}
+        let configured = self.configured.load(Ordering::SeqCst);
+        if configured == NOBODYS {
+            self.configured.store(limit, Ordering::SeqCst);
+            self.value.store(limit, Ordering::SeqCst);
+        } else if limit < configured {
+            self.configured.store(limit, Ordering::SeqCst);
+            self.value.fetch_min(limit, Ordering::SeqCst);
         }
     }
 

@@ -1,5 +1,455 @@
 //! What a kernel costs: measured durations, cleaned of other tenants' time slices.
+//!
+//! A pair of timing events around a launch measures the kernel *and* the slices that the GPU gave to other contexts in
+//! between. Three ways to its own time, each good for some lengths (`slice` is the GPU's time slice, about 2 ms):
+//! * shorter than 0.7 slices: most samples are clean and contamination only adds, so the mean of the samples near the
+//!   lower quartile;
+//! * measured while no other tenant was busy: the sample itself, for as long as it is fresh;
+//! * otherwise the time since divided among the busy tenants ("virtual"). One sample is off by up to a slice; over
+//!   launches at random phases of the slices the error averages out, so the mean of many is right.
 
-/// Identifies a kernel with its launch shape: a hash that the caller makes.
+use std::sync::{Mutex, PoisonError};
+
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use crate::units::{GpuNs, MonotonicNs};
+
+/// Identifies a kernel with its launch shape: a hash that the caller makes. 0 and 1 count as the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KernelKey(pub u64);
+
+/// Time slice of a context where nothing better is known.
+pub const SLICE: GpuNs = GpuNs::new(2_000_000);
+
+/// Charged for a kernel that was never measured when nothing else was either.
+const FIRST_PRICE: GpuNs = GpuNs::new(100_000);
+/// So many launches of every kernel are timed at once, …
+const TIMED_FIRST: u32 = 8;
+/// … then one in so many nanoseconds, at random: a fixed stride locks onto the pattern of slices.
+const TIMING_PAUSE_NS: std::ops::Range<u64> = 2_500_000..7_500_000;
+/// When the pause is over, each launch is the timed one with this chance (one in so many).
+const TIMED_OF_DUE: u64 = 8;
+/// A measurement without other tenants counts for so long.
+const SOLO_FRESH_NS: u64 = 8_000_000_000;
+/// Samples kept of a kernel.
+const SAMPLES: usize = 16;
+/// Virtual times are averaged over about as many samples.
+const VIRTUAL_MEMORY: u64 = 256;
+/// Places tried for a key before it is left without one.
+const PROBES_MAX: usize = 16;
+
+/// Prices of one GPU's kernels as one process sees them.
+///
+/// Reading takes no lock. Nothing allocates after creation: a kernel that finds no place stays unmeasured.
+#[derive(Debug)]
+pub struct PriceTable {
+    slice: GpuNs,
+    entries: Box<[Entry]>,
+    histories: Mutex<Box<[History]>>,
+    /// What the last samples cost on average: the price of a kernel not measured yet.
+    typical_ns: AtomicU64,
+    next_timing_ns: AtomicU64,
+    random: AtomicU64,
+}
+
+/// What a launch reads.
+#[derive(Debug, Default)]
+struct Entry {
+    /// The key; 0: free.
+    key: AtomicU64,
+    /// 0: not measured.
+    price_ns: AtomicU64,
+    timings: AtomicU32,
+}
+
+/// What is known of a kernel.
+#[derive(Clone, Copy, Debug)]
+struct History {
+    elapsed_ns: [u64; SAMPLES],
+    samples: u64,
+    virtual_mean_ns: u64,
+    solo_ns: u64,
+    solo_at: MonotonicNs,
+}
+
+impl History {
+    const EMPTY: Self = Self {
+        elapsed_ns: [0; SAMPLES],
+        samples: 0,
+        virtual_mean_ns: 0,
+        solo_ns: 0,
+        solo_at: MonotonicNs::new(0),
+    };
+
+    fn add(&mut self, elapsed: GpuNs, own: GpuNs, now: MonotonicNs) {
+        let samples = u64::try_from(SAMPLES).unwrap_or(1);
+        let at = self
+            .samples
+            .checked_rem(samples)
+            .and_then(|at| usize::try_from(at).ok())
+            .unwrap_or(0);
+        if let Some(place) = self.elapsed_ns.get_mut(at) {
+            *place = elapsed.get();
+        }
+        self.samples = self.samples.saturating_add(1);
+        self.virtual_mean_ns = moved_mean(
+            self.virtual_mean_ns,
+            own.get(),
+            self.samples.min(VIRTUAL_MEMORY),
+        );
+        // Nobody else was busy for more than 1.5 % of the time.
+        if own.get().saturating_mul(1_000) >= elapsed.get().saturating_mul(985) {
+            let weight = if self.solo_ns == 0 { 1 } else { 4 };
+            self.solo_ns = moved_mean(self.solo_ns, elapsed.get(), weight);
+            self.solo_at = now;
+        }
+    }
+
+    fn price(&self, slice: GpuNs, now: MonotonicNs) -> GpuNs {
+        let mut sorted = self.elapsed_ns;
+        let kept = usize::try_from(self.samples)
+            .unwrap_or(SAMPLES)
+            .min(SAMPLES);
+        let Some(sorted) = sorted.get_mut(..kept) else {
+            return FIRST_PRICE;
+        };
+        sorted.sort_unstable();
+        let quartile = sorted.get(kept / 4).copied().unwrap_or(0);
+        let is_short = quartile.saturating_mul(10) < slice.get().saturating_mul(7);
+        let is_solo_fresh =
+            self.solo_ns > 0 && now.saturating_ns_since(self.solo_at) < SOLO_FRESH_NS;
+        GpuNs::new(match (is_short, is_solo_fresh) {
+            (true, _) => mean_near(sorted, quartile, slice),
+            (false, true) => self.solo_ns,
+            (false, false) => self.virtual_mean_ns,
+        })
+    }
+}
+
+/// Mean of the samples that hold no foreign slice.
+fn mean_near(sorted: &[u64], quartile: u64, slice: GpuNs) -> u64 {
+    let third_of_slice = slice.get().saturating_mul(3) / 10;
+    let limit = quartile
+        .saturating_mul(2)
+        .min(quartile.saturating_add(third_of_slice));
+    let (mut sum, mut count) = (0_u64, 0_u64);
+    for sample in sorted.iter().take_while(|sample| **sample <= limit) {
+        sum = sum.saturating_add(*sample);
+        count = count.saturating_add(1);
+    }
+    sum.checked_div(count).unwrap_or(quartile)
+}
+
+/// `mean`, moved towards `value` by a `weight`-th of the distance.
+fn moved_mean(mean: u64, value: u64, weight: u64) -> u64 {
+    let step = |distance: u64| distance.checked_div(weight).unwrap_or(distance);
+    if value >= mean {
+        mean.saturating_add(step(value.saturating_sub(mean)))
+    } else {
+        mean.saturating_sub(step(mean.saturating_sub(value)))
+    }
+}
+
+impl PriceTable {
+    /// A table with place for about `capacity` kernels, on a GPU with this time slice. The `seed` decides which launches are
+    /// timed.
+    pub fn new(capacity: usize, slice: GpuNs, seed: u64) -> Self {
+        let capacity = capacity.max(PROBES_MAX).next_power_of_two();
+        Self {
+            slice,
+            entries: (0..capacity).map(|_| Entry::default()).collect(),
+            histories: Mutex::new(vec![History::EMPTY; capacity].into_boxed_slice()),
+            typical_ns: AtomicU64::new(FIRST_PRICE.get()),
+            next_timing_ns: AtomicU64::new(0),
+            random: AtomicU64::new(seed | 1),
+        }
+    }
+
+    /// What a launch of `key` occupies the GPU for; `None`: never measured.
+    pub fn price(&self, key: KernelKey) -> Option<GpuNs> {
+        let key = stored(key);
+        let entry = self
+            .places(key)
+            .filter_map(|at| self.entries.get(at))
+            .find(|entry| entry.key.load(Ordering::Acquire) == key)?;
+        let price = entry.price_ns.load(Ordering::Relaxed);
+        (price != 0).then(|| GpuNs::new(price))
+    }
+
+    /// What to charge for a kernel that was never measured: the average of late.
+    pub fn typical(&self) -> GpuNs {
+        GpuNs::new(self.typical_ns.load(Ordering::Relaxed))
+    }
+
+    /// Whether to put this launch between timing events: the first ones of a kernel, then now and then one of any.
+    pub fn should_time(&self, key: KernelKey, now: MonotonicNs) -> bool {
+        let Some((_, entry)) = self.place_of(key) else {
+            return false;
+        };
+        // A few too many when threads race here: no harm.
+        if entry.timings.load(Ordering::Relaxed) < TIMED_FIRST {
+            entry.timings.fetch_add(1, Ordering::Relaxed);
+            return true;
+        }
+        let due = self.next_timing_ns.load(Ordering::Relaxed);
+        // The first launch after a pause is no fair sample: it tends to come at the beginning of a time slice.
+        if now.get() < due || !self.random().is_multiple_of(TIMED_OF_DUE) {
+            return false;
+        }
+        let width = TIMING_PAUSE_NS.end.saturating_sub(TIMING_PAUSE_NS.start);
+        let pause = TIMING_PAUSE_NS
+            .start
+            .saturating_add(self.random().checked_rem(width).unwrap_or(0));
+        let next = now.get().saturating_add(pause);
+        self.next_timing_ns
+            .compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed)
+            .is_ok()
+    }
+
+    /// A launch of `key` was measured: `elapsed` between its events, of which `own` is this process's part when the time
+    /// is divided among the tenants that were busy.
+    pub fn observe(&self, key: KernelKey, elapsed: GpuNs, own: GpuNs, now: MonotonicNs) {
+        let Some((at, entry)) = self.place_of(key) else {
+            return;
+        };
+        let mut histories = self
+            .histories
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let Some(history) = histories.get_mut(at) else {
+            return;
+        };
+        history.add(elapsed, own, now);
+        let price = history.price(self.slice, now).get().max(1);
+        entry.price_ns.store(price, Ordering::Relaxed);
+        self.typical_ns.store(
+            moved_mean(self.typical().get(), price, 16),
+            Ordering::Relaxed,
+        );
+    }
+
+    /// Where a key may stand, best place first.
+    fn places(&self, key: u64) -> impl Iterator<Item = usize> + use<> {
+        let mask = self.entries.len().saturating_sub(1);
+        // Fibonacci hashing: callers' hashes may differ in a few bits only.
+        let first = usize::try_from(key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32).unwrap_or(0);
+        (0..PROBES_MAX).map(move |probe| first.wrapping_add(probe) & mask)
+    }
+
+    /// The key's place, taken where it has none.
+    fn place_of(&self, key: KernelKey) -> Option<(usize, &Entry)> {
+        let key = stored(key);
+        self.places(key)
+            .filter_map(|at| Some((at, self.entries.get(at)?)))
+            .find(|(_, entry)| {
+                match entry
+                    .key
+                    .compare_exchange(0, key, Ordering::AcqRel, Ordering::Acquire)
+                {
+                    Ok(_) => true,
+                    Err(found) => found == key,
+                }
+            })
+    }
+
+    /// Marsaglia's xorshift64. Two threads that draw at once may draw the same, which is as good.
+    fn random(&self) -> u64 {
+        let mut state = self.random.load(Ordering::Relaxed);
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        self.random.store(state, Ordering::Relaxed);
+        state
+    }
+}
+
+/// 0 marks a free entry.
+fn stored(key: KernelKey) -> u64 {
+    if key.0 == 0 { 1 } else { key.0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const US: u64 = 1_000;
+    const MS: u64 = 1_000_000;
+    const KEY: KernelKey = KernelKey(42);
+
+    /// One of `tenants` that all have work without end, on a GPU that gives each a slice in turn.
+    struct RoundRobin {
+        tenants: u64,
+        /// What this tenant has had of the GPU.
+        own_ns: u64,
+        random: u64,
+    }
+
+    impl RoundRobin {
+        fn wall_at(&self, own_ns: u64) -> u64 {
+            own_ns / SLICE.get() * SLICE.get() * self.tenants + own_ns % SLICE.get()
+        }
+
+        fn now(&self) -> MonotonicNs {
+            MonotonicNs::new(self.wall_at(self.own_ns))
+        }
+
+        /// Run a kernel; returns the time between its events.
+        fn run(&mut self, mean_ns: u64) -> GpuNs {
+            self.random = self
+                .random
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            let jitter = mean_ns * (self.random >> 33 & 1023) / 1023 / 10; // ± 5 %
+            let duration = mean_ns - mean_ns / 20 + jitter;
+            let begin = self.wall_at(self.own_ns);
+            self.own_ns += duration;
+            GpuNs::new(self.wall_at(self.own_ns) - begin)
+        }
+    }
+
+    /// What launches of one kernel were charged on average, over what they took.
+    fn charged_over_taken(mean_ns: u64, tenants: u64, seed: u64) -> f64 {
+        let table = PriceTable::new(64, SLICE, seed);
+        let mut gpu = RoundRobin {
+            tenants,
+            own_ns: 0,
+            random: seed,
+        };
+        let (mut charged, mut launches) = (0, 0_u64);
+        while gpu.own_ns < 10_000 * MS {
+            let now = gpu.now();
+            let is_timed = table.should_time(KEY, now);
+            let elapsed = gpu.run(mean_ns);
+            if is_timed {
+                table.observe(KEY, elapsed, GpuNs::new(elapsed.get() / tenants), gpu.now());
+            }
+            if gpu.own_ns > 1_000 * MS {
+                charged += table.price(KEY).unwrap().get();
+                launches += 1;
+            }
+        }
+        charged as f64 / launches as f64 / mean_ns as f64
+    }
+
+    #[test]
+    fn a_price_is_the_kernels_own_time_under_contention() {
+        for tenants in [1, 2, 3] {
+            for mean_ns in [
+                20 * US,
+                100 * US,
+                500 * US,
+                1_250 * US,
+                1_380 * US,
+                1_500 * US,
+                1_900 * US,
+                2_100 * US,
+                2_500 * US,
+                3_300 * US,
+                5_700 * US,
+                10 * MS,
+                50 * MS,
+            ] {
+                let worst = [1, 2, 3].map(|seed| charged_over_taken(mean_ns, tenants, seed) - 1.0);
+                let worst = worst
+                    .into_iter()
+                    .max_by(|a, b| a.abs().total_cmp(&b.abs()))
+                    .unwrap();
+                assert!(
+                    worst.abs() < 0.04,
+                    "{tenants} tenants, {mean_ns} ns: {:+.1} %",
+                    100.0 * worst
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn the_first_launches_of_every_kernel_are_timed() {
+        let table = PriceTable::new(64, SLICE, 1);
+        let now = MonotonicNs::new(MS);
+        table.next_timing_ns.store(u64::MAX, Ordering::Relaxed);
+        for key in [KernelKey(0), KernelKey(7)] {
+            let timed = (0..100).filter(|_| table.should_time(key, now)).count();
+            assert_eq!(timed, 8);
+        }
+    }
+
+    #[test]
+    fn later_a_launch_in_every_few_milliseconds_is_timed() {
+        let table = PriceTable::new(64, SLICE, 1);
+        let timed = (0..1_000_000)
+            .filter(|launch| table.should_time(KEY, MonotonicNs::new(launch * 10 * US)))
+            .count();
+        assert!((1_700..=2_300).contains(&timed), "{timed} in 10 s");
+    }
+
+    #[test]
+    fn an_unmeasured_kernel_is_charged_what_is_typical() {
+        let table = PriceTable::new(64, SLICE, 1);
+        assert_eq!((table.price(KEY), table.typical()), (None, FIRST_PRICE));
+        for key in 100..200 {
+            table.observe(
+                KernelKey(key),
+                GpuNs::new(5 * MS),
+                GpuNs::new(5 * MS),
+                MonotonicNs::new(0),
+            );
+        }
+        assert_eq!(table.price(KEY), None);
+        assert!((4 * MS..=5 * MS).contains(&table.typical().get()));
+    }
+
+    #[test]
+    fn a_kernel_that_changes_is_learned_anew() {
+        let table = PriceTable::new(64, SLICE, 1);
+        for duration in [100 * US, 400 * US, 50 * US] {
+            for _ in 0..SAMPLES {
+                table.observe(
+                    KEY,
+                    GpuNs::new(duration),
+                    GpuNs::new(duration),
+                    MonotonicNs::new(0),
+                );
+            }
+            assert_eq!(table.price(KEY), Some(GpuNs::new(duration)));
+        }
+    }
+
+    #[test]
+    fn a_full_table_leaves_kernels_unmeasured_and_the_others_alone() {
+        let table = PriceTable::new(16, SLICE, 1);
+        for key in 1..=100 {
+            table.observe(
+                KernelKey(key),
+                GpuNs::new(key),
+                GpuNs::new(key),
+                MonotonicNs::new(0),
+            );
+        }
+        let priced: Vec<u64> = (1..=100)
+            .filter(|key| table.price(KernelKey(*key)).is_some())
+            .collect();
+        assert_eq!(priced.len(), 16);
+        assert!(
+            priced
+                .iter()
+                .all(|key| table.price(KernelKey(*key)) == Some(GpuNs::new(*key)))
+        );
+    }
+
+    #[test]
+    fn threads_learn_and_read_side_by_side() {
+        let table = PriceTable::new(1024, SLICE, 1);
+        std::thread::scope(|scope| {
+            for thread in 0..4_u64 {
+                let table = &table;
+                scope.spawn(move || {
+                    for key in (1..500).map(|number| number * 4 + thread % 2) {
+                        let duration = GpuNs::new(1_000 + key);
+                        table.observe(KernelKey(key), duration, duration, MonotonicNs::new(0));
+                        assert_eq!(table.price(KernelKey(key)), Some(duration));
+                    }
+                });
+            }
+        });
+    }
+}

@@ -1,26 +1,57 @@
 //! What a launch asks before it goes to the driver.
 //!
 //! ```text
-//! loop { match share.admit(device_index, key, now) {
-//!     Granted(r) => break r,
-//!     NotBefore(t) => now = share.wait(device_index, t),   // exact; hold no lock here
-//! } }
-//! let timed = share.should_time(device_index, key, now);   // put timing events around it?
-//! launch; on failure: share.cancel(r)
-//! when it has finished: share.completed(r, timing if timed, now)
+//! let reservation = share.acquire(device_index, key, now);   // waits as long as needed; hold no lock here
+//! let timed = share.should_time(device_index, key, now);     // put timing events around it?
+//! launch; on failure: share.cancel(reservation)
+//! when it has finished: share.completed(reservation, timing if timed, now)
 //! ```
+//!
+//! What is enforced is the cap, `sm_max`: a [`Bucket`] of GPU time per container and GPU, in shared memory. A guarantee
+//! below the cap (`sm` < `sm_max`) is kept and shown but **not scheduled yet**: between the two, tenants get what the
+//! GPU's own round robin gives them.
+//!
+//! `device_index` is an index into the ledger's device list; any other is not limited.
 
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::board::{Board, VirtualClock};
+use crate::bucket::{BURST, Bucket, Correction, Decision};
+use crate::clock;
 use crate::config::GpuLimits;
 use crate::ledger::Ledger;
-use crate::price::KernelKey;
-use crate::shm::AttachError;
-use crate::units::{GpuNs, MonotonicNs};
+use crate::price::{KernelKey, PriceTable, SLICE};
+use crate::shm::layout::{ContainerFile, DeviceRow, SlotDevice, UsageRow};
+use crate::shm::{self, AttachError};
+use crate::slot::{Seat, used};
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use crate::units::{GpuNs, MonotonicNs, Percent};
 
-/// This process's part in its container's share. All methods are thread-safe; none allocates after `attach`.
+/// This process's part in its container's share. All methods are thread-safe; none but `attach` allocates.
 #[derive(Debug)]
-pub struct Share {}
+pub struct Share {
+    seat: Arc<Seat<ContainerFile>>,
+    devices: Vec<Device>,
+}
+
+/// What this process knows of a GPU.
+#[derive(Debug)]
+struct Device {
+    /// Row of the container's file.
+    row: usize,
+    board: Board,
+    prices: PriceTable,
+    clock: Mutex<VirtualClock>,
+    /// When `clock` was last advanced.
+    ticked_ns: AtomicU64,
+    /// Launches admitted and not completed.
+    outstanding: AtomicU32,
+    /// Those of them that nobody knows the price of.
+    unmeasured: AtomicU32,
+    /// When an unmeasured launch was last admitted or completed.
+    progress_ns: AtomicU64,
+}
 
 /// The answer to a launch.
 #[derive(Debug)]
@@ -35,9 +66,10 @@ pub enum Admit {
 #[derive(Clone, Copy, Debug)]
 #[must_use = "give it to `completed` or `cancel`"]
 pub struct Reservation {
-    device_index: u32,
+    device_index: usize,
     key: KernelKey,
-    reserved: GpuNs,
+    charged: GpuNs,
+    is_measured: bool,
 }
 
 /// What a pair of timing events around one launch said.
@@ -49,51 +81,362 @@ pub struct Timing {
     pub ended_at: MonotonicNs,
 }
 
+/// What this process's launches used of one GPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// GPU time charged.
+    pub charged_ns: u64,
+    /// Launches admitted.
+    pub launches: u64,
+    /// Time for which launches waited.
+    pub throttled_ns: u64,
+    /// Launches that waited.
+    pub throttled_count: u64,
+}
+
+/// Kernels that one process's table has place for on one GPU.
+const KERNELS_MAX: usize = 2048;
+/// So many launches of unknown price may be outstanding: each may turn out to be long.
+const UNMEASURED_MAX: u32 = 2;
+/// After so long without progress another one is admitted: it may be what the others wait for on the device.
+const LIVENESS_NS: u64 = 10_000_000;
+/// A launch that waits for others of this process to finish looks again after this.
+const LOOK_AGAIN_NS: u64 = 1_000_000;
+/// The virtual clock is not advanced more often.
+const TICK_NS: u64 = 50_000;
+
 impl Share {
-    /// Take part in the shares of `ledger`'s container; `limits` in the ledger's device order.
-    /// `dir` holds the per-GPU boards `gpu-<uuid>.board`.
-    pub fn attach(
-        _ledger: &Ledger,
-        _dir: &Path,
-        _limits: &[GpuLimits],
-    ) -> Result<Self, AttachError> {
-        unimplemented!()
+    /// Take part in the shares of `ledger`'s container; `limits` in the ledger's device order. `dir` holds the boards of
+    /// the GPUs, `gpu-<uuid>.board`.
+    ///
+    /// # Errors
+    /// A board cannot be used, or the container's file cannot be locked.
+    pub fn attach(ledger: &Ledger, dir: &Path, limits: &[GpuLimits]) -> Result<Self, AttachError> {
+        let seat = Arc::clone(ledger.seat());
+        let locked = seat.file.exclusive();
+        let exclusive = locked.map_err(|source| seat.file.error("lock", source))?;
+        let mut devices = Vec::new();
+        for (row, limits) in ledger.rows().iter().zip(limits) {
+            let Some(shared) = seat.file.devices.get(*row) else {
+                continue;
+            };
+            shared.share.sm.configure(limits.sm.map(thousandths));
+            shared
+                .share
+                .sm_max
+                .configure(limits.sm_max.map(thousandths));
+            devices.push((*row, shared.uuid().unwrap_or_default()));
+        }
+        drop(exclusive);
+        let devices = devices
+            .into_iter()
+            .map(|(row, uuid)| Device::attach(row, Board::attach(dir, uuid)?));
+        Ok(Self {
+            devices: devices.collect::<Result<_, AttachError>>()?,
+            seat,
+        })
     }
-    /// May a launch of `key` go to the device now?
-    pub fn admit(&self, _device_index: usize, _key: KernelKey, _now: MonotonicNs) -> Admit {
-        unimplemented!()
-    }
-    /// Wait until `deadline`, or until the limits change; returns the time then. Counts as throttled.
-    pub fn wait(&self, _device_index: usize, _deadline: MonotonicNs) -> MonotonicNs {
-        unimplemented!()
-    }
-    /// Whether this launch should be put between two timing events.
-    pub fn should_time(&self, _device_index: usize, _key: KernelKey, _now: MonotonicNs) -> bool {
-        unimplemented!()
-    }
-    /// A launch has finished: learn from its timing, if it was timed, and correct its charge.
-    pub fn completed(&self, reservation: Reservation, _timing: Option<Timing>, _now: MonotonicNs) {
-        let _ = (
-            reservation.device_index,
-            reservation.key,
-            reservation.reserved,
-        );
-        unimplemented!()
-    }
-    /// The driver refused the launch: give its reservation back.
-    pub fn cancel(&self, _reservation: Reservation) {
-        unimplemented!()
-    }
+
     /// Whether launches on this device are limited at all; where not, skip everything else.
-    pub fn is_limited(&self, _device_index: usize) -> bool {
-        unimplemented!()
+    pub fn is_limited(&self, device_index: usize) -> bool {
+        self.row(device_index)
+            .and_then(cap)
+            .is_some_and(|cap| cap < Percent::ALL)
     }
-    /// While launches are outstanding: call every few hundred microseconds (says "alive and busy" to the other tenants).
-    pub fn heartbeat(&self, _now: MonotonicNs) {
-        unimplemented!()
+
+    /// May a launch of `key` go to the device now?
+    pub fn admit(&self, device_index: usize, key: KernelKey, now: MonotonicNs) -> Admit {
+        let free = Reservation {
+            device_index,
+            key,
+            charged: GpuNs::default(),
+            is_measured: true,
+        };
+        let (Some(device), Some(row)) = (self.devices.get(device_index), self.row(device_index))
+        else {
+            return Admit::Granted(free);
+        };
+        let price = device.prices.price(key);
+        if price.is_none()
+            && let Some(then) = device.unmeasured_not_before(now)
+        {
+            return Admit::NotBefore(then);
+        }
+        let charged = price.unwrap_or_else(|| device.prices.typical());
+        if let Some(cap) = cap(row)
+            && cap < Percent::ALL
+            && let Decision::NotBefore(then) =
+                Bucket::new(&row.bucket.tat_ns).admit(now, charged, cap, BURST)
+        {
+            return Admit::NotBefore(then);
+        }
+        device.begin(price.is_some(), now);
+        if let Some(usage) = self.usage_row(device_index) {
+            usage.launches.fetch_add(1, Ordering::Relaxed);
+            usage.charged_ns.fetch_add(charged.get(), Ordering::Relaxed);
+        }
+        Admit::Granted(Reservation {
+            charged,
+            is_measured: price.is_some(),
+            ..free
+        })
     }
+
+    /// [`admit`](Self::admit), and wait as long as it takes. Holding a lock here would stop others for that long.
+    pub fn acquire(&self, device_index: usize, key: KernelKey, now: MonotonicNs) -> Reservation {
+        let mut now = now;
+        let mut has_waited = false;
+        loop {
+            match self.admit(device_index, key, now) {
+                Admit::Granted(reservation) => return reservation,
+                Admit::NotBefore(then) => now = self.sleep_until(device_index, then, !has_waited),
+            }
+            has_waited = true;
+        }
+    }
+
+    /// Wait until `deadline`, or until the limits change; returns the time then. Counts as one launch throttled.
+    pub fn wait(&self, device_index: usize, deadline: MonotonicNs) -> MonotonicNs {
+        self.sleep_until(device_index, deadline, true)
+    }
+
+    /// Whether this launch should be put between two timing events.
+    pub fn should_time(&self, device_index: usize, key: KernelKey, now: MonotonicNs) -> bool {
+        self.devices
+            .get(device_index)
+            .is_some_and(|device| device.prices.should_time(key, now))
+    }
+
+    /// A launch has finished: learn from its timing, if it was timed, and correct its charge.
+    pub fn completed(&self, reservation: Reservation, timing: Option<Timing>, now: MonotonicNs) {
+        let Some(device) = self.devices.get(reservation.device_index) else {
+            return;
+        };
+        device.tick(now);
+        if let Some(timing) = timing {
+            device.learn(reservation.key, timing, now);
+        }
+        let due = device
+            .prices
+            .price(reservation.key)
+            .unwrap_or(reservation.charged);
+        self.correct(reservation, Correction::between(reservation.charged, due));
+        device.end(reservation.is_measured, now);
+    }
+
+    /// The driver refused the launch: give its reservation back.
+    pub fn cancel(&self, reservation: Reservation) {
+        let Some(device) = self.devices.get(reservation.device_index) else {
+            return;
+        };
+        self.correct(reservation, Correction::Less(reservation.charged));
+        device.end(reservation.is_measured, device.ticked_at());
+    }
+
+    /// While launches are outstanding: call at least every few hundred milliseconds; every few hundred microseconds makes
+    /// timings more exact. Tells the other tenants that this one is alive and busy.
+    pub fn heartbeat(&self, now: MonotonicNs) {
+        for device in &self.devices {
+            if device.outstanding.load(Ordering::Relaxed) > 0 {
+                device.board.set_busy(now);
+                device.tick(now);
+            }
+        }
+    }
+
+    /// Change the container's share while programs run. What is owed stays owed; waiting launches look again.
+    pub fn set_limits(
+        &self,
+        device_index: usize,
+        sm: Option<Percent>,
+        sm_max: Option<Percent>,
+        now: MonotonicNs,
+    ) {
+        let Some(row) = self.row(device_index) else {
+            return;
+        };
+        if let (Some(from), Some(to)) = (cap(row), sm_max) {
+            Bucket::new(&row.bucket.tat_ns).rescale(now, from, to);
+        }
+        row.share.sm.set(sm.map(thousandths));
+        row.share.sm_max.set(sm_max.map(thousandths));
+        for index in used(&*self.seat.file) {
+            if let Some(slot) = self.slot_device(index, device_index) {
+                slot.gate.fetch_add(1, Ordering::SeqCst);
+                shm::futex_wake_all(&slot.gate);
+            }
+        }
+    }
+
+    /// What this process's launches used.
+    pub fn usage(&self, device_index: usize) -> Usage {
+        let read = |row: &UsageRow| Usage {
+            charged_ns: row.charged_ns.load(Ordering::Relaxed),
+            launches: row.launches.load(Ordering::Relaxed),
+            throttled_ns: row.throttled_ns.load(Ordering::Relaxed),
+            throttled_count: row.throttled_count.load(Ordering::Relaxed),
+        };
+        self.usage_row(device_index).map(read).unwrap_or_default()
+    }
+
     /// In a forked child: let go of the parent's place without touching it.
     pub fn forget_after_fork(self) {
-        unimplemented!()
+        drop(self); // seats that another process took are only unmapped
     }
+
+    fn row(&self, device_index: usize) -> Option<&DeviceRow> {
+        self.seat
+            .file
+            .devices
+            .get(self.devices.get(device_index)?.row)
+    }
+
+    fn slot_device(&self, index: usize, device_index: usize) -> Option<&SlotDevice> {
+        self.seat
+            .file
+            .slots
+            .get(index)?
+            .devices
+            .get(self.devices.get(device_index)?.row)
+    }
+
+    /// `None` also when the slot was taken for dead and is another's now.
+    fn usage_row(&self, device_index: usize) -> Option<&UsageRow> {
+        let slot = self.slot_device(self.seat.index, device_index)?;
+        self.seat.is_ours().then_some(&slot.usage)
+    }
+
+    fn correct(&self, reservation: Reservation, correction: Correction) {
+        let Some(row) = self.row(reservation.device_index) else {
+            return;
+        };
+        if let Some(cap) = cap(row) {
+            Bucket::new(&row.bucket.tat_ns).settle(correction, cap);
+        }
+        if let Some(usage) = self.usage_row(reservation.device_index) {
+            match correction {
+                Correction::More(more) => usage.charged_ns.fetch_add(more.get(), Ordering::Relaxed),
+                Correction::Less(less) => usage.charged_ns.fetch_sub(less.get(), Ordering::Relaxed),
+            };
+        }
+    }
+
+    fn sleep_until(
+        &self,
+        device_index: usize,
+        deadline: MonotonicNs,
+        is_first: bool,
+    ) -> MonotonicNs {
+        let begin = clock::monotonic();
+        let mut now = begin;
+        if let Some(slot) = self.slot_device(self.seat.index, device_index) {
+            let seen = slot.gate.load(Ordering::SeqCst);
+            while now < deadline && slot.gate.load(Ordering::SeqCst) == seen {
+                shm::futex_wait(&slot.gate, seen, deadline);
+                now = clock::monotonic();
+            }
+        }
+        if let Some(usage) = self.usage_row(device_index) {
+            usage
+                .throttled_ns
+                .fetch_add(now.saturating_ns_since(begin), Ordering::Relaxed);
+            usage
+                .throttled_count
+                .fetch_add(u64::from(is_first), Ordering::Relaxed);
+        }
+        now
+    }
+}
+
+impl Device {
+    fn attach(row: usize, board: Board) -> Result<Self, AttachError> {
+        let seed = u64::from(std::process::id()).rotate_left(32);
+        let now = clock::monotonic();
+        Ok(Self {
+            row,
+            board,
+            prices: PriceTable::new(KERNELS_MAX, SLICE, seed ^ now.get()),
+            clock: Mutex::new(VirtualClock::new(now)),
+            ticked_ns: AtomicU64::new(now.get()),
+            outstanding: AtomicU32::new(0),
+            unmeasured: AtomicU32::new(0),
+            progress_ns: AtomicU64::new(0),
+        })
+    }
+
+    /// When to ask again for a launch of unknown price; `None`: it may go.
+    fn unmeasured_not_before(&self, now: MonotonicNs) -> Option<MonotonicNs> {
+        if self.unmeasured.load(Ordering::Relaxed) < UNMEASURED_MAX {
+            return None;
+        }
+        let given_up = MonotonicNs::new(self.progress_ns.load(Ordering::Relaxed))
+            .saturating_add_ns(LIVENESS_NS);
+        (now < given_up).then(|| given_up.min(now.saturating_add_ns(LOOK_AGAIN_NS)))
+    }
+
+    fn begin(&self, is_measured: bool, now: MonotonicNs) {
+        if !is_measured {
+            self.unmeasured.fetch_add(1, Ordering::Relaxed);
+            self.progress_ns.store(now.get(), Ordering::Relaxed);
+        }
+        if self.outstanding.fetch_add(1, Ordering::AcqRel) == 0 {
+            self.board.set_busy(now);
+            self.tick(now);
+        }
+    }
+
+    fn end(&self, is_measured: bool, now: MonotonicNs) {
+        if !is_measured {
+            self.unmeasured.fetch_sub(1, Ordering::Relaxed);
+            self.progress_ns.store(now.get(), Ordering::Relaxed);
+        }
+        if self.outstanding.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.board.set_idle();
+            // A launch may have begun between the two: its word is the last.
+            if self.outstanding.load(Ordering::Acquire) > 0 {
+                self.board.set_busy(now);
+            }
+        }
+    }
+
+    fn tick(&self, now: MonotonicNs) {
+        let ticked = self.ticked_ns.load(Ordering::Relaxed);
+        if now.get() < ticked.saturating_add(TICK_NS) {
+            return;
+        }
+        if self
+            .ticked_ns
+            .compare_exchange(ticked, now.get(), Ordering::Relaxed, Ordering::Relaxed)
+            .is_ok()
+        {
+            let n_busy = self.board.n_busy(now);
+            self.clock
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .advance(now, n_busy);
+        }
+    }
+
+    fn ticked_at(&self) -> MonotonicNs {
+        MonotonicNs::new(self.ticked_ns.load(Ordering::Relaxed))
+    }
+
+    fn learn(&self, key: KernelKey, timing: Timing, now: MonotonicNs) {
+        let began_at = MonotonicNs::new(timing.ended_at.get().saturating_sub(timing.elapsed.get()));
+        let clock = self.clock.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = clock.between(began_at, timing.ended_at);
+        drop(clock);
+        self.prices
+            .observe(key, timing.elapsed, GpuNs::new(own), now);
+    }
+}
+
+fn thousandths(share: Percent) -> u64 {
+    u64::from(share.thousandths())
+}
+
+/// What the container may not exceed; `None`: no cap.
+fn cap(row: &DeviceRow) -> Option<Percent> {
+    let thousandths = u32::try_from(row.share.sm_max.get()?).ok()?;
+    Percent::from_thousandths(thousandths)
 }

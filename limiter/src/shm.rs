@@ -225,8 +225,13 @@ impl<T: Shared> Mapping<T> {
         Ok(())
     }
 
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
+    /// That something could not be done with this file.
+    pub(crate) fn error(&self, action: &'static str, source: io::Error) -> AttachError {
+        AttachError::Io {
+            path: self.path.clone(),
+            action,
+            source,
+        }
     }
 
     /// Make sure that storage stands behind these bytes, so that touching them cannot kill the process (SIGBUS).
@@ -236,11 +241,7 @@ impl<T: Shared> Mapping<T> {
         } else {
             Err(io::Error::from_raw_os_error(libc::EBADF))
         };
-        reserved.map_err(|source| AttachError::Io {
-            path: self.path.clone(),
-            action: "reserve space",
-            source,
-        })
+        reserved.map_err(|source| self.error("reserve space", source))
     }
 
     /// Exclude every other process and every other thread that does the same.

@@ -95,15 +95,9 @@ impl<T: Entries> Seat<T> {
     ) -> Result<(Self, R), AttachError> {
         let file: Mapping<T> = Mapping::open(path)?;
         let process = Process::current();
-        let failed = |action| {
-            let path = path.to_owned();
-            move |source| AttachError::Io {
-                path,
-                action,
-                source,
-            }
-        };
-        let exclusive = file.exclusive().map_err(failed("lock"))?;
+        let exclusive = file
+            .exclusive()
+            .map_err(|source| file.error("lock", source))?;
         let living = reap(&exclusive, &file, &process, None);
         let index = (0..ENTRIES_MAX)
             .find(|index| {
@@ -122,7 +116,8 @@ impl<T: Entries> Seat<T> {
             Company::Others
         };
         let prepared = prepare(&file, company)?;
-        file.lock_entry(index).map_err(failed("lock"))?;
+        file.lock_entry(index)
+            .map_err(|source| file.error("lock", source))?;
         let generation = file.owner(index).map_or(0, |owner| occupy(owner, &process));
         let entries = u32::try_from(index).unwrap_or(u32::MAX).saturating_add(1);
         file.preamble()

@@ -1,4 +1,5 @@
 //! Random sequences of everything that one ledger does, against a map.
+#![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::BTreeMap;
 

@@ -98,8 +98,6 @@ pub(crate) struct MemoryRow {
 pub(crate) struct ShareRow {
     pub(crate) sm: LimitCell,
     pub(crate) sm_max: LimitCell,
-    /// Changes with the shares: launches wait on it.
-    pub(crate) gate: AtomicU32,
 }
 
 /// The one word that every launch of the container writes.
@@ -138,7 +136,9 @@ pub(crate) struct SlotDevice {
     pub(crate) bytes: AtomicU64,
     /// How often bytes were granted.
     pub(crate) grants: AtomicU64,
-    reserved: [AtomicU64; 5],
+    /// Waiting launches sleep on it; changes when they should look again.
+    pub(crate) gate: AtomicU32,
+    reserved: [AtomicU32; 9],
     pub(crate) usage: UsageRow,
 }
 
