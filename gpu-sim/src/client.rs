@@ -26,6 +26,7 @@ use connection::Connection;
 use effects::Effects;
 use parking_lot::Mutex;
 use semaphores::Semaphores;
+use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -149,6 +150,14 @@ impl Stream {
         *self.submitted.lock()
     }
 
+    /// The command that another stream of this process waits with until this one has completed `sequence`.
+    pub fn reached(&self, sequence: Sequence) -> Command {
+        Command::Wait {
+            semaphore: self.progress.id(),
+            payload: self.base + sequence,
+        }
+    }
+
     /// Sequence number of the last command that the device has completed. Its effects, and those
     /// before it, may still have to run: [`Machine::poll_stream`] runs them.
     pub fn completed(&self) -> Sequence {
@@ -203,13 +212,29 @@ impl Machine {
     /// Connects to the machine that `environment` names; starts it when this is its first user.
     pub fn connect_to(environment: &Environment) -> Result<Self, ConnectError> {
         let asked = environment.profile()?;
-        let socket = start::connect(environment, &asked)?;
+        Self::join(environment, &asked, start::connect(environment, &asked)?)
+    }
+
+    /// Connects to the machine that `environment` names if it runs; starts none.
+    pub fn connect_existing(environment: &Environment) -> Result<Option<Self>, ConnectError> {
+        let asked = environment.profile()?;
+        let socket = start::connect_existing(environment)?;
+        socket
+            .map(|socket| Self::join(environment, &asked, socket))
+            .transpose()
+    }
+
+    fn join(
+        environment: &Environment,
+        asked: &MachineProfile,
+        socket: OwnedFd,
+    ) -> Result<Self, ConnectError> {
         let joined = connection::join(socket, &environment.container)?;
         if joined.profile.name != asked.name || joined.profile.text != asked.text {
             return Err(ConnectError::OtherProfile {
                 dir: environment.dir.display().to_string(),
                 running: joined.profile.name,
-                asked: asked.name,
+                asked: asked.name.clone(),
             });
         }
         let inner = Inner {
@@ -307,8 +332,6 @@ impl Machine {
 
     /// Ends a stream as soon as what it holds has completed; does not wait for that.
     pub fn destroy_stream(&self, stream: Stream) -> Result<(), Lost> {
-        let last = *stream.submitted.lock();
-        stream.progress.reserve(stream.base + last);
         self.inner
             .connection
             .send(&Request::DestroyStream { stream: stream.id })
@@ -505,6 +528,7 @@ impl Machine {
         if sequence > QUEUE_DEPTH {
             self.wait_stream(stream, sequence - QUEUE_DEPTH)?;
         }
+        stream.progress.reserve(stream.base + sequence);
         let submitted_ns = crate::clock::monotonic_ns();
         let stream = stream.id;
         let submission = Submission {

@@ -1,4 +1,6 @@
 //! One process and its machine: commands, completions, effects.
+#![expect(clippy::unwrap_used, reason = "this is how a test fails")]
+#![expect(unsafe_code, reason = "a test writes to device memory")]
 
 mod support;
 

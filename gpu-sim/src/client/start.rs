@@ -10,23 +10,29 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// Connects to the device, which is started if it does not run.
+/// Connects to the device, which is started if it does not run. Always under the lock: the device ends only
+/// when it holds the lock and nobody waits to be accepted.
 pub(super) fn connect(
     environment: &Environment,
     profile: &MachineProfile,
 ) -> Result<OwnedFd, ConnectError> {
-    let socket_path = environment.dir.join(SOCKET_FILE);
-    if let Ok(socket) = dial(&socket_path) {
+    let _lock = folder::lock(&environment.dir).map_err(|error| io(&environment.dir, error))?;
+    if let Some(socket) = connect_existing(environment)? {
         return Ok(socket);
     }
-    let _lock = folder::lock(&environment.dir).map_err(|error| io(&environment.dir, error))?;
-    match dial(&socket_path) {
-        Ok(socket) => return Ok(socket),
-        Err(Errno::NOENT | Errno::CONNREFUSED) => {}
-        Err(error) => return Err(io(&socket_path, error)),
-    }
     start(environment, profile)?;
+    let socket_path = environment.dir.join(SOCKET_FILE);
     dial(&socket_path).map_err(|error| io(&socket_path, error))
+}
+
+/// Connects to the device if it listens. Without the lock, one that is just ending may still answer.
+pub(super) fn connect_existing(environment: &Environment) -> Result<Option<OwnedFd>, ConnectError> {
+    let socket_path = environment.dir.join(SOCKET_FILE);
+    match dial(&socket_path) {
+        Ok(socket) => Ok(Some(socket)),
+        Err(Errno::NOENT | Errno::CONNREFUSED) => Ok(None),
+        Err(error) => Err(io(&socket_path, error)),
+    }
 }
 
 fn io(path: &Path, error: Errno) -> ConnectError {

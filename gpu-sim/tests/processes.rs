@@ -1,0 +1,499 @@
+//! Several processes and one machine: deaths, stops, forks, strangers.
+//!
+//! The other processes are this program again: `GPU_SIM_TEST_PROGRAM` says what they do.
+#![expect(unsafe_code, reason = "the tests fork")]
+#![expect(clippy::unwrap_used, reason = "this is how a test fails")]
+
+mod support;
+
+use gpu_sim::client::{ConnectError, Effect, Environment, Lost, Machine, RequestError};
+use gpu_sim::command::{AllocKind, Command as GpuCommand};
+use gpu_sim::wire;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketType};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, kill_process, pidfd_open};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+use support::{Sandbox, kernel};
+
+/// How long a condition may take to come true. Generous: the machine may be busy.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+const GIB: u64 = 1 << 30;
+
+/// Runs as another process what `GPU_SIM_TEST_PROGRAM` names; in the test run itself, nothing.
+#[test]
+fn program() {
+    let Ok(name) = std::env::var("GPU_SIM_TEST_PROGRAM") else {
+        return;
+    };
+    match name.as_str() {
+        "busy" => busy(),
+        "device" => device(),
+        "fork" => fork(),
+        "orphan" => orphan(),
+        other => panic!("no program {other}"),
+    }
+}
+
+fn say(line: impl std::fmt::Display) {
+    let mut output = std::io::stdout().lock();
+    writeln!(output, "# {line}").unwrap();
+    output.flush().unwrap();
+}
+
+fn wait_for_end_of_input() {
+    std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
+}
+
+/// Holds 1 GiB and keeps its queue full until its input ends.
+fn busy() {
+    let machine = Machine::connect().unwrap();
+    let context = machine.create_context(0).unwrap();
+    let stream = machine.create_stream(context, 0).unwrap();
+    machine.alloc(0, GIB, AllocKind::Device).unwrap();
+    let input = std::thread::spawn(wait_for_end_of_input);
+    for nth in 0.. {
+        machine
+            .submit(&stream, GpuCommand::Kernel(kernel(500)))
+            .unwrap();
+        if nth == 100 {
+            say("busy");
+        }
+        if input.is_finished() {
+            return;
+        }
+    }
+}
+
+/// Says which process its machine is.
+fn device() {
+    let machine = Machine::connect().unwrap();
+    say(machine.device_pid());
+    wait_for_end_of_input();
+}
+
+/// Forks, and says what the child finds.
+fn fork() {
+    let machine = Machine::connect().unwrap();
+    let context = machine.create_context(0).unwrap();
+    let stream = machine.create_stream(context, 0).unwrap();
+    // SAFETY: the child calls nothing that another thread of the parent could have left locked:
+    // the client before it has seen that it is a child, and a new connection.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        let memory = machine.memory(0) == Err(RequestError::Lost(Lost::Forked));
+        let submit = machine.submit(&stream, GpuCommand::Marker) == Err(Lost::Forked);
+        let poll = machine.poll_stream(&stream, 0) == Err(Lost::Forked);
+        let anew = Machine::connect().is_ok_and(|anew| anew.memory(0).is_ok());
+        let failed = [memory, submit, poll, anew]
+            .iter()
+            .filter(|fine| !**fine)
+            .count();
+        // SAFETY: ends the child without the parent's exit handlers.
+        unsafe { libc::_exit(failed as i32) };
+    }
+    let (_, status) = rustix::process::waitpid(Pid::from_raw(child), WaitOptions::empty())
+        .unwrap()
+        .unwrap();
+    say(format_args!("child failed in {:?}", status.exit_status()));
+    let last = machine.submit(&stream, GpuCommand::Marker).unwrap();
+    machine.wait_stream(&stream, last).unwrap();
+    say("parent goes on");
+}
+
+/// Holds 1 GiB, and leaves its socket to a child that outlives it.
+fn orphan() {
+    let machine = Machine::connect().unwrap();
+    machine.alloc(0, GIB, AllocKind::Device).unwrap();
+    // SAFETY: the child only waits for a signal.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        loop {
+            // SAFETY: takes no argument and returns when a signal came.
+            unsafe { libc::pause() };
+        }
+    }
+    say(child);
+    wait_for_end_of_input();
+}
+
+/// Another process, ended with the test.
+struct Program {
+    child: Child,
+    output: BufReader<ChildStdout>,
+}
+
+impl Program {
+    fn start(environment: &Environment, name: &str) -> Self {
+        Self::start_as(environment, name, std::env::current_exe().unwrap(), None)
+    }
+
+    fn start_as(environment: &Environment, name: &str, path: PathBuf, user: Option<u32>) -> Self {
+        let mut command = Command::new(path);
+        command.args(["--exact", "program", "--nocapture"]);
+        command.env("GPU_SIM_TEST_PROGRAM", name);
+        command.env("GPU_SIM_DIR", &environment.dir);
+        command.env("GPU_SIM_PROFILE", &environment.profile);
+        command.env("GPU_SIM_DEVICE", environment.device.as_ref().unwrap());
+        command.env(
+            "GPU_SIM_LINGER_MS",
+            environment.linger.unwrap().as_millis().to_string(),
+        );
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        user.map(|user| command.uid(user).gid(user));
+        let mut child = command.spawn().unwrap();
+        let output = BufReader::new(child.stdout.take().unwrap());
+        Self { child, output }
+    }
+
+    /// Its next line.
+    fn line(&mut self) -> String {
+        loop {
+            let mut line = String::new();
+            assert_ne!(
+                self.output.read_line(&mut line).unwrap(),
+                0,
+                "it ended early"
+            );
+            // The test harness writes its own lines, one of them without an end.
+            if let Some((_, said)) = line.split_once("# ") {
+                return said.trim_end().to_owned();
+            }
+        }
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(self.pid(), signal).unwrap();
+    }
+
+    /// Ends its input and waits for it.
+    fn finish(mut self) -> ExitStatus {
+        drop(self.child.stdin.take());
+        self.child.wait().unwrap()
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Asks until it is so.
+fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !is_so() {
+        assert!(start.elapsed() < PATIENCE, "waited in vain: {what}");
+        std::thread::yield_now();
+    }
+}
+
+fn wait_for_end(pid: u32) {
+    let pid = Pid::from_raw(pid.try_into().unwrap()).unwrap();
+    // An error says that it has ended already.
+    if let Ok(end) = pidfd_open(pid, PidfdFlags::empty()) {
+        let patience = PATIENCE.try_into().unwrap();
+        let ended = poll(&mut [PollFd::new(&end, PollFlags::IN)], Some(&patience)).unwrap();
+        assert_eq!(ended, 1, "process {pid} still lives");
+    }
+}
+
+fn run_kernels(machine: &Machine, count: u64) {
+    let context = machine.create_context(0).unwrap();
+    let stream = machine.create_stream(context, 0).unwrap();
+    for _ in 0..count {
+        let last = machine
+            .submit(&stream, GpuCommand::Kernel(kernel(100)))
+            .unwrap();
+        machine.wait_stream(&stream, last).unwrap();
+    }
+    machine.destroy_context(context).unwrap();
+}
+
+#[test]
+fn a_process_that_is_killed_leaves_its_memory_and_its_time() {
+    let sandbox = Sandbox::new();
+    let machine = sandbox.connect();
+    let free_bytes = machine.memory(0).unwrap().free_bytes;
+    let mut victim = Program::start(&sandbox.environment(), "busy");
+    assert_eq!(victim.line(), "busy");
+    assert!(machine.memory(0).unwrap().free_bytes <= free_bytes - GIB);
+    victim.signal(Signal::KILL);
+    until("memory is back", || {
+        machine.memory(0).unwrap().free_bytes == free_bytes
+    });
+    let rows = machine.usage().unwrap();
+    let row = rows
+        .iter()
+        .find(|row| row.pid == victim.child.id())
+        .unwrap();
+    assert!(
+        !row.alive && row.memory_bytes_current == 0 && row.memory_bytes_peak > GIB,
+        "{row:?}"
+    );
+    run_kernels(&machine, 10);
+    let after = machine.usage().unwrap();
+    assert_eq!(
+        after.iter().find(|row| row.pid == victim.child.id()),
+        Some(row)
+    );
+}
+
+#[test]
+fn a_process_that_is_stopped_stops_nobody_else() {
+    let sandbox = Sandbox::new();
+    let machine = sandbox.connect();
+    let mut stopped = Program::start(&sandbox.environment(), "busy");
+    assert_eq!(stopped.line(), "busy");
+    stopped.signal(Signal::STOP);
+    run_kernels(&machine, 300);
+    let kernels = |machine: &Machine| {
+        let rows = machine.usage().unwrap();
+        rows.iter()
+            .find(|row| row.pid == stopped.child.id())
+            .unwrap()
+            .kernels_total
+    };
+    let mut before = kernels(&machine);
+    until("its queue is empty", || {
+        run_kernels(&machine, 20);
+        std::mem::replace(&mut before, kernels(&machine)) == kernels(&machine)
+    });
+    stopped.signal(Signal::CONT);
+    until("it goes on", || kernels(&machine) > before);
+    assert!(stopped.finish().success());
+}
+
+#[test]
+fn a_forked_child_cannot_use_the_connection_and_connects_anew() {
+    let sandbox = Sandbox::new();
+    let mut program = Program::start(&sandbox.environment(), "fork");
+    assert_eq!(program.line(), "child failed in Some(0)");
+    assert_eq!(program.line(), "parent goes on");
+    assert!(program.finish().success());
+}
+
+#[test]
+fn a_forked_child_that_lives_on_does_not_keep_its_dead_parents_memory() {
+    let sandbox = Sandbox::new();
+    let machine = sandbox.connect();
+    let free_bytes = machine.memory(0).unwrap().free_bytes;
+    let mut parent = Program::start(&sandbox.environment(), "orphan");
+    let child = Pid::from_raw(parent.line().parse().unwrap()).unwrap();
+    parent.signal(Signal::KILL);
+    until("memory is back", || {
+        machine.memory(0).unwrap().free_bytes == free_bytes
+    });
+    kill_process(child, Signal::KILL).unwrap();
+}
+
+#[test]
+fn all_first_users_get_the_same_machine() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.environment();
+    let mut users: Vec<Program> = (0..8)
+        .map(|_| Program::start(&environment, "device"))
+        .collect();
+    let devices: Vec<String> = users.iter_mut().map(Program::line).collect();
+    assert!(
+        devices.iter().all(|device| *device == devices[0]),
+        "{devices:?}"
+    );
+    assert!(users.into_iter().all(|user| user.finish().success()));
+}
+
+#[test]
+fn nothing_is_left_when_the_last_user_has_gone() {
+    let sandbox = Sandbox::new();
+    let machine = sandbox.connect();
+    let device = machine.device_pid();
+    let mut other = Program::start(&sandbox.environment(), "device");
+    assert_eq!(other.line(), device.to_string());
+    drop(machine);
+    assert!(Path::new(&format!("/proc/{device}")).exists() && sandbox.dir().exists());
+    assert!(other.finish().success());
+    wait_for_end(device);
+    assert!(!sandbox.dir().exists());
+}
+
+#[test]
+fn the_next_user_after_the_end_gets_a_new_machine() {
+    let sandbox = Sandbox::new();
+    for _ in 0..20 {
+        assert!(sandbox.connect().memory(0).is_ok());
+    }
+}
+
+#[test]
+fn who_only_looks_starts_no_machine() {
+    let sandbox = Sandbox::new();
+    assert!(
+        Machine::connect_existing(&sandbox.environment())
+            .unwrap()
+            .is_none()
+    );
+    assert!(!sandbox.dir().exists());
+    let machine = sandbox.connect();
+    let looking = Machine::connect_existing(&sandbox.environment())
+        .unwrap()
+        .unwrap();
+    assert_eq!(looking.device_pid(), machine.device_pid());
+}
+
+#[test]
+fn two_profiles_are_two_machines_and_do_not_share_a_folder() {
+    let (t4, mut a100) = (Sandbox::new(), Sandbox::new());
+    a100.profile = "a100".to_owned();
+    let (small, large) = (t4.connect(), a100.connect());
+    assert_ne!(small.device_pid(), large.device_pid());
+    assert_ne!(small.devices()[0].uuid, large.devices()[0].uuid);
+    assert!(small.memory(0).unwrap().total_bytes < large.memory(0).unwrap().total_bytes);
+    let environment = Environment {
+        dir: t4.dir(),
+        ..a100.environment()
+    };
+    let refused = Machine::connect_to(&environment).err();
+    assert!(
+        matches!(refused, Some(ConnectError::OtherProfile { .. })),
+        "{refused:?}"
+    );
+}
+
+#[test]
+fn a_lost_device_is_an_error_and_the_next_connection_starts_another() {
+    let sandbox = Sandbox::new();
+    let machine = sandbox.connect();
+    let context = machine.create_context(0).unwrap();
+    let stream = machine.create_stream(context, 0).unwrap();
+    let never = machine.create_semaphore().unwrap();
+    let device = machine.device_pid();
+    let (wait, host_call) = std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| machine.wait(&never, never.last_payload() + 1));
+        let effect = Effect::HostCall(Box::new(|| {}));
+        let call = machine
+            .submit_with(&stream, GpuCommand::HostCall, effect)
+            .unwrap();
+        machine.wait_stream(&stream, call).unwrap();
+        kill_process(Pid::from_raw(device as i32).unwrap(), Signal::KILL).unwrap();
+        (waiting.join().unwrap(), call)
+    });
+    assert_eq!((wait, host_call), (Err(Lost::Device), 1));
+    assert_eq!(
+        machine.submit(&stream, GpuCommand::Marker),
+        Err(Lost::Device)
+    );
+    assert_eq!(machine.memory(0), Err(RequestError::Lost(Lost::Device)));
+    assert_eq!(machine.poll_stream(&stream, 2), Err(Lost::Device));
+    let next = sandbox.connect();
+    assert_ne!(next.device_pid(), device);
+    run_kernels(&next, 1);
+}
+
+#[test]
+fn who_sends_rubbish_is_thrown_out_alone() {
+    let sandbox = Sandbox::new();
+    let machine = sandbox.connect();
+    let mut version = Vec::new();
+    let hello = wire::Request::Hello {
+        version: wire::VERSION + 1,
+        container: String::new(),
+    };
+    wire::encode(&hello, &mut version).unwrap();
+    let mut early = Vec::new();
+    wire::encode(&wire::Request::Memory { device: 0 }, &mut early).unwrap();
+    for message in [&b"\xff\xff\xff\xff"[..], &[0; 70_000], &early, &version] {
+        let stranger =
+            rustix::net::socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).unwrap();
+        let address = SocketAddrUnix::new(sandbox.dir().join("socket")).unwrap();
+        rustix::net::connect(&stranger, &address).unwrap();
+        rustix::net::send(&stranger, message, SendFlags::NOSIGNAL).unwrap();
+        let mut answers = 0;
+        // An answer, if any, and then the end.
+        while let Ok((1.., _)) =
+            rustix::net::recv(&stranger, &mut [0; 65_536][..], RecvFlags::empty())
+        {
+            answers += 1;
+        }
+        assert!(answers <= 1);
+    }
+    run_kernels(&machine, 1);
+}
+
+#[test]
+fn the_device_is_nobodys_child_and_holds_nothing_of_its_starter() {
+    let sandbox = Sandbox::new();
+    let kept = tempfile::NamedTempFile::new().unwrap();
+    rustix::io::fcntl_setfd(kept.as_file(), rustix::io::FdFlags::empty()).unwrap();
+    let mut starter = Program::start(&sandbox.environment(), "device");
+    let device: u32 = starter.line().parse().unwrap();
+    let stat = std::fs::read_to_string(format!("/proc/{device}/stat")).unwrap();
+    let fields: Vec<i32> = stat.rsplit_once(')').unwrap().1[3..]
+        .split_whitespace()
+        .map_while(|field| field.parse().ok())
+        .collect();
+    let (parent, session) = (fields[0], fields[2]);
+    assert_ne!(parent as u32, starter.child.id());
+    let own = rustix::process::getsid(None)
+        .unwrap()
+        .as_raw_nonzero()
+        .get();
+    assert_ne!(session, own);
+    for descriptor in std::fs::read_dir(format!("/proc/{device}/fd")).unwrap() {
+        let target = std::fs::read_link(descriptor.unwrap().path()).unwrap();
+        assert_ne!(target, kept.path());
+        assert!(!target.to_string_lossy().starts_with("pipe:"), "{target:?}");
+    }
+    assert_eq!(
+        std::fs::read_link(format!("/proc/{device}/cwd")).unwrap(),
+        Path::new("/")
+    );
+    let children = format!("/proc/{0}/task/{0}/children", starter.child.id());
+    assert_eq!(std::fs::read_to_string(children).unwrap(), "");
+    assert!(starter.finish().success());
+}
+
+#[test]
+fn an_ordinary_user_can_have_a_machine() {
+    if !rustix::process::getuid().is_root() {
+        return; // then every other test shows it
+    }
+    const NOBODY: u32 = 65_534;
+    let (programs, sandbox) = (tempfile::tempdir_in("/tmp").unwrap(), Sandbox::new());
+    let own = programs.path().join("test");
+    let device = programs.path().join("gpu-sim-device");
+    std::fs::copy(std::env::current_exe().unwrap(), &own).unwrap();
+    std::fs::copy(env!("CARGO_BIN_EXE_gpu-sim-device"), &device).unwrap();
+    let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+    std::fs::set_permissions(programs.path(), everybody).unwrap();
+    let dir = programs.path().join("machine");
+    let environment = Environment {
+        dir,
+        device: Some(device),
+        ..sandbox.environment()
+    };
+    let mut user = Program::start_as(&environment, "device", own, Some(NOBODY));
+    let pid: u32 = user.line().parse().unwrap();
+    let owner =
+        std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(format!("/proc/{pid}")).unwrap());
+    assert_eq!(owner, NOBODY);
+    assert!(user.finish().success());
+    wait_for_end(pid);
+}
+
+#[test]
+fn a_connection_without_a_context_is_not_in_the_usage_table() {
+    let sandbox = Sandbox::new();
+    let (observer, user) = (sandbox.connect(), sandbox.connect());
+    let _context = user.create_context(0).unwrap();
+    assert_eq!(observer.usage().unwrap().len(), 1);
+    assert_eq!(user.usage().unwrap()[0].container, "test");
+}
