@@ -223,6 +223,16 @@ mod tests {
     }
 
     #[test]
+    fn what_a_program_takes_from_a_library_is_not_its_export() {
+        let image = Image::read(Path::new("/proc/self/exe")).unwrap();
+        assert!(
+            !image.exports.contains("__libc_start_main"),
+            "{:?}",
+            image.exports
+        );
+    }
+
+    #[test]
     fn a_text_file_is_not_elf() {
         assert!(matches!(
             Image::read(Path::new("/etc/passwd")),
