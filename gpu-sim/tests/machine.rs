@@ -24,11 +24,19 @@ fn a_kernel_takes_its_modelled_time_between_two_events() {
         semaphore: event.id(),
         payload: event.next_payload(),
     };
+    // Whatever the host does between submissions, the device gets them as one.
+    let gate = machine.create_semaphore().unwrap();
+    let payload = gate.next_payload();
+    let semaphore = gate.id();
+    machine
+        .submit(&stream, Command::Wait { semaphore, payload })
+        .unwrap();
     machine.submit(&stream, signal(&start)).unwrap();
     machine
         .submit(&stream, Command::Kernel(kernel(5_000)))
         .unwrap();
     machine.submit(&stream, signal(&end)).unwrap();
+    machine.signal(&gate, payload).unwrap();
     let end_ns = machine.wait(&end, end.last_payload()).unwrap();
     let start_ns = machine.poll(&start, start.last_payload()).unwrap().unwrap();
     let elapsed_us = (end_ns - start_ns) / 1_000;
