@@ -2,10 +2,9 @@
 
 use std::process::ExitCode;
 
-use gpu_sim::client::{ConnectError, Environment, Machine};
+use gpu_sim::client::{Environment, Machine};
 use gpu_sim::clock;
 use gpu_sim::command::ProcessUsage;
-use gpu_sim::folder::SOCKET_FILE;
 use gpu_sim::profile::{BUILT_IN, MachineProfile, Profile};
 use serde::Serialize;
 
@@ -61,11 +60,14 @@ struct Process {
 
 /// Prints what the running machine has counted; starts none.
 pub(crate) fn status(json: bool) -> Result<ExitCode, Failure> {
-    let machine = connect_existing().map_err(Failure::failed)?.ok_or_else(|| {
-        Failure::failed(
-            "no simulated machine is running; one starts with the first program on it (cuda-hook run --sim t4 -- PROGRAM) \
-             and ends with the last; GPU_SIM_PROFILE and GPU_SIM_DIR say which is meant",
-        )
+    let environment = Environment::from_process();
+    let existing = Machine::connect_existing(&environment).map_err(Failure::failed)?;
+    let machine = existing.ok_or_else(|| {
+        Failure::failed(format_args!(
+            "no simulated machine is running in {}; one starts with its first program (cuda-hook run --sim t4 -- PROGRAM) \
+             and ends with its last; GPU_SIM_PROFILE and GPU_SIM_DIR say which is meant",
+            environment.dir.display()
+        ))
     })?;
     let report = report(&machine).map_err(Failure::failed)?;
     if json {
@@ -74,20 +76,6 @@ pub(crate) fn status(json: bool) -> Result<ExitCode, Failure> {
         output::print(text(&report))?;
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// The machine that the environment names, if it runs.
-fn connect_existing() -> Result<Option<Machine>, ConnectError> {
-    let mut environment = Environment::from_process();
-    if !environment.dir.join(SOCKET_FILE).exists() {
-        return Ok(None);
-    }
-    // A socket that a killed device left behind must not bring a new one up: there is none by this name.
-    environment.device = Some(environment.dir.join("no-device"));
-    match Machine::connect_to(&environment) {
-        Err(ConnectError::NotStarted(_)) => Ok(None),
-        connected => connected.map(Some),
-    }
 }
 
 /// Prints the profiles that `--sim` takes by name.
@@ -140,10 +128,8 @@ fn report(machine: &Machine) -> Result<Report, gpu_sim::client::RequestError> {
             switch_ns_total: engine.switch_ns_total,
         });
     }
-    let own = std::process::id();
     let usage = machine.usage()?;
-    let processes = usage.iter().filter(|usage| usage.pid != own);
-    let processes = processes.map(|usage| Process {
+    let processes = usage.iter().map(|usage| Process {
         pid: usage.pid,
         start_time_ticks: usage.start_time_ticks,
         container: usage.container.clone(),
