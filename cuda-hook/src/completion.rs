@@ -12,7 +12,7 @@ use std::time::Duration;
 use cuda_sys_stubs::abi::*;
 use limiter::clock;
 use limiter::share::{Reservation, Share, Timing};
-use limiter::units::GpuNs;
+use limiter::units::{GpuNs, MonotonicNs};
 use once_cell::sync::OnceCell;
 use parking_lot::Mutex;
 use rustix::thread::futex;
@@ -52,9 +52,17 @@ impl Event {
     }
 }
 
+/// The beginning of a timed launch.
+#[derive(Clone, Copy)]
+struct Start {
+    event: Event,
+    /// Time between the two events in which the launch was not on the device yet, in ns.
+    lead_ns: u64,
+}
+
 /// A launch that has not been seen to have ended.
 struct Outstanding {
-    start: Option<Event>,
+    start: Option<Start>,
     end: Event,
     reservation: Reservation,
 }
@@ -239,19 +247,28 @@ impl Completion {
                 now,
             );
             if reached.is_ok() {
-                self.state
-                    .lock()
-                    .put_spare(key.context, ended.start.into_iter().chain([end]));
+                self.state.lock().put_spare(
+                    key.context,
+                    ended
+                        .start
+                        .map(|start| start.event)
+                        .into_iter()
+                        .chain([end]),
+                );
             }
         }
     }
 }
 
-/// The time between two reached events.
-fn elapsed(driver: &Driver, start: Event, end: Event) -> Option<GpuNs> {
-    let elapsed_ms = driver.elapsed_ms(start.raw(), end.raw()).ok()?;
+/// The time that a launch between two reached events took.
+fn elapsed(driver: &Driver, start: Start, end: Event) -> Option<GpuNs> {
+    let elapsed_ms = driver.elapsed_ms(start.event.raw(), end.raw()).ok()?;
     let elapsed = Duration::try_from_secs_f64(f64::from(elapsed_ms) / 1e3).ok()?;
-    Some(GpuNs::new(u64::try_from(elapsed.as_nanos()).ok()?))
+    Some(GpuNs::new(
+        u64::try_from(elapsed.as_nanos())
+            .ok()?
+            .saturating_sub(start.lead_ns),
+    ))
 }
 
 /// The watching thread.
@@ -281,7 +298,9 @@ fn watch(cx: Cx) {
 /// A launch on its way to the driver.
 pub(crate) struct Launch {
     stream: StreamKey,
-    events: Option<(Option<Event>, Event)>,
+    /// When the first event was recorded.
+    start: Option<(Event, MonotonicNs)>,
+    end: Option<Event>,
 }
 
 impl Launch {
@@ -292,21 +311,21 @@ impl Launch {
             .driver
             .context_of(stream)
             .map_or(0, |context| context.expose_provenance());
-        let kind = if timed {
+        let event = |kind| completion.event(cx.driver, context, kind);
+        let end = event(if timed {
             EventKind::Timed
         } else {
             EventKind::Untimed
-        };
-        let event = || completion.event(cx.driver, context, kind);
-        let start = if timed { event() } else { None };
-        let started = start.filter(|start| cx.driver.record_event(start.raw(), stream).is_ok());
-        let key = StreamKey {
-            context,
-            stream: stream.expose_provenance(),
-        };
+        });
+        let start = if timed { event(EventKind::Timed) } else { None };
+        let recorded = start.filter(|start| cx.driver.record_event(start.raw(), stream).is_ok());
         Self {
-            stream: key,
-            events: event().map(|end| (started, end)),
+            stream: StreamKey {
+                context,
+                stream: stream.expose_provenance(),
+            },
+            start: recorded.map(|start| (start, clock::monotonic())),
+            end,
         }
     }
 
@@ -315,11 +334,15 @@ impl Launch {
         let Attachment {
             completion, share, ..
         } = cx.attachment;
+        let start = self.start.map(|(event, recorded_at)| Start {
+            event,
+            lead_ns: lead_ns(cx.driver, event, recorded_at),
+        });
         let stream = ptr::with_exposed_provenance_mut(self.stream.stream);
         let recorded = self
-            .events
-            .filter(|(_, end)| cx.driver.record_event(end.raw(), stream).is_ok());
-        let Some((start, end)) = recorded else {
+            .end
+            .filter(|end| cx.driver.record_event(end.raw(), stream).is_ok());
+        let Some(end) = recorded else {
             // Its end will not be seen: what was reserved is what it is charged.
             return share.completed(reservation, None, clock::monotonic());
         };
@@ -339,12 +362,24 @@ impl Launch {
 
     /// The driver has refused the launch.
     pub(crate) fn abandon(self, cx: Cx) {
-        if let Some((start, end)) = self.events {
-            cx.attachment
-                .completion
-                .state
-                .lock()
-                .put_spare(self.stream.context, start.into_iter().chain([end]));
-        }
+        let events = self
+            .start
+            .map(|(event, _)| event)
+            .into_iter()
+            .chain(self.end);
+        cx.attachment
+            .completion
+            .state
+            .lock()
+            .put_spare(self.stream.context, events);
+    }
+}
+
+/// On a stream that has nothing to do, the first event is reached at once and waits there for the launch to come from the
+/// host, which is no time of the launch's own. On one that is busy it is reached with the launch already behind it.
+fn lead_ns(driver: &Driver, start: Event, recorded_at: MonotonicNs) -> u64 {
+    match driver.event_reached(start.raw()) {
+        Ok(true) => clock::monotonic().saturating_ns_since(recorded_at),
+        Ok(false) | Err(_) => 0,
     }
 }

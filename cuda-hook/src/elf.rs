@@ -214,17 +214,18 @@ unsafe extern "C" fn visit_object(
     let visit = unsafe { &mut *visit.cast::<&mut dyn FnMut(Object) -> bool>() };
     // SAFETY: the loader's promise: that many program headers.
     let headers = unsafe { slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum)) };
-    let base = info.dlpi_addr as usize;
     let dynamic = headers
         .iter()
         .find(|header| header.p_type == libc::PT_DYNAMIC);
-    match dynamic {
-        Some(header) => {
-            let dynamic = base.wrapping_add(header.p_vaddr as usize) as *const DynamicEntry;
-            c_int::from(visit(Object { base, dynamic }))
-        }
-        None => 0,
-    }
+    let found = dynamic.and_then(|header| {
+        let base = usize::try_from(info.dlpi_addr).ok()?;
+        let dynamic = base.wrapping_add(usize::try_from(header.p_vaddr).ok()?);
+        Some(Object {
+            base,
+            dynamic: dynamic as *const DynamicEntry,
+        })
+    });
+    c_int::from(found.is_some_and(visit))
 }
 
 #[cfg(test)]

@@ -25,3 +25,4 @@ mod lookup;
 mod not_yet;
 mod runtime;
 mod table;
+mod throttle;

@@ -110,8 +110,8 @@ unsafe extern "C" fn answer_dlsym(handle: *mut c_void, name: *const c_char) -> A
     match (wanted, unsafe {
         mem::transmute::<*mut c_void, Option<Dlsym>>(real)
     }) {
-        // SAFETY: the caller's arguments, or a handle of ours.
         (Some(wanted), Some(real)) => {
+            // SAFETY: the caller's arguments, or a handle of ours.
             Answer::found(wanted.answer(handle, |handle| unsafe { real(handle, name) }))
         }
         _ => Answer::go_on(real),

@@ -154,8 +154,8 @@ pub(crate) unsafe fn alloc<P: Word>(
     let Some(place) = Place::current(cx) else {
         return call();
     };
-    // SAFETY: the driver's promise: after success it has written there.
     charged(cx, place, bytes.get(), call, || {
+        // SAFETY: the driver's promise: after success it has written there.
         Key::Pointer(unsafe { dptr.read() }.get())
     })
 }

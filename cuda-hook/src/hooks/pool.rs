@@ -100,8 +100,8 @@ unsafe fn alloc_at(
 ) -> CUresult {
     let Some(place) = place else { return call() };
     let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
-    // SAFETY: the driver's promise: after success it has written there.
     memory::charged(cx, place, bytes, call, || {
+        // SAFETY: the driver's promise: after success it has written there.
         Key::Pointer(unsafe { dptr.read() })
     })
 }
