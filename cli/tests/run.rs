@@ -112,8 +112,9 @@ fn an_unknown_flag_is_wrong_usage() {
 #[test]
 fn a_program_that_is_not_there_is_127_and_one_that_cannot_run_is_126() {
     let sandbox = Sandbox::new();
-    let output = sandbox.run(&["run", "--", "no-such-program"]);
+    let output = sandbox.run(&["run", "--memory", "1GiB", "--", "no-such-program"]);
     assert_eq!(output.status.code(), Some(127));
+    assert_eq!(stderr(&output).lines().count(), 1, "{output:?}");
     assert!(
         stderr(&output).contains("cannot run no-such-program"),
         "{output:?}"

@@ -7,6 +7,7 @@ mod loader;
 mod machine;
 mod preload;
 pub(crate) mod program;
+mod resolve;
 
 use std::ffi::OsString;
 use std::path::PathBuf;

@@ -1,9 +1,7 @@
 //! Can a preloaded library enter this program?
 
-use std::ffi::{OsStr, OsString};
-use std::fs::{self, File, Metadata};
-use std::io::Read;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::ffi::OsStr;
+use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -11,136 +9,66 @@ use object::elf::{EM_AARCH64, EM_X86_64, Machine};
 
 use super::elf::{Class, ElfError, Image};
 use super::finding::{Finding, Level};
+use super::resolve;
 
 /// Name of this check in reports.
 const CHECK: &str = "program";
 
-/// How many `#!` lines may lead to each other; Linux follows four (execve(2)).
-const INTERPRETER_DEPTH_MAX: usize = 4;
-
-/// The kernel reads this much of a `#!` line (execve(2), Linux 5.1 and newer).
-const INTERPRETER_LINE_BYTES_MAX: u64 = 256;
-
 /// Examines `program`, found as a shell finds it, and whatever interprets it.
 pub(crate) fn examine(program: &OsStr) -> Vec<Finding> {
-    let search_path = std::env::var_os("PATH").unwrap_or_default();
-    let Some(path) = find(program, &search_path) else {
-        let found = format!("{}: not found", program.display());
-        return vec![Finding::problem(
-            CHECK,
-            found,
-            "give its path, or a name that is in a folder of PATH",
-        )];
+    let resolved = match resolve::resolve(program) {
+        Ok(resolved) => resolved,
+        Err(error) => return vec![Finding::problem(CHECK, error.to_string(), error.way_out())],
     };
-    let mut findings = Vec::new();
-    follow(path, &search_path, &mut findings);
+    let script = |(script, interpreter): &(PathBuf, PathBuf)| {
+        Finding::ok(
+            CHECK,
+            format!(
+                "{}: a script, run by {}",
+                script.display(),
+                interpreter.display()
+            ),
+        )
+    };
+    let mut findings: Vec<_> = resolved.scripts.iter().map(script).collect();
+    findings.extend(examine_binary(&resolved.binary));
     findings
 }
 
-/// The first reason why no preload can enter `program`, if there is one.
+/// Why no preload can enter `program`, if that is so. Says nothing of a program that cannot be started at all.
 pub(crate) fn obstacle(program: &OsStr) -> Option<Finding> {
-    examine(program)
+    let resolved = resolve::resolve(program).ok()?;
+    let findings = examine_binary(&resolved.binary);
+    findings
         .into_iter()
         .find(|finding| finding.level == Level::Problem)
 }
 
-/// Follows `#!` lines from `path` to the program that the kernel starts in the end.
-fn follow(mut path: PathBuf, search_path: &OsStr, findings: &mut Vec<Finding>) {
-    for _ in 0..=INTERPRETER_DEPTH_MAX {
-        let metadata = match fs::metadata(&path) {
-            Ok(metadata) if metadata.is_file() && metadata.mode() & 0o111 != 0 => metadata,
-            Ok(_) => return findings.push(not_executable(&path)),
-            Err(error) => return findings.push(unreadable(&path, &error)),
-        };
-        match interpreter_line(&path) {
-            Err(error) => return findings.push(unreadable(&path, &error)),
-            Ok(None) => return findings.extend(examine_binary(&path, &metadata)),
-            Ok(Some(line)) => {
-                let Some(interpreter) = interpreter_of(&line, search_path) else {
-                    let found = format!(
-                        "{}: its first line, #!{}, names no program that is there",
-                        path.display(),
-                        line.display()
-                    );
-                    return findings.push(Finding::problem(CHECK, found, "correct that line"));
-                };
-                let found = format!(
-                    "{}: a script, run by {}",
-                    path.display(),
-                    interpreter.display()
-                );
-                findings.push(Finding::ok(CHECK, found));
-                path = interpreter;
-            }
-        }
-    }
-    let found = format!(
-        "{}: scripts that interpret each other without end",
-        path.display()
-    );
-    findings.push(Finding::problem(CHECK, found, "correct their #! lines"));
-}
-
-/// Finds `program` in `search_path` unless it names a path.
-fn find(program: &OsStr, search_path: &OsStr) -> Option<PathBuf> {
-    if program.as_bytes().contains(&b'/') {
-        return Path::new(program).exists().then(|| PathBuf::from(program));
-    }
-    let mut candidates = std::env::split_paths(search_path).map(|folder| folder.join(program));
-    candidates.find(|candidate| {
-        fs::metadata(candidate)
-            .is_ok_and(|metadata| metadata.is_file() && metadata.mode() & 0o111 != 0)
-    })
-}
-
-/// What follows `#!`, without blanks at either end; `None` for anything but a script.
-fn interpreter_line(path: &Path) -> std::io::Result<Option<OsString>> {
-    let mut head = Vec::new();
-    File::open(path)?
-        .take(INTERPRETER_LINE_BYTES_MAX)
-        .read_to_end(&mut head)?;
-    let Some(rest) = head.strip_prefix(b"#!") else {
-        return Ok(None);
-    };
-    let line = rest.split(|byte| *byte == b'\n').next().unwrap_or_default();
-    Ok(Some(OsString::from_vec(line.trim_ascii().to_vec())))
-}
-
-/// The program that a `#!` line starts; `env NAME` is followed, as it is how most scripts find theirs.
-fn interpreter_of(line: &OsStr, search_path: &OsStr) -> Option<PathBuf> {
-    let words = line
-        .as_bytes()
-        .split(u8::is_ascii_whitespace)
-        .filter(|word| !word.is_empty());
-    let mut words = words.map(OsStr::from_bytes);
-    let interpreter = Path::new(words.next()?);
-    if interpreter.file_name() == Some(OsStr::new("env"))
-        && let Some(name) = words
-            .find(|word| !word.as_bytes().starts_with(b"-") && !word.as_bytes().contains(&b'='))
-    {
-        return find(name, search_path);
-    }
-    interpreter.exists().then(|| interpreter.to_owned())
-}
-
-fn examine_binary(path: &Path, metadata: &Metadata) -> Vec<Finding> {
+fn examine_binary(path: &Path) -> Vec<Finding> {
+    let shown = path.display();
     let image = match Image::read(path) {
         Ok(image) => image,
         Err(ElfError::NotElf) => {
-            let found = format!(
-                "{}: neither an ELF file nor a script with a #! line",
-                path.display()
-            );
-            return vec![Finding::problem(
+            let found = format!("{shown}: neither an ELF file nor a script with a #! line");
+            return vec![Finding::warning(
                 CHECK,
                 found,
-                "start it through the program that interprets it",
+                "some shells take it for a script of theirs; give it a #! line",
             )];
         }
-        Err(error) => return vec![unreadable(path, &error)],
+        Err(error) => {
+            let found = format!("{shown}: cannot be examined: {error}");
+            return vec![Finding::warning(
+                CHECK,
+                found,
+                "ask doctor as a user who may read it",
+            )];
+        }
     };
     let mut findings: Vec<_> = [
-        gains_privileges(path, metadata),
+        fs::metadata(path)
+            .ok()
+            .and_then(|metadata| gains_privileges(path, &metadata)),
         foreign_machine(path, &image),
         foreign_loader(path, &image),
     ]
@@ -288,70 +216,21 @@ fn expand(folder: &str, origin: &Path) -> PathBuf {
     )
 }
 
-fn not_executable(path: &Path) -> Finding {
-    Finding::problem(
-        CHECK,
-        format!("{}: not an executable file", path.display()),
-        "chmod +x it, or start it through its interpreter",
-    )
-}
-
-fn unreadable(path: &Path, error: &dyn std::fmt::Display) -> Finding {
-    Finding::problem(
-        CHECK,
-        format!("{}: {error}", path.display()),
-        "make it readable for this user, or ask doctor as one who may read it",
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
 
-    fn script(folder: &Path, name: &str, text: &str) -> PathBuf {
-        let path = folder.join(name);
-        fs::write(&path, text).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-        path
-    }
-
     #[test]
-    fn a_script_leads_to_its_interpreter() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = script(folder.path(), "s", "#!/usr/bin/env -S sh -e\n");
-        let findings = examine(path.as_os_str());
-        assert!(
-            findings[0].found.contains("a script, run by"),
-            "{findings:?}"
-        );
-        assert!(
-            findings[1].found.contains("a preload can enter it"),
-            "{findings:?}"
-        );
-    }
-
-    #[test]
-    fn scripts_that_interpret_each_other_end() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("s");
-        let path = script(folder.path(), "s", &format!("#!{}\n", path.display()));
-        assert_eq!(
-            examine(path.as_os_str()).last().unwrap().level,
-            Level::Problem
-        );
-    }
-
-    #[test]
-    fn a_file_without_the_executable_bit_is_a_problem() {
+    fn a_file_that_is_neither_program_nor_script_is_warned_of() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        assert!(
-            obstacle(file.path().as_os_str())
-                .unwrap()
-                .found
-                .contains("not an executable file")
-        );
+        fs::set_permissions(file.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let levels: Vec<_> = examine(file.path().as_os_str())
+            .iter()
+            .map(|finding| finding.level)
+            .collect();
+        assert_eq!(levels, [Level::Warning]);
     }
 
     #[test]
