@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Takes device memory, chunk by chunk, until the driver refuses: how much did it get, and what was it told?
 
-Speaks to the driver through cuda-bindings. With --seconds it holds what it has and goes on asking, as a
-program does that retries; what it was refused is counted. Prints one JSON line on stdout.
+Speaks to the driver through cuda-bindings. Prints one JSON line on stdout when it got all it can get; then, with --seconds,
+holds what it has and goes on asking, as a program does that retries, and prints a second line with the answers, counted.
 """
 
 import argparse
@@ -48,6 +48,10 @@ def keep_asking(chunk_bytes: int, seconds: float) -> dict:
     return answers
 
 
+def say(record: dict) -> None:
+    print(json.dumps(record), flush=True)
+
+
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--chunk-mib", type=int, default=256, metavar="MIB", help="size of one allocation (default: %(default)s)")
@@ -63,19 +67,21 @@ def main() -> None:
     with context():
         before = memory_info()
         pointers, refusal = take_all(chunk_bytes, bytes_max)
-        record = {
-            "program": "greedy",
-            "chunk_bytes": chunk_bytes,
-            "granted_bytes": len(pointers) * chunk_bytes,
-            "refusal": refusal,
-            "before": before,
-            "full": memory_info(),
-            "later_answers": keep_asking(chunk_bytes, args.seconds),
-        }
+        say(
+            {
+                "program": "greedy",
+                "chunk_bytes": chunk_bytes,
+                "granted_bytes": len(pointers) * chunk_bytes,
+                "refusal": refusal,
+                "before": before,
+                "full": memory_info(),
+            }
+        )
+        later = keep_asking(chunk_bytes, args.seconds) if args.seconds else None
         for pointer in pointers:
             called(driver.cuMemFree(pointer))
-        record["after"] = memory_info()
-    print(json.dumps(record), flush=True)
+        if later is not None:
+            say({"program": "greedy", "later_answers": later, "freed": memory_info()})
 
 
 if __name__ == "__main__":

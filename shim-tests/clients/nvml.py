@@ -22,7 +22,9 @@ def gpu(index: int) -> dict:
         "uuid": pynvml.nvmlDeviceGetUUID(handle),
         "memory_v1": memory(handle, None),
         "memory_v2": memory(handle, pynvml.nvmlMemory_v2),
-        "processes": [{"pid": process.pid, "used_bytes": process.usedGpuMemory} for process in pynvml.nvmlDeviceGetComputeRunningProcesses(handle)],
+        "processes": [
+            {"pid": process.pid, "used_bytes": process.usedGpuMemory} for process in pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
+        ],
     }
 
 

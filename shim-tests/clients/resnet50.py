@@ -10,13 +10,14 @@ Prints one JSON line for each measured window, on stdout.
 
 import argparse
 import array
-import glob
 import json
 import math
 import os
 import random
 import sys
 import time
+from itertools import pairwise
+from pathlib import Path
 
 
 def point_tinygrad_at_cuda() -> None:
@@ -25,8 +26,8 @@ def point_tinygrad_at_cuda() -> None:
     os.environ.setdefault("PARALLEL", "0")  # its pool of compilers waits for ever for one that has died
     if "NVRTC_PATH" not in os.environ:
         for folder in sys.path:
-            for library in glob.glob(os.path.join(folder, "nvidia/cuda_nvrtc/lib/libnvrtc.so.*")):
-                os.environ.setdefault("NVRTC_PATH", library)
+            for library in Path(folder).glob("nvidia/cuda_nvrtc/lib/libnvrtc.so.*"):
+                os.environ.setdefault("NVRTC_PATH", str(library))
 
 
 point_tinygrad_at_cuda()
@@ -125,15 +126,21 @@ class Service:
             progress(f"warm-up {call}/{WARMUP_CALLS}: {time.monotonic() - began:.1f} s")
 
 
-def measure(service: Service, seconds: float) -> dict:
-    """Classifies batches, one after the other, for `seconds`; the last one is counted whole, and so is its time."""
+def measure(service: Service, seconds: float, batches: int | None) -> dict:
+    """Classifies batches, one after the other, for `seconds` or so many; the last one is counted whole, and so is its time."""
     began_ns = time.monotonic_ns()
-    ends_ns = []
-    while not ends_ns or ends_ns[-1] - began_ns < seconds * 1e9:
+    ends_ns: list[int] = []
+
+    def done() -> bool:
+        if batches:
+            return len(ends_ns) == batches
+        return bool(ends_ns) and ends_ns[-1] - began_ns >= seconds * 1e9
+
+    while not done():
         service.classify()
         ends_ns.append(time.monotonic_ns())
     took_ns = ends_ns[-1] - began_ns
-    latencies_ns = sorted(end - start for start, end in zip([began_ns, *ends_ns], ends_ns))
+    latencies_ns = sorted(end - start for start, end in pairwise([began_ns, *ends_ns]))
     return {
         "program": "resnet50",
         "batch": service.batch,
@@ -154,10 +161,11 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, default=8, metavar="N", help="images in a batch (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=5.0, metavar="S", help="length of a window (default: %(default)s)")
+    parser.add_argument("--batches", type=int, metavar="N", help="length of a window in batches instead")
     parser.add_argument(
         "--gate",
         action="store_true",
-        help="say {\"ready\": true} when warm, then measure one window for each line on stdin, until its end: "
+        help='say {"ready": true} when warm, then measure one window for each line on stdin, until its end: '
         "so that several programs can be started together",
     )
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
@@ -169,11 +177,11 @@ def main() -> None:
     service = Service(args.batch)
     service.warm_up((lambda _: None) if args.quiet else (lambda text: print(f"resnet50: {text}", file=sys.stderr, flush=True)))
     if not args.gate:
-        say(measure(service, args.seconds))
+        say(measure(service, args.seconds, args.batches))
         return
     say({"ready": True, "device": Device.DEFAULT})
     for _ in sys.stdin:
-        say(measure(service, args.seconds))
+        say(measure(service, args.seconds, args.batches))
 
 
 if __name__ == "__main__":

@@ -58,7 +58,10 @@ def main() -> None:
     args = parser.parse_args()
     device = Device(0)
     device.set_current()
-    print(json.dumps({"program": "saxpy", "count": args.count, "launches": args.launches, **run(device, args.count, args.launches)}), flush=True)
+    print(
+        json.dumps({"program": "saxpy", "count": args.count, "launches": args.launches, **run(device, args.count, args.launches)}),
+        flush=True,
+    )
 
 
 if __name__ == "__main__":
