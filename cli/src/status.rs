@@ -40,7 +40,7 @@ pub(crate) fn status(args: &StatusArgs) -> Result<ExitCode, Failure> {
 fn text(mut sample: Sample, folder: &Path) -> String {
     if sample.containers.is_empty() {
         return format!(
-            "No container in {}: no program has run under limits here.",
+            "No container in {}: no program has run under limits here. CUDA_HOOK_DIR names another folder.",
             folder.display()
         );
     }

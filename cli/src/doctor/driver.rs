@@ -6,7 +6,7 @@ use cuda_sys_stubs::Effect;
 use cuda_sys_stubs::symbols;
 
 use super::elf::Image;
-use super::finding::Finding;
+use super::finding::{Finding, Level};
 use super::loader::{self, Driver};
 
 const DRIVER: &str = "driver";
@@ -23,21 +23,11 @@ pub(crate) fn examine(name: &Path, preload: Option<&Image>) -> Vec<Finding> {
     let simulated = is_simulated(&driver.path);
     let mut findings = vec![found(&driver, simulated)];
     match Image::read(&driver.path) {
-        Ok(image) => {
-            findings.push(unknown_symbols(&image));
-            findings.extend(
-                preload
-                    .into_iter()
-                    .flat_map(|preload| unhooked_symbols(&image, preload)),
-            );
-        }
+        Ok(image) => findings.extend(examine_symbols(&image, preload)),
         Err(error) => {
             let found = format!("{}: {error}", driver.path.display());
-            findings.push(Finding::warning(
-                SYMBOLS,
-                found,
-                "make the driver's file readable to have its symbols checked",
-            ));
+            let way_out = "make the driver's file readable to have its symbols checked";
+            findings.push(Finding::warning(SYMBOLS, found, way_out));
         }
     }
     if !simulated {
@@ -89,6 +79,15 @@ fn found(driver: &Driver, simulated: bool) -> Finding {
 fn driver_version(path: &Path) -> Option<&str> {
     let version = path.file_name()?.to_str()?.strip_prefix("libcuda.so.")?;
     version.contains('.').then_some(version)
+}
+
+fn examine_symbols(driver: &Image, preload: Option<&Image>) -> Vec<Finding> {
+    let unknown = unknown_symbols(driver);
+    let preload = preload.filter(|_| unknown.level != Level::Problem);
+    let unhooked = preload
+        .into_iter()
+        .flat_map(|preload| unhooked_symbols(driver, preload));
+    std::iter::once(unknown).chain(unhooked).collect()
 }
 
 /// A driver newer than our tables brings functions of which nobody here knows what they do.
@@ -193,7 +192,6 @@ fn is_device_node(path: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::finding::Level;
     use super::*;
 
     fn image(exports: &[&str]) -> Image {
