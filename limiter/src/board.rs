@@ -112,11 +112,11 @@ struct Point {
 }
 
 impl VirtualClock {
-    /// A clock that begins `now`.
+    /// A clock that begins `now`; until then nobody else was busy.
     pub fn new(now: MonotonicNs) -> Self {
         let begin = Point {
             at: now,
-            virtual_ns: 0,
+            virtual_ns: now.get(),
         };
         Self {
             pieces: vec![Piece { begin, n_busy: 1 }; PIECES].into_boxed_slice(),

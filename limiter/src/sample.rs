@@ -1,10 +1,21 @@
 //! The read side: what every container of a state folder has, holds and waits for.
 //!
-//! For other processes than the limited ones: reading closes the files again, which would drop this process's own locks on them.
+//! For other processes than the limited ones: reading closes the files again, which drops this process's own locks on them
+//! until its next refused charge.
 
+use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use serde::Serialize;
+
+use crate::config::ContainerName;
+use crate::ledger;
+use crate::shm::Snapshot;
+use crate::shm::layout::{ContainerFile, DeviceRow, Entries, LimitCell, Slot};
+use crate::slot::{Process, living_owner, used};
+use crate::sync::Ordering;
+use crate::units::Percent;
 
 /// Version of the serialised form.
 pub const SCHEMA: u32 = 1;
@@ -85,6 +96,275 @@ pub struct ProcessDeviceSample {
 }
 
 /// Everything in the state folder `dir`. An absent folder is an empty sample.
-pub fn read(_dir: &Path) -> Result<Sample, std::io::Error> {
-    unimplemented!()
+///
+/// Takes no place in any file and no lock. What is no state of this version is reported in `skipped`, not an error.
+///
+/// # Errors
+/// The folder is there and cannot be listed.
+pub fn read(dir: &Path) -> Result<Sample, std::io::Error> {
+    let mut sample = Sample {
+        schema: SCHEMA,
+        containers: Vec::new(),
+        skipped: Vec::new(),
+    };
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(sample),
+        entries => entries?,
+    };
+    let mut paths = entries
+        .map(|entry| Ok(entry?.path()))
+        .collect::<Result<Vec<_>, std::io::Error>>()?;
+    paths.sort();
+    for path in paths {
+        if is_board(&path) {
+            continue;
+        }
+        match read_container(dir, &path) {
+            Ok(container) => sample.containers.push(container),
+            Err(reason) => sample.skipped.push(reason),
+        }
+    }
+    Ok(sample)
+}
+
+fn is_board(path: &Path) -> bool {
+    path.extension()
+        .is_some_and(|extension| extension == "board")
+}
+
+/// The container whose folder `path` is, or why it is none.
+fn read_container(dir: &Path, path: &Path) -> Result<ContainerSample, String> {
+    let name = path
+        .file_name()
+        .and_then(|name| name.to_str())
+        .unwrap_or_default();
+    let container: ContainerName = name
+        .parse()
+        .map_err(|error| format!("{}: {error}", path.display()))?;
+    let failed = |error: &dyn std::fmt::Display| error.to_string();
+    let mut file = Snapshot::<ContainerFile>::read(&ledger::path(dir, &container))
+        .map_err(|error| failed(&error))?;
+    let entries_bytes = used(&*file)
+        .len()
+        .saturating_mul(ContainerFile::ENTRY_BYTES);
+    file.read_entries(entries_bytes)
+        .map_err(|error| format!("{}: {error}", path.display()))?;
+    let reader = Process::current();
+    let living: Vec<(Process, &Slot)> = used(&*file)
+        .filter_map(|index| {
+            let slot = file.slots.get(index)?;
+            Some((
+                living_owner(&slot.owner, || file.is_entry_locked(index), &reader)?,
+                slot,
+            ))
+        })
+        .collect();
+    Ok(ContainerSample {
+        container: name.to_owned(),
+        devices: rows(&file)
+            .map(|(row, device)| device_sample(&file, row, device, &living))
+            .collect(),
+        processes: living
+            .iter()
+            .map(|(process, slot)| process_sample(&file, process, slot))
+            .collect(),
+    })
+}
+
+/// The GPUs of a container, with the numbers of their rows.
+fn rows(file: &ContainerFile) -> impl Iterator<Item = (usize, &DeviceRow)> {
+    file.devices
+        .iter()
+        .enumerate()
+        .filter(|(_, device)| device.uuid().is_some())
+}
+
+fn device_sample(
+    file: &ContainerFile,
+    row: usize,
+    device: &DeviceRow,
+    living: &[(Process, &Slot)],
+) -> DeviceSample {
+    let held = living
+        .iter()
+        .filter_map(|(_, slot)| slot.devices.get(row))
+        .map(|part| part.bytes.load(Ordering::Relaxed));
+    let mut usage = device.retired.read();
+    // Of the dead that nobody has reaped, too: what they used is used.
+    for part in file.slots.iter().filter_map(|slot| slot.devices.get(row)) {
+        usage = usage.plus(part.usage.read());
+    }
+    DeviceSample {
+        device_uuid: device.uuid().unwrap_or_default().to_string(),
+        memory_bytes_current: held.fold(0, u64::saturating_add),
+        memory_bytes_peak: device.memory.peak.load(Ordering::Relaxed),
+        memory_bytes_max: device.memory.max.get(),
+        sm_percent: percent(&device.share.sm),
+        sm_percent_max: percent(&device.share.sm_max),
+        charged_ns_total: usage.charged_ns,
+        launches_total: usage.launches,
+        throttled_ns_total: usage.throttled_ns,
+        throttled_count_total: usage.throttled_count,
+    }
+}
+
+fn process_sample(file: &ContainerFile, process: &Process, slot: &Slot) -> ProcessSample {
+    let devices = rows(file).filter_map(|(row, device)| {
+        let part = slot.devices.get(row)?;
+        let usage = part.usage.read();
+        Some(ProcessDeviceSample {
+            device_uuid: device.uuid()?.to_string(),
+            memory_bytes_current: part.bytes.load(Ordering::Relaxed),
+            charged_ns_total: usage.charged_ns,
+            launches_total: usage.launches,
+            throttled_ns_total: usage.throttled_ns,
+            throttled_count_total: usage.throttled_count,
+        })
+    });
+    ProcessSample {
+        pid: process.pid,
+        start_time_ticks: process.start_time,
+        devices: devices.collect(),
+    }
+}
+
+fn percent(limit: &LimitCell) -> Option<f64> {
+    let thousandths = u32::try_from(limit.get()?).ok()?;
+    Percent::from_thousandths(thousandths).map(|percent| f64::from(percent.thousandths()) / 1_000.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::GpuLimits;
+    use crate::ledger::Ledger;
+    use crate::price::KernelKey;
+    use crate::share::Share;
+    use crate::units::{Bytes, DeviceUuid, MonotonicNs};
+
+    const GPU: DeviceUuid = DeviceUuid::from_bytes([7; 16]);
+
+    fn limits() -> GpuLimits {
+        GpuLimits {
+            memory_bytes_max: Some(Bytes::new(100)),
+            sm: "12.5".parse().ok(),
+            sm_max: "60".parse().ok(),
+        }
+    }
+
+    fn attach(dir: &Path, container: &str) -> (Ledger, Share) {
+        let ledger = Ledger::attach(
+            dir,
+            &container.parse().unwrap(),
+            &[(GPU, limits().memory_bytes_max)],
+        )
+        .unwrap();
+        let share = Share::attach(&ledger, dir, &[limits()]).unwrap();
+        (ledger, share)
+    }
+
+    #[test]
+    fn an_absent_folder_holds_no_containers() {
+        let sample = read(Path::new("/nowhere/at/all")).unwrap();
+        assert!(sample.containers.is_empty() && sample.skipped.is_empty());
+    }
+
+    #[test]
+    fn every_container_is_told_with_what_it_has_and_holds() {
+        let dir = tempfile::tempdir().unwrap();
+        let (one, share) = attach(dir.path(), "one");
+        let _two = attach(dir.path(), "two");
+        one.try_charge(0, Bytes::new(40)).unwrap().commit();
+        let reservation = share.acquire(0, KernelKey(1), MonotonicNs::new(1));
+        let sample = read(dir.path()).unwrap();
+        assert_eq!((sample.schema, sample.skipped.len()), (SCHEMA, 0));
+        let names: Vec<_> = sample
+            .containers
+            .iter()
+            .map(|container| container.container.as_str())
+            .collect();
+        assert_eq!(names, ["one", "two"]);
+        let device = &sample.containers[0].devices[0];
+        assert_eq!(device.device_uuid, GPU.to_string());
+        assert_eq!(
+            (
+                device.memory_bytes_current,
+                device.memory_bytes_peak,
+                device.memory_bytes_max
+            ),
+            (40, 40, Some(100))
+        );
+        assert_eq!(
+            (device.sm_percent, device.sm_percent_max),
+            (Some(12.5), Some(60.0))
+        );
+        assert_eq!(
+            (device.launches_total, device.charged_ns_total),
+            (1, share.usage(0).charged_ns)
+        );
+        let process = &sample.containers[0].processes[0];
+        assert_eq!(process.pid, std::process::id());
+        assert_eq!(
+            (
+                process.devices[0].memory_bytes_current,
+                process.devices[0].launches_total
+            ),
+            (40, 1)
+        );
+        share.cancel(reservation);
+    }
+
+    #[test]
+    fn what_the_dead_used_stays_counted_and_what_they_held_does_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let (ledger, share) = attach(dir.path(), "a");
+        let reservation = share.acquire(0, KernelKey(1), MonotonicNs::new(1));
+        share.completed(reservation, None, MonotonicNs::new(2));
+        ledger.try_charge(0, Bytes::new(40)).unwrap().commit();
+        drop((ledger, share));
+        let container = &read(dir.path()).unwrap().containers[0];
+        assert!(container.processes.is_empty());
+        let device = &container.devices[0];
+        assert_eq!(
+            (
+                device.memory_bytes_current,
+                device.memory_bytes_peak,
+                device.launches_total
+            ),
+            (0, 40, 1)
+        );
+    }
+
+    #[test]
+    fn what_is_not_ours_is_reported_and_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let _ours = attach(dir.path(), "ours");
+        fs::create_dir(dir.path().join("empty")).unwrap();
+        fs::create_dir(dir.path().join("a b")).unwrap();
+        fs::create_dir(dir.path().join("short")).unwrap();
+        fs::write(dir.path().join("short/ledger"), "x").unwrap();
+        fs::write(dir.path().join("file"), "x").unwrap();
+        let sample = read(dir.path()).unwrap();
+        assert_eq!(sample.containers.len(), 1);
+        assert_eq!(sample.skipped.len(), 4);
+        assert!(
+            sample
+                .skipped
+                .iter()
+                .any(|line| line.contains("short/ledger: is too short")),
+            "{:?}",
+            sample.skipped
+        );
+    }
+
+    #[test]
+    fn a_sample_says_which_form_it_has() {
+        let sample = Sample {
+            schema: SCHEMA,
+            containers: Vec::new(),
+            skipped: Vec::new(),
+        };
+        let text = toml::to_string(&sample).unwrap();
+        assert!(text.starts_with("schema = 1\n"), "{text}");
+    }
 }

@@ -270,13 +270,9 @@ impl Share {
 
     /// What this process's launches used.
     pub fn usage(&self, device_index: usize) -> Usage {
-        let read = |row: &UsageRow| Usage {
-            charged_ns: row.charged_ns.load(Ordering::Relaxed),
-            launches: row.launches.load(Ordering::Relaxed),
-            throttled_ns: row.throttled_ns.load(Ordering::Relaxed),
-            throttled_count: row.throttled_count.load(Ordering::Relaxed),
-        };
-        self.usage_row(device_index).map(read).unwrap_or_default()
+        self.usage_row(device_index)
+            .map(UsageRow::read)
+            .unwrap_or_default()
     }
 
     /// In a forked child: let go of the parent's place without touching it.
@@ -431,6 +427,29 @@ impl Device {
     }
 }
 
+impl UsageRow {
+    pub(crate) fn read(&self) -> Usage {
+        Usage {
+            charged_ns: self.charged_ns.load(Ordering::Relaxed),
+            launches: self.launches.load(Ordering::Relaxed),
+            throttled_ns: self.throttled_ns.load(Ordering::Relaxed),
+            throttled_count: self.throttled_count.load(Ordering::Relaxed),
+        }
+    }
+}
+
+impl Usage {
+    /// What two used together.
+    pub(crate) fn plus(self, other: Self) -> Self {
+        Self {
+            charged_ns: self.charged_ns.saturating_add(other.charged_ns),
+            launches: self.launches.saturating_add(other.launches),
+            throttled_ns: self.throttled_ns.saturating_add(other.throttled_ns),
+            throttled_count: self.throttled_count.saturating_add(other.throttled_count),
+        }
+    }
+}
+
 fn thousandths(share: Percent) -> u64 {
     u64::from(share.thousandths())
 }
@@ -440,3 +459,6 @@ fn cap(row: &DeviceRow) -> Option<Percent> {
     let thousandths = u32::try_from(row.share.sm_max.get()?).ok()?;
     Percent::from_thousandths(thousandths)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,6 @@
 //! Shared memory: files mapped by several processes, the locks on them, and futexes in them.
 //!
-//! The only file of this crate with `unsafe`: it turns system calls and bytes that other processes write into
+//! The only module of this crate with `unsafe`: it turns system calls and bytes that other processes write into
 //! `&T` of atomics. Everything above it is safe code.
 //!
 //! Locks are POSIX record locks (fcntl(2), "Advisory record locking"): the kernel drops them when their process dies,
@@ -16,17 +16,21 @@
 )]
 
 pub(crate) mod layout;
+mod system;
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
 use std::ops::Deref;
 use std::os::fd::{AsRawFd, IntoRawFd, RawFd};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::ptr::{self, NonNull};
+use std::ptr::NonNull;
 
+use self::system::{above_programs_numbers, fallocate, map, record_lock};
+pub(crate) use self::system::{
+    clock_monotonic, effective_uid, futex_wait, futex_wake_all, futex_wake_one, is_writable,
+};
 use crate::sync::{AtomicU32, AtomicU64, Ordering, ProcessGuard, ProcessLock};
-use crate::units::MonotonicNs;
 
 /// Why shared state cannot be used. Displays as one line that names the file.
 #[derive(Debug, thiserror::Error)]
@@ -126,35 +130,10 @@ impl<T: Shared> Deref for Mapping<T> {
 impl<T: Shared> Mapping<T> {
     /// Open `path`, made with its folder where missing, and check that it is a `T`.
     pub(crate) fn open(path: &Path) -> Result<Self, AttachError> {
-        let failed = |action| {
-            move |source| AttachError::Io {
-                path: path.to_owned(),
-                action,
-                source,
-            }
-        };
-        if let Some(folder) = path.parent() {
-            DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(folder)
-                .map_err(failed("create the folder"))?;
-        }
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .mode(0o600)
-            .custom_flags(libc::O_CLOEXEC | libc::O_NOFOLLOW)
-            .open(path)
-            .map_err(failed("open"))?;
-        let file = above_programs_numbers(file);
-        let metadata = file.metadata().map_err(failed("read the size"))?;
+        let file = open_or_create(path)?;
+        let metadata = file.metadata().map_err(io_error(path, "read the size"))?;
         if !metadata.is_file() {
-            return Err(AttachError::Layout {
-                path: path.to_owned(),
-                what: "is not a file".to_owned(),
-            });
+            return Err(wrong_layout(path, "is not a file"));
         }
         let threads = THREADS.lock();
         record_lock(
@@ -163,27 +142,10 @@ impl<T: Shared> Mapping<T> {
             libc::F_WRLCK,
             EXCLUSIVE_BYTE,
         )
-        .map_err(failed("lock"))?;
-        // The size again, now that nobody else is making the file.
-        let length = file.metadata().map_err(failed("read the size"))?.len();
-        if length == 0 {
-            reserve(&file, 0, T::HEADER_BYTES).map_err(failed("reserve space"))?;
-            file.set_len(size_in_file::<T>())
-                .map_err(failed("set the size"))?;
-        } else if length < size_in_file::<T>() && length != header_in_file::<T>() {
-            return Err(wrong_layout(
-                path,
-                "is too short for this version of cuda-hook",
-            ));
-        }
-        if length == header_in_file::<T>() {
-            // Its maker died between the two steps above.
-            file.set_len(size_in_file::<T>())
-                .map_err(failed("set the size"))?;
-        }
-        let content = map::<T>(&file).map_err(failed("map"))?;
+        .map_err(io_error(path, "lock"))?;
+        complete::<T>(&file, path)?;
         let mapping = Self {
-            content,
+            content: map::<T>(&file).map_err(io_error(path, "map"))?,
             identity: (metadata.dev(), metadata.ino()),
             descriptor: file.into_raw_fd(),
             path: path.to_owned(),
@@ -192,46 +154,26 @@ impl<T: Shared> Mapping<T> {
             mapping: &mapping,
             _threads: threads,
         };
-        mapping.check_preamble()?;
+        mapping.sign_or_check()?;
         drop(exclusive);
         Ok(mapping)
     }
 
     /// Under the exclusive lock: the file is new, or of this very layout.
-    fn check_preamble(&self) -> Result<(), AttachError> {
+    fn sign_or_check(&self) -> Result<(), AttachError> {
         let preamble = self.preamble();
-        let found = (
-            preamble.magic.load(Ordering::Acquire),
-            preamble.layout_version.load(Ordering::Acquire),
-        );
-        if found.0 == 0 {
+        if preamble.magic.load(Ordering::Acquire) == 0 {
             preamble
                 .layout_version
                 .store(T::LAYOUT_VERSION, Ordering::Release);
             preamble.magic.store(T::MAGIC, Ordering::Release);
-            return Ok(());
         }
-        if found.0 != T::MAGIC {
-            return Err(wrong_layout(&self.path, "is not a file of cuda-hook"));
-        }
-        if found.1 != T::LAYOUT_VERSION {
-            let what = format!(
-                "has layout {}, this version of cuda-hook has {}",
-                found.1,
-                T::LAYOUT_VERSION
-            );
-            return Err(wrong_layout(&self.path, &what));
-        }
-        Ok(())
+        check_preamble::<T>(&self.path, preamble)
     }
 
     /// That something could not be done with this file.
     pub(crate) fn error(&self, action: &'static str, source: io::Error) -> AttachError {
-        AttachError::Io {
-            path: self.path.clone(),
-            action,
-            source,
-        }
+        io_error(&self.path, action)(source)
     }
 
     /// Make sure that storage stands behind these bytes, so that touching them cannot kill the process (SIGBUS).
@@ -283,13 +225,7 @@ impl<T: Shared> Mapping<T> {
 
     /// Whether another process has the lock of entry `index`.
     pub(crate) fn is_entry_locked_elsewhere(&self, index: usize) -> io::Result<bool> {
-        let found = record_lock(
-            self.descriptor_checked()?,
-            libc::F_GETLK,
-            libc::F_WRLCK,
-            entry_byte(index),
-        )?;
-        Ok(i32::from(found.l_type) != libc::F_UNLCK)
+        is_entry_locked(self.descriptor_checked()?, index)
     }
 
     fn descriptor_checked(&self) -> io::Result<RawFd> {
@@ -306,6 +242,66 @@ impl<T: Shared> Mapping<T> {
         // SAFETY: `status` is writable; a bad descriptor is an error, not undefined.
         let answer = unsafe { libc::fstat(self.descriptor, &raw mut status) };
         answer == 0 && (status.st_dev, status.st_ino) == self.identity
+    }
+}
+
+/// A private copy of a shared file, for who only looks.
+#[derive(Debug)]
+pub(crate) struct Snapshot<T: Shared> {
+    content: Box<T>,
+    file: File,
+}
+
+impl<T: Shared> Deref for Snapshot<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.content
+    }
+}
+
+impl<T: Shared> Snapshot<T> {
+    /// Copy the first `HEADER_BYTES` of `path`; the rest stays zero until [`Snapshot::read_entries`].
+    pub(crate) fn read(path: &Path) -> Result<Self, AttachError> {
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_CLOEXEC | libc::O_NOFOLLOW | libc::O_NONBLOCK)
+            .open(path)
+            .map_err(io_error(path, "open"))?;
+        let metadata = file.metadata().map_err(io_error(path, "read the size"))?;
+        if !metadata.is_file() || metadata.len() < size_in_file::<T>() {
+            return Err(wrong_layout(path, TOO_SHORT));
+        }
+        let zeroed = Box::<T>::new_zeroed();
+        // SAFETY: `Shared` promises that zero bytes are a valid `T`.
+        let content = unsafe { zeroed.assume_init() };
+        let mut snapshot = Self { content, file };
+        snapshot
+            .copy(0, T::HEADER_BYTES)
+            .map_err(io_error(path, "read"))?;
+        check_preamble::<T>(path, snapshot.preamble())?;
+        Ok(snapshot)
+    }
+
+    /// Copy the next `length` bytes too.
+    pub(crate) fn read_entries(&mut self, length: usize) -> io::Result<()> {
+        self.copy(T::HEADER_BYTES, length)
+    }
+
+    fn copy(&mut self, offset: usize, length: usize) -> io::Result<()> {
+        let address: *mut T = &raw mut *self.content;
+        // SAFETY: the whole of our own box, all of it initialised (zeroed at first), nobody else has a reference to it;
+        // `Shared` promises that any bytes written there are a valid `T`.
+        let bytes = unsafe { std::slice::from_raw_parts_mut(address.cast::<u8>(), size_of::<T>()) };
+        let end = offset.saturating_add(length).min(bytes.len());
+        let part = bytes.get_mut(offset..end).unwrap_or_default();
+        self.file
+            .read_exact_at(part, u64::try_from(offset).unwrap_or(u64::MAX))
+    }
+
+    /// Whether a process has the lock of entry `index`; this process's own locks do not show.
+    pub(crate) fn is_entry_locked(&self, index: usize) -> io::Result<bool> {
+        is_entry_locked(self.file.as_raw_fd(), index)
     }
 }
 
@@ -329,6 +325,75 @@ impl<T: Shared> Drop for Exclusive<'_, T> {
     }
 }
 
+fn io_error(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> AttachError {
+    move |source| AttachError::Io {
+        path: path.to_owned(),
+        action,
+        source,
+    }
+}
+
+/// The file at `path`, made with its folder where missing, under a high descriptor number.
+fn open_or_create(path: &Path) -> Result<File, AttachError> {
+    if let Some(folder) = path.parent() {
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
+        made.map_err(io_error(path, "create the folder"))?;
+    }
+    let mut options = OpenOptions::new();
+    options
+        .read(true)
+        .write(true)
+        .create(true)
+        .mode(0o600)
+        .custom_flags(libc::O_CLOEXEC | libc::O_NOFOLLOW);
+    options
+        .open(path)
+        .map(above_programs_numbers)
+        .map_err(io_error(path, "open"))
+}
+
+/// Under the exclusive lock: give a new file its size; finish what a maker that died has begun.
+fn complete<T: Shared>(file: &File, path: &Path) -> Result<(), AttachError> {
+    let mut length = file
+        .metadata()
+        .map_err(io_error(path, "read the size"))?
+        .len();
+    if length == 0 {
+        fallocate(file.as_raw_fd(), 0, T::HEADER_BYTES).map_err(io_error(path, "reserve space"))?;
+        length = header_in_file::<T>();
+    }
+    if length == header_in_file::<T>() {
+        return file
+            .set_len(size_in_file::<T>())
+            .map_err(io_error(path, "set the size"));
+    }
+    if length < size_in_file::<T>() {
+        return Err(wrong_layout(path, TOO_SHORT));
+    }
+    Ok(())
+}
+
+const TOO_SHORT: &str = "is too short for this version of cuda-hook";
+
+/// Whether another process has the lock of entry `index`.
+fn is_entry_locked(descriptor: RawFd, index: usize) -> io::Result<bool> {
+    let found = record_lock(descriptor, libc::F_GETLK, libc::F_WRLCK, entry_byte(index))?;
+    Ok(i32::from(found.l_type) != libc::F_UNLCK)
+}
+
+fn check_preamble<T: Shared>(path: &Path, preamble: &Preamble) -> Result<(), AttachError> {
+    if preamble.magic.load(Ordering::Acquire) != T::MAGIC {
+        return Err(wrong_layout(path, "is not a file of cuda-hook"));
+    }
+    let found = preamble.layout_version.load(Ordering::Acquire);
+    if found == T::LAYOUT_VERSION {
+        return Ok(());
+    }
+    let ours = T::LAYOUT_VERSION;
+    let what = format!("has layout {found}, this version of cuda-hook has {ours}");
+    Err(wrong_layout(path, &what))
+}
+
 fn wrong_layout(path: &Path, what: &str) -> AttachError {
     AttachError::Layout {
         path: path.to_owned(),
@@ -346,158 +411,4 @@ fn header_in_file<T: Shared>() -> u64 {
 
 fn entry_byte(index: usize) -> usize {
     index.saturating_add(1)
-}
-
-/// The same file under a high descriptor number, closed on exec; where there is none, as it is.
-fn above_programs_numbers(file: File) -> File {
-    use std::os::fd::FromRawFd;
-    for lowest in [900, 200] {
-        // SAFETY: duplicates a descriptor that `file` keeps open.
-        let copy = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_DUPFD_CLOEXEC, lowest) };
-        if copy >= 0 {
-            // SAFETY: the kernel has just made this descriptor for us.
-            return unsafe { File::from_raw_fd(copy) };
-        }
-    }
-    file
-}
-
-fn reserve(file: &File, offset: usize, length: usize) -> io::Result<()> {
-    fallocate(file.as_raw_fd(), offset, length)
-}
-
-fn fallocate(descriptor: RawFd, offset: usize, length: usize) -> io::Result<()> {
-    let too_large = |_| io::Error::from_raw_os_error(libc::EFBIG);
-    let (offset, length) = (
-        offset.try_into().map_err(too_large)?,
-        length.try_into().map_err(too_large)?,
-    );
-    // SAFETY: plain integers; the descriptor was checked or is borrowed from a `File`.
-    match unsafe { libc::posix_fallocate(descriptor, offset, length) } {
-        0 => Ok(()),
-        error => Err(io::Error::from_raw_os_error(error)),
-    }
-}
-
-fn map<T: Shared>(file: &File) -> io::Result<NonNull<T>> {
-    // SAFETY: a new shared mapping over no address of ours; the file has at least this size.
-    let address = unsafe {
-        libc::mmap(
-            ptr::null_mut(),
-            size_of::<T>(),
-            libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_SHARED,
-            file.as_raw_fd(),
-            0,
-        )
-    };
-    if address == libc::MAP_FAILED {
-        return Err(io::Error::last_os_error());
-    }
-    NonNull::new(address.cast()).ok_or_else(|| io::Error::from_raw_os_error(libc::ENOMEM))
-}
-
-/// One fcntl(2) on one byte of a file.
-fn record_lock(descriptor: RawFd, command: i32, kind: i32, byte: usize) -> io::Result<libc::flock> {
-    // SAFETY: all-zero bytes are a valid `flock`, a struct of integers.
-    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
-    let invalid = |_| io::Error::from_raw_os_error(libc::EINVAL);
-    lock.l_type = kind.try_into().map_err(invalid)?;
-    lock.l_whence = libc::SEEK_SET.try_into().map_err(invalid)?;
-    lock.l_start = byte
-        .try_into()
-        .map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
-    lock.l_len = 1;
-    loop {
-        // SAFETY: `lock` is a valid `flock` that outlives the call; a bad descriptor is an error.
-        if unsafe { libc::fcntl(descriptor, command, &raw mut lock) } != -1 {
-            return Ok(lock);
-        }
-        let error = io::Error::last_os_error();
-        if error.kind() != io::ErrorKind::Interrupted {
-            return Err(error);
-        }
-    }
-}
-
-/// Wait while `word` is `expected`, until somebody wakes or `deadline` has come. May return early.
-pub(crate) fn futex_wait(word: &AtomicU32, expected: u32, deadline: MonotonicNs) {
-    let deadline = timespec(deadline);
-    // FUTEX_WAIT_BITSET takes an absolute time on CLOCK_MONOTONIC (futex(2)).
-    // SAFETY: `word` and `deadline` are readable for the whole call. Every outcome (value changed, timeout, signal) is a
-    // return to the caller, who looks again.
-    unsafe {
-        libc::syscall(
-            libc::SYS_futex,
-            word.as_ptr(),
-            libc::FUTEX_WAIT_BITSET,
-            expected,
-            &raw const deadline,
-            ptr::null::<u32>(),
-            libc::FUTEX_BITSET_MATCH_ANY,
-        )
-    };
-}
-
-/// Wake one that waits on `word`.
-pub(crate) fn futex_wake_one(word: &AtomicU32) {
-    futex_wake(word, 1);
-}
-
-/// Wake all that wait on `word`.
-pub(crate) fn futex_wake_all(word: &AtomicU32) {
-    futex_wake(word, i32::MAX);
-}
-
-fn futex_wake(word: &AtomicU32, count: i32) {
-    // SAFETY: the kernel uses the address as a key only.
-    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, count) };
-}
-
-/// `CLOCK_MONOTONIC`.
-pub(crate) fn clock_monotonic() -> MonotonicNs {
-    let mut now = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    // SAFETY: `now` is writable. The call cannot fail for this clock (clock_gettime(2)).
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
-    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
-    let nanoseconds = u64::try_from(now.tv_nsec).unwrap_or(0);
-    MonotonicNs::new(seconds.saturating_mul(NS_PER_S).saturating_add(nanoseconds))
-}
-
-const NS_PER_S: u64 = 1_000_000_000;
-
-fn timespec(point: MonotonicNs) -> libc::timespec {
-    libc::timespec {
-        tv_sec: (point.get() / NS_PER_S)
-            .try_into()
-            .unwrap_or(libc::time_t::MAX),
-        tv_nsec: (point.get() % NS_PER_S).try_into().unwrap_or(0),
-    }
-}
-
-/// The user that this process acts as.
-pub(crate) fn effective_uid() -> u32 {
-    // SAFETY: always succeeds (geteuid(2)).
-    unsafe { libc::geteuid() }
-}
-
-/// Whether this process may make files in the folder `path`.
-pub(crate) fn is_writable(path: &Path) -> bool {
-    use std::os::unix::ffi::OsStrExt;
-    let Ok(text) = std::ffi::CString::new(path.as_os_str().as_bytes()) else {
-        return false;
-    };
-    // SAFETY: `text` is a C string that outlives the call.
-    let answer = unsafe {
-        libc::faccessat(
-            libc::AT_FDCWD,
-            text.as_ptr(),
-            libc::W_OK | libc::X_OK,
-            libc::AT_EACCESS,
-        )
-    };
-    answer == 0 && path.is_dir()
 }

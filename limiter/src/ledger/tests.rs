@@ -1,0 +1,259 @@
+use super::*;
+use std::fs;
+
+const GPU: DeviceUuid = DeviceUuid::from_bytes([7; 16]);
+const OTHER_GPU: DeviceUuid = DeviceUuid::from_bytes([8; 16]);
+
+fn container() -> ContainerName {
+    "a".parse().unwrap()
+}
+
+fn attach(dir: &Path, max: Option<u64>) -> Ledger {
+    Ledger::attach(dir, &container(), &[(GPU, max.map(Bytes::new))]).unwrap()
+}
+
+fn bytes(count: u64) -> Bytes {
+    Bytes::new(count)
+}
+
+#[test]
+fn a_refused_charge_leaves_nothing_charged() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = attach(dir.path(), Some(100));
+    assert_eq!(
+        ledger.try_charge(0, bytes(101)).unwrap_err(),
+        OverQuota {
+            asked: bytes(101),
+            current: bytes(0),
+            max: bytes(100)
+        }
+    );
+    assert_eq!(ledger.current(0), bytes(0));
+    assert_eq!(
+        ledger.try_charge(0, bytes(100)).unwrap().commit(),
+        bytes(100)
+    );
+    assert!(ledger.try_charge(0, bytes(1)).is_err());
+    assert_eq!(
+        (ledger.current(0), ledger.peak(0)),
+        (bytes(100), bytes(100))
+    );
+}
+
+#[test]
+fn a_charge_that_is_dropped_is_given_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = attach(dir.path(), Some(100));
+    let charge = ledger.try_charge(0, bytes(100)).unwrap();
+    assert!(ledger.try_charge(0, bytes(1)).is_err());
+    drop(charge);
+    assert_eq!(ledger.current(0), bytes(0));
+    ledger.try_charge(0, bytes(100)).unwrap().commit();
+    ledger.uncharge(0, bytes(60));
+    assert_eq!((ledger.own(0), ledger.peak(0)), (bytes(40), bytes(100)));
+}
+
+#[test]
+fn no_sum_overflows() {
+    let dir = tempfile::tempdir().unwrap();
+    for max in [Some(100), None] {
+        let ledger = attach(dir.path(), max);
+        assert!(ledger.try_charge(0, bytes(u64::MAX)).is_err() || max.is_none());
+        let half = ledger.try_charge(0, bytes(1 << 63));
+        assert_eq!(half.is_ok(), max.is_none());
+        assert!(ledger.try_charge(0, bytes(u64::MAX)).is_err());
+    }
+}
+
+#[test]
+fn a_maximum_of_zero_allows_nothing_and_none_allows_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = Ledger::attach(
+        dir.path(),
+        &container(),
+        &[(GPU, Some(bytes(0))), (OTHER_GPU, None)],
+    )
+    .unwrap();
+    assert!(ledger.try_charge(0, bytes(1)).is_err());
+    assert_eq!(
+        ledger.try_charge(1, bytes(1 << 50)).unwrap().commit(),
+        bytes(1 << 50)
+    );
+    assert_eq!((ledger.max(0), ledger.max(1)), (Some(bytes(0)), None));
+    assert!(ledger.try_charge(2, bytes(0)).is_err(), "no such device");
+}
+
+#[test]
+fn a_quota_is_shared_by_uuid_whatever_the_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let one = Ledger::attach(
+        dir.path(),
+        &container(),
+        &[(GPU, Some(bytes(10))), (OTHER_GPU, Some(bytes(20)))],
+    )
+    .unwrap();
+    let two = Ledger::attach(
+        dir.path(),
+        &container(),
+        &[(OTHER_GPU, Some(bytes(20))), (GPU, Some(bytes(10)))],
+    )
+    .unwrap();
+    one.try_charge(0, bytes(7)).unwrap().commit();
+    assert!(two.try_charge(1, bytes(4)).is_err());
+    two.try_charge(0, bytes(20)).unwrap().commit();
+    assert_eq!((one.current(0), one.current(1)), (bytes(7), bytes(20)));
+    let held: Vec<_> = one
+        .processes()
+        .into_iter()
+        .map(|process| process.bytes)
+        .collect();
+    assert_eq!(held, [[bytes(7), bytes(0)], [bytes(0), bytes(20)]]);
+}
+
+#[test]
+fn containers_do_not_see_each_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let one = attach(dir.path(), Some(10));
+    let two = Ledger::attach(dir.path(), &"b".parse().unwrap(), &[(GPU, Some(bytes(10)))]).unwrap();
+    one.try_charge(0, bytes(10)).unwrap().commit();
+    two.try_charge(0, bytes(10)).unwrap().commit();
+}
+
+#[test]
+fn a_lowered_maximum_refuses_and_frees_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = attach(dir.path(), Some(100));
+    ledger.try_charge(0, bytes(80)).unwrap().commit();
+    ledger.set_max(0, Some(bytes(50)));
+    assert!(ledger.try_charge(0, bytes(1)).is_err());
+    assert_eq!(ledger.current(0), bytes(80));
+    ledger.set_max(0, Some(bytes(81)));
+    ledger.try_charge(0, bytes(1)).unwrap().commit();
+}
+
+#[test]
+fn a_later_process_lowers_the_maximum_but_does_not_raise_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = attach(dir.path(), Some(100));
+    let second = attach(dir.path(), Some(200));
+    assert_eq!(second.max(0), Some(bytes(100)));
+    first.set_max(0, Some(bytes(150)));
+    let third = attach(dir.path(), Some(100));
+    assert_eq!(
+        third.max(0),
+        Some(bytes(150)),
+        "what `set` changed stays for the same configuration"
+    );
+    let fourth = attach(dir.path(), Some(60));
+    assert_eq!(first.max(0), Some(bytes(60)));
+    drop((first, second, third, fourth));
+    assert_eq!(
+        attach(dir.path(), Some(200)).max(0),
+        Some(bytes(200)),
+        "a new start takes its own"
+    );
+}
+
+#[test]
+fn what_a_process_leaves_behind_is_free() {
+    let dir = tempfile::tempdir().unwrap();
+    let stays = attach(dir.path(), Some(10));
+    let goes = attach(dir.path(), Some(10));
+    goes.try_charge(0, bytes(10)).unwrap().commit();
+    assert!(stays.try_charge(0, bytes(1)).is_err());
+    drop(goes);
+    stays.try_charge(0, bytes(10)).unwrap().commit();
+    assert_eq!(stays.processes().len(), 1);
+}
+
+#[test]
+fn bytes_in_use_already_are_charged_over_the_maximum() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = attach(dir.path(), Some(10));
+    ledger.charge(0, bytes(30));
+    assert_eq!((ledger.current(0), ledger.peak(0)), (bytes(30), bytes(30)));
+    assert!(ledger.try_charge(0, bytes(0)).is_err());
+    ledger.uncharge(0, bytes(40));
+    assert_eq!(ledger.own(0), bytes(0), "never below zero");
+}
+
+#[test]
+fn a_foreign_file_is_refused_and_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = path(dir.path(), &container());
+    fs::create_dir(file.parent().unwrap()).unwrap();
+    for (content, problem) in [
+        (vec![1; 100], "too short"),
+        (vec![1; 4 << 20], "not a file of cuda-hook"),
+    ] {
+        fs::write(&file, &content).unwrap();
+        let error = Ledger::attach(dir.path(), &container(), &[]).unwrap_err();
+        assert!(
+            matches!(error, AttachError::Layout { .. }) && error.to_string().contains(problem),
+            "{error}"
+        );
+        assert_eq!(fs::read(&file).unwrap(), content);
+    }
+}
+
+#[test]
+fn another_layout_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(attach(dir.path(), None));
+    let file = path(dir.path(), &container());
+    let mut content = fs::read(&file).unwrap();
+    content[8] += 1;
+    fs::write(&file, content).unwrap();
+    let error = Ledger::attach(dir.path(), &container(), &[])
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("has layout 2, this version of cuda-hook has 1"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_file_whose_maker_died_is_completed() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = path(dir.path(), &container());
+    fs::create_dir(file.parent().unwrap()).unwrap();
+    fs::write(&file, vec![0; std::mem::offset_of!(ContainerFile, slots)]).unwrap();
+    attach(dir.path(), Some(1))
+        .try_charge(0, bytes(1))
+        .unwrap()
+        .commit();
+}
+
+#[test]
+fn a_folder_that_cannot_be_made_is_named() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let error = Ledger::attach(file.path(), &container(), &[])
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("ledger: cannot create the folder: "),
+        "{error}"
+    );
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("a")).unwrap();
+    std::os::unix::fs::symlink("/dev/null", folder.path().join("a/ledger")).unwrap();
+    let error = Ledger::attach(folder.path(), &container(), &[])
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("ledger: cannot open: "), "{error}");
+}
+
+#[test]
+fn the_seventeenth_gpu_has_no_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let gpus: Vec<_> = (0..17)
+        .map(|number| (DeviceUuid::from_bytes([number; 16]), None))
+        .collect();
+    drop(Ledger::attach(dir.path(), &container(), &gpus[..16]).unwrap());
+    let error = Ledger::attach(dir.path(), &container(), &gpus).unwrap_err();
+    assert!(
+        matches!(error, AttachError::Full { what: "GPU", .. }),
+        "{error}"
+    );
+}

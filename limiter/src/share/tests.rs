@@ -1,0 +1,293 @@
+use super::*;
+use crate::units::{Bytes, DeviceUuid};
+
+const MS: u64 = 1_000_000;
+const KEY: KernelKey = KernelKey(7);
+
+struct Container {
+    ledger: Ledger,
+    share: Share,
+    dir: tempfile::TempDir,
+}
+
+fn percent(text: &str) -> Option<Percent> {
+    text.parse().ok()
+}
+
+fn join(dir: &Path, name: &str, sm_max: Option<Percent>) -> (Ledger, Share) {
+    let uuid = DeviceUuid::from_bytes([7; 16]);
+    let limits = GpuLimits {
+        memory_bytes_max: None,
+        sm: None,
+        sm_max,
+    };
+    let ledger = Ledger::attach(dir, &name.parse().unwrap(), &[(uuid, None::<Bytes>)]).unwrap();
+    let share = Share::attach(&ledger, dir, &[limits]).unwrap();
+    (ledger, share)
+}
+
+fn container(sm_max: Option<Percent>) -> Container {
+    let dir = tempfile::tempdir().unwrap();
+    let (ledger, share) = join(dir.path(), "a", sm_max);
+    Container { ledger, share, dir }
+}
+
+/// A GPU that runs one launch after the other.
+struct Gpu {
+    free_at: MonotonicNs,
+    busy_ns: u64,
+}
+
+impl Gpu {
+    fn run(&mut self, now: MonotonicNs, duration_ns: u64) -> Timing {
+        self.free_at = self.free_at.max(now).saturating_add_ns(duration_ns);
+        self.busy_ns += duration_ns;
+        Timing {
+            elapsed: GpuNs::new(duration_ns),
+            ended_at: self.free_at,
+        }
+    }
+}
+
+/// Launch kernels one after another for `window_ns`, waiting where told; returns the share of the GPU's time.
+fn share_of_gpu(
+    share: &Share,
+    mut duration_ns: impl FnMut(u64) -> (KernelKey, u64),
+    window_ns: u64,
+) -> f64 {
+    let begin = clock::monotonic();
+    let mut gpu = Gpu {
+        free_at: begin,
+        busy_ns: 0,
+    };
+    let (mut now, mut launch) = (begin, 0);
+    loop {
+        let (key, duration_ns) = duration_ns(launch);
+        let reservation = match share.admit(0, key, now) {
+            Admit::NotBefore(then) => {
+                assert!(then > now);
+                now = then;
+                continue;
+            }
+            // To the next admission, so that the last kernel is paid for too.
+            Admit::Granted(_) if now.saturating_ns_since(begin) >= window_ns => break,
+            Admit::Granted(reservation) => reservation,
+        };
+        let is_timed = share.should_time(0, key, now);
+        let timing = gpu.run(now, duration_ns);
+        now = timing.ended_at;
+        share.completed(reservation, is_timed.then_some(timing), now);
+        launch += 1;
+    }
+    gpu.busy_ns as f64 / now.saturating_ns_since(begin) as f64
+}
+
+#[test]
+fn a_cap_holds_for_kernels_of_every_length() {
+    for cap in ["10", "30", "75"] {
+        for duration_ns in [5_000, 100_000, MS, 20 * MS, 200 * MS] {
+            let Container {
+                share,
+                dir: _dir,
+                ledger: _ledger,
+            } = container(percent(cap));
+            let found = 100.0 * share_of_gpu(&share, |_| (KEY, duration_ns), 20_000 * MS);
+            let wanted = cap.parse::<f64>().unwrap();
+            assert!(
+                (found - wanted).abs() < 0.02 * wanted,
+                "{duration_ns} ns under {cap} %: {found:.2} %"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_cap_holds_for_a_mixture_of_kernels() {
+    let Container {
+        share,
+        dir: _dir,
+        ledger: _ledger,
+    } = container(percent("30"));
+    let mixture = |launch: u64| (KernelKey(launch % 50), 5_000 << (launch % 50 % 12));
+    let found = 100.0 * share_of_gpu(&share, mixture, 20_000 * MS);
+    assert!((found - 30.0).abs() < 0.6, "{found:.2} %");
+}
+
+#[test]
+fn without_a_cap_nothing_waits() {
+    for sm_max in [None, percent("100")] {
+        let Container {
+            share,
+            dir: _dir,
+            ledger: _ledger,
+        } = container(sm_max);
+        assert!(!share.is_limited(0));
+        assert!(share_of_gpu(&share, |_| (KEY, MS), 1_000 * MS) > 0.99);
+        assert!(!share.is_limited(5));
+    }
+}
+
+#[test]
+fn two_processes_of_a_container_share_its_cap() {
+    let Container {
+        share: one,
+        dir,
+        ledger: _ledger,
+    } = container(percent("30"));
+    let (_ledger_two, two) = join(dir.path(), "a", percent("30"));
+    let now = clock::monotonic();
+    for share in [&one, &two] {
+        let reservation = share.acquire(0, KEY, now);
+        share.completed(
+            reservation,
+            Some(Timing {
+                elapsed: GpuNs::new(50 * MS),
+                ended_at: now,
+            }),
+            now,
+        );
+    }
+    assert!(matches!(one.admit(0, KEY, now), Admit::NotBefore(_)));
+    let (_other_ledger, other) = join(dir.path(), "b", percent("30"));
+    assert!(
+        matches!(other.admit(0, KEY, now), Admit::Granted(_)),
+        "another container has its own"
+    );
+}
+
+#[test]
+fn two_launches_of_unknown_price_may_be_outstanding() {
+    let Container {
+        share,
+        dir: _dir,
+        ledger: _ledger,
+    } = container(percent("90"));
+    let now = clock::monotonic();
+    let (first, _second) = (
+        share.acquire(0, KernelKey(1), now),
+        share.acquire(0, KernelKey(2), now),
+    );
+    let Admit::NotBefore(then) = share.admit(0, KernelKey(3), now) else {
+        panic!("a third was admitted")
+    };
+    assert!(then > now && then <= now.saturating_add_ns(LIVENESS_NS));
+    share.completed(first, None, now);
+    assert!(matches!(
+        share.admit(0, KernelKey(3), now),
+        Admit::Granted(_)
+    ));
+}
+
+#[test]
+fn a_launch_that_the_others_may_wait_for_is_admitted_in_the_end() {
+    let Container {
+        share,
+        dir: _dir,
+        ledger: _ledger,
+    } = container(percent("90"));
+    let begin = clock::monotonic();
+    let mut now = begin;
+    for key in 1..=5 {
+        loop {
+            match share.admit(0, KernelKey(key), now) {
+                Admit::Granted(_) => break,
+                Admit::NotBefore(then) => now = then,
+            }
+        }
+    }
+    assert!(now.saturating_ns_since(begin) <= 3 * LIVENESS_NS);
+}
+
+#[test]
+fn a_refused_launch_costs_nothing() {
+    let Container {
+        share,
+        dir: _dir,
+        ledger: _ledger,
+    } = container(percent("30"));
+    let now = clock::monotonic();
+    for _ in 0..1_000 {
+        let Admit::Granted(reservation) = share.admit(0, KEY, now) else {
+            panic!("charged for a refused launch")
+        };
+        share.cancel(reservation);
+    }
+    assert_eq!(share.usage(0).charged_ns, 0);
+}
+
+#[test]
+fn a_wait_is_counted_and_ends_at_its_deadline() {
+    let Container {
+        share,
+        dir: _dir,
+        ledger: _ledger,
+    } = container(percent("30"));
+    let deadline = clock::monotonic().saturating_add_ns(3 * MS);
+    let woken = share.wait(0, deadline);
+    assert!(woken >= deadline);
+    assert_eq!(share.usage(0).throttled_count, 1);
+    assert!(share.usage(0).throttled_ns > 0);
+}
+
+#[test]
+fn a_raised_cap_lets_waiting_launches_go() {
+    let Container {
+        share,
+        dir: _dir,
+        ledger: _ledger,
+    } = container(percent("1"));
+    let now = clock::monotonic();
+    let reservation = share.acquire(0, KEY, now);
+    // At 1 % eight minutes of waiting, at 100 % none.
+    share.completed(
+        reservation,
+        Some(Timing {
+            elapsed: GpuNs::new(5_000 * MS),
+            ended_at: now,
+        }),
+        now,
+    );
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| share.acquire(0, KEY, clock::monotonic()));
+        while share.usage(0).launches < 2 {
+            share.set_limits(0, None, Some(Percent::ALL), clock::monotonic());
+            std::thread::yield_now();
+        }
+        share.cancel(waiting.join().unwrap());
+    });
+    assert!(!share.is_limited(0));
+}
+
+#[test]
+fn a_foreign_tenants_slices_are_not_charged() {
+    let Container {
+        share,
+        dir,
+        ledger: _ledger,
+    } = container(percent("50"));
+    let (_other_ledger, other) = join(dir.path(), "other", None);
+    let begin = clock::monotonic();
+    let _always_busy = other.acquire(0, KEY, begin);
+    // A kernel of 10 ms that takes 20, half of them the other's.
+    let mut now = begin;
+    for _ in 0..60 {
+        let reservation = share.acquire(0, KEY, now);
+        for _ in 0..200 {
+            now = now.saturating_add_ns(100_000);
+            other.heartbeat(now);
+            share.heartbeat(now);
+        }
+        share.completed(
+            reservation,
+            Some(Timing {
+                elapsed: GpuNs::new(20 * MS),
+                ended_at: now,
+            }),
+            now,
+        );
+        now = now.saturating_add_ns(20 * MS);
+        other.heartbeat(now);
+    }
+    let price = share.devices[0].prices.price(KEY).unwrap().get();
+    assert!((9_500_000..=10_500_000).contains(&price), "{price}");
+}
