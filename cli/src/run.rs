@@ -1,14 +1,12 @@
 //! `cuda-hook run`: puts the preload, the limits and the simulation into the environment, and becomes the program.
 
 use std::convert::Infallible;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
-
-use gpu_sim::profile::MachineProfile;
 
 use crate::args::RunArgs;
 use crate::artefacts::Artefacts;
@@ -16,6 +14,7 @@ use crate::doctor::program;
 use crate::failure::Failure;
 use crate::output;
 use crate::settings::{self, Environment};
+use crate::sim;
 
 const DRIVER_VARIABLE: &str = "CUDA_HOOK_DRIVER";
 const CONTAINER_VARIABLE: &str = "CUDA_HOOK_CONTAINER";
@@ -60,23 +59,9 @@ fn simulate(environment: &mut Environment, profile: &str, folder: &Path) -> Resu
             "--sim {profile} and {DRIVER_VARIABLE}={driver} name two drivers; unset {DRIVER_VARIABLE}"
         )));
     }
-    environment.insert(PROFILE_VARIABLE.into(), sim_profile(profile)?);
+    environment.insert(PROFILE_VARIABLE.into(), sim::profile_variable(profile)?);
     prepend(environment, "LD_LIBRARY_PATH", folder.as_os_str());
     Ok(())
-}
-
-/// The value of `GPU_SIM_PROFILE` for `--sim`: a built-in name, or the absolute path of a file, as programs change
-/// their folder.
-pub(crate) fn sim_profile(profile: &str) -> Result<OsString, Failure> {
-    let is_file = profile.contains('/') || profile.ends_with(".toml");
-    MachineProfile::load(profile)
-        .map_err(|error| Failure::usage(format_args!("--sim {profile}: {error}")))?;
-    if !is_file {
-        return Ok(profile.into());
-    }
-    let path = std::path::absolute(profile);
-    path.map(OsString::from)
-        .map_err(|error| Failure::usage(format_args!("--sim {profile}: {error}")))
 }
 
 /// Writes what the command line says where the library reads it; tells whether a limit is among it.
@@ -141,10 +126,9 @@ fn not_started(program: &OsStr, error: &io::Error) -> Failure {
     } else {
         126
     };
-    Failure::with_status(
-        exit_status,
-        format_args!("cannot run {}: {error}", program.display()),
-    )
+    let program = program.display();
+    let message = format!("cannot run {program}: {error}; cuda-hook doctor {program} says more");
+    Failure::with_status(exit_status, message)
 }
 
 #[cfg(test)]
@@ -218,12 +202,5 @@ mod tests {
             name.parse::<limiter::config::ContainerName>().is_ok(),
             "{name}"
         );
-    }
-
-    #[test]
-    fn an_unknown_profile_is_answered_with_the_known_ones() {
-        let refused = sim_profile("t5").unwrap_err();
-        assert_eq!(refused.exit_status, 2);
-        assert!(refused.to_string().contains("a100, h100"), "{refused}");
     }
 }

@@ -1,5 +1,6 @@
 //! `cuda-hook sim`: the simulated machine's own books, which know nothing of any limit.
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use gpu_sim::client::{Environment, Machine};
@@ -103,6 +104,20 @@ pub(crate) fn profiles() -> Result<ExitCode, Failure> {
     }
     output::print(table)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The value of `GPU_SIM_PROFILE` for `--sim`: a built-in name, or the absolute path of a file, as programs change
+/// their folder.
+pub(crate) fn profile_variable(profile: &str) -> Result<OsString, Failure> {
+    let is_file = profile.contains('/') || profile.ends_with(".toml");
+    MachineProfile::load(profile)
+        .map_err(|error| Failure::usage(format_args!("--sim {profile}: {error}")))?;
+    if !is_file {
+        return Ok(profile.into());
+    }
+    let path = std::path::absolute(profile);
+    path.map(OsString::from)
+        .map_err(|error| Failure::usage(format_args!("--sim {profile}: {error}")))
 }
 
 fn report(machine: &Machine) -> Result<Report, gpu_sim::client::RequestError> {
@@ -209,6 +224,13 @@ fn text(report: &Report) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_unknown_profile_is_answered_with_the_known_ones() {
+        let refused = profile_variable("t5").unwrap_err();
+        assert_eq!(refused.exit_status, 2);
+        assert!(refused.to_string().contains("a100, h100"), "{refused}");
+    }
 
     #[test]
     fn a_report_names_gpus_and_processes() {

@@ -9,7 +9,6 @@ mod preload;
 pub(crate) mod program;
 mod resolve;
 
-use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -19,8 +18,8 @@ use crate::args::DoctorArgs;
 use crate::artefacts::Artefacts;
 use crate::failure::Failure;
 use crate::output;
-use crate::run;
 use crate::settings;
+use crate::sim;
 use finding::{Finding, Level};
 
 /// Version of the JSON form.
@@ -75,7 +74,7 @@ fn examine(args: &DoctorArgs) -> Result<Vec<Finding>, Failure> {
         Err(refusal) => findings.push(machine::refused(refusal)),
     }
     if let Some(profile) = &args.sim {
-        let _: OsString = run::sim_profile(profile)?;
+        sim::profile_variable(profile)?;
         driver = artefacts.sim_folder()?.join("libcuda.so.1");
     }
     let (of_preload, image) = preload::examine(&artefacts);
