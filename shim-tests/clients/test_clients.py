@@ -1,0 +1,179 @@
+"""Programs that nobody here wrote for the preload, in three worlds: bare, behind it without limits, and under limits."""
+
+import contextlib
+import json
+import subprocess
+import sys
+import unittest
+from collections.abc import Iterator
+
+from machine import ARTEFACTS, BARE, TRANSPARENT, Machine, Outcome, World
+
+MIB = 1 << 20
+GIB = 1 << 30
+# Enough for the network, and short: the first batches compile it.
+RESNET = ("resnet50.py", "--batch", "1", "--batches", "3", "--quiet")
+SHARE_WINDOW_SECONDS = 4
+
+
+class Clients(unittest.TestCase):
+    """Each test has a machine of its own."""
+
+    maxDiff = 4000
+
+    def setUp(self):
+        self.machine = Machine()
+        self.addCleanup(self.machine.close)
+
+    def run_well(self, world: World, program: str, *arguments: str) -> Outcome:
+        outcome = self.machine.run(world, program, *arguments)
+        self.assertEqual(outcome.status, 0, f"{program} {arguments} in {world}:\n{outcome.stderr[-3000:]}")
+        return outcome
+
+
+class Bare(Clients):
+    """The simulated driver serves them."""
+
+    def test_copies_fills_and_graphs_move_real_bytes(self):
+        record = self.run_well(BARE, "bindings.py").record
+        self.assertEqual(record["name"], "Tesla T4")
+        self.assertTrue(record["copied_there_and_back"])
+        self.assertTrue(record["filled"])
+        self.assertEqual(record["captured"], {"nothing_ran_during_capture": True, "ran_at_launch": True, "nodes": 2})
+        self.assertGreater(record["copy_64_mib_ms"], 0)
+        self.assertEqual(record["nonsense_free"], "CUDA_ERROR_INVALID_VALUE")
+
+    def test_a_kernel_of_cuda_core_takes_time_and_computes_nothing(self):
+        few, many = (self.run_well(BARE, "saxpy.py", "--launches", launches).record for launches in ("20", "2000"))
+        self.assertFalse(many["computed"])
+        self.assertGreater(many["device_ms"], 10 * few["device_ms"])
+
+    def test_a_greedy_program_gets_most_of_the_board_and_then_out_of_memory(self):
+        record = self.run_well(BARE, "greedy.py").record
+        self.assertEqual(record["refusal"], "CUDA_ERROR_OUT_OF_MEMORY")
+        self.assertGreater(record["granted_bytes"], 13 * GIB)
+        self.assertLessEqual(record["granted_bytes"], record["before"]["free_bytes"])
+        self.assertEqual(record["before"]["free_bytes"] - record["full"]["free_bytes"], record["granted_bytes"])
+
+    def test_resnet50_runs_as_cuda_graphs(self):
+        outcome = self.run_well(BARE, *RESNET)
+        called = {call.split()[0] for call in outcome.trace}
+        self.assertLessEqual({"cuGraphLaunch", "cuGraphExecKernelNodeSetParams", "cuModuleLoadData", "cuLaunchKernel"}, called)
+        self.assertEqual(outcome.record["images"], 3)
+
+    def test_nvml_and_nvitop_see_the_whole_board(self):
+        (gpu,) = self.run_well(BARE, "nvml.py").record["gpus"]
+        self.assertEqual(gpu["memory_v1"]["total_bytes"], gpu["memory_v2"]["total_bytes"])
+        nvitop = self.run_well(BARE, "nvitop_once.py").record
+        self.assertTrue(nvitop["screen_names_each"])
+        self.assertEqual(nvitop["gpus"][0]["total_bytes"], gpu["memory_v1"]["total_bytes"])
+
+
+class Transparent(Clients):
+    """Without limits, the preload changes no call, no answer and no word."""
+
+    def assert_unchanged(self, program: str, *arguments: str) -> tuple[Outcome, Outcome]:
+        bare, behind = (self.run_well(world, program, *arguments) for world in (BARE, TRANSPARENT))
+        self.assertGreater(len(bare.trace), 10)
+        self.assertEqual(bare.trace, behind.trace)
+        self.assertEqual(bare.stderr, behind.stderr)
+        return bare, behind
+
+    def test_cuda_bindings_makes_the_same_calls(self):
+        bare, behind = self.assert_unchanged("bindings.py")
+        for record in (bare.record, behind.record):
+            record.pop("copy_64_mib_ms")  # timed on the device, with the model's noise
+        self.assertEqual(bare.record, behind.record)
+
+    def test_cuda_core_makes_the_same_calls(self):
+        self.assert_unchanged("saxpy.py")
+
+    def test_a_greedy_program_makes_the_same_calls_and_gets_the_same(self):
+        bare, behind = self.assert_unchanged("greedy.py")
+        self.assertEqual(bare.records, behind.records)
+
+    def test_resnet50_makes_the_same_calls(self):
+        self.assert_unchanged(*RESNET)
+
+    def test_nvml_gets_the_same_answers(self):
+        bare, behind = (self.run_well(world, "nvml.py") for world in (BARE, TRANSPARENT))
+        self.assertEqual(bare.records, behind.records)
+
+
+class Limited(Clients):
+    """Limits hold, and are what the program is shown."""
+
+    def test_the_quota_is_the_memory_that_there_is(self):
+        self.assertEqual(self.run_well({"memory": "2GiB"}, "bindings.py").record["total_bytes"], 2 * GIB)
+
+    def test_a_greedy_program_is_refused_at_its_quota_and_gets_back_what_it_frees(self):
+        got, later = self.run_well({"memory": "1GiB"}, "greedy.py", "--chunk-mib", "64", "--seconds", "0.2").records
+        self.assertEqual(got["refusal"], "CUDA_ERROR_OUT_OF_MEMORY")
+        self.assertEqual(got["before"]["total_bytes"], GIB)
+        self.assertLessEqual(got["granted_bytes"], GIB)
+        self.assertGreater(got["granted_bytes"], GIB // 2)
+        self.assertLess(got["full"]["free_bytes"], 64 * MIB)
+        self.assertEqual(set(later["later_answers"]), {"CUDA_ERROR_OUT_OF_MEMORY"})
+        self.assertEqual(later["freed"], got["before"])
+
+    def test_tinygrad_hears_of_a_quota_that_is_too_small(self):
+        outcome = self.machine.run({"memory": "200MiB"}, *RESNET)
+        self.assertNotEqual(outcome.status, 0)
+        self.assertIn("CUDA Error 2, out of memory", outcome.stderr)
+
+    def test_nvml_and_nvitop_show_the_quota(self):
+        (gpu,) = self.run_well({"memory": "1GiB"}, "nvml.py").record["gpus"]
+        self.assertEqual([gpu["memory_v1"]["total_bytes"], gpu["memory_v2"]["total_bytes"]], [GIB, GIB])
+        (gpu,) = self.run_well({"memory": "1GiB"}, "nvitop_once.py").record["gpus"]
+        self.assertEqual(gpu["total_bytes"], GIB)
+
+    def test_nvml_shows_only_the_processes_of_the_own_container(self):
+        mine, theirs = {"memory": "1GiB", "container": "mine"}, {"memory": "1GiB", "container": "theirs"}
+        with self.holding(mine) as pid_mine, self.holding(theirs) as pid_theirs:
+            seen = {process["pid"] for process in self.run_well(mine, "nvml.py").record["gpus"][0]["processes"]}
+            self.assertIn(pid_mine, seen)
+            self.assertNotIn(pid_theirs, seen)
+
+    @contextlib.contextmanager
+    def holding(self, world: World) -> Iterator[int]:
+        """A greedy program that is full, and goes on until it is killed."""
+        with self.machine.start(world, "greedy.py", "--seconds", "600", stderr=subprocess.DEVNULL) as process:
+            try:
+                self.assertTrue(process.stdout.readline(), "a program that is full says so")
+                yield process.pid
+            finally:
+                process.kill()
+
+    def test_resnet50_gets_its_share_of_sm_time_and_no_more(self):
+        for percent in (30, 60):
+            with self.subTest(percent=percent):
+                self.assertAlmostEqual(self.measured_percent({"sm": str(percent)}), percent, delta=percent / 5)
+        self.assertGreater(self.measured_percent(BARE), 80)
+
+    def measured_percent(self, world: World) -> float:
+        """The device's own figure for a window in which ResNet-50 has the machine for itself."""
+        arguments = ("--gate", "--quiet", "--batch", "4", "--seconds", str(SHARE_WINDOW_SECONDS))
+        with self.machine.start(world, "resnet50.py", *arguments, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+            try:
+                self.assertEqual(json.loads(process.stdout.readline())["ready"], True)
+                before = self.machine.books()
+                print(file=process.stdin, flush=True)
+                window = json.loads(process.stdout.readline())
+                busy_ns = [self.busy_ns(books, process.pid) for books in (before, self.machine.books())]
+            finally:
+                process.kill()
+        return 100 * (busy_ns[1] - busy_ns[0]) / (window["seconds"] * 1e9)
+
+    def busy_ns(self, books: dict, pid: int) -> int:
+        return next(process["gpu_busy_ns_total"] for process in books["processes"] if process["pid"] == pid)
+
+    def test_a_limit_that_means_nothing_fails_at_cu_init_with_one_line(self):
+        preload = {"LD_PRELOAD": str(ARTEFACTS / "libcuda_hook.so"), "CUDA_HOOK_MEMORY": "abc"}
+        outcome = self.machine.run(BARE, "bindings.py", environment=preload)
+        self.assertNotEqual(outcome.status, 0)
+        self.assertIn("DriverError: CUDA_ERROR_INVALID_VALUE", outcome.stderr)
+        self.assertEqual(len([line for line in outcome.stderr.splitlines() if "CUDA_HOOK_MEMORY" in line and "abc" in line]), 1)
+
+
+if __name__ == "__main__":
+    unittest.main(argv=[sys.argv[0], "--verbose", *sys.argv[1:]])
