@@ -8,6 +8,7 @@
 mod connection;
 mod effects;
 mod environment;
+mod quiet_thread;
 mod semaphores;
 mod start;
 
@@ -508,10 +509,14 @@ impl Machine {
     /// Announces effects and gives the first one's token. Waits while the log has no room for them.
     fn expect(&self, effects: Vec<Effect>) -> Result<u64, Lost> {
         self.inner.connection.own()?;
-        while !self.inner.effects.has_room(effects.len()) {
-            self.inner.connection.alive()?;
-            self.inner.effects.listen(LIFE_CHECK);
+        loop {
+            let ticket = self.inner.effects.ticket();
             self.inner.effects.drain(&self.inner.connection);
+            if self.inner.effects.has_room(effects.len()) {
+                break;
+            }
+            self.inner.connection.alive()?;
+            self.inner.effects.listen(ticket, LIFE_CHECK);
         }
         Ok(Effects::expect(&self.inner, effects))
     }

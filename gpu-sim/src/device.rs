@@ -6,6 +6,7 @@
 mod detach;
 mod log;
 mod peer;
+mod vram;
 
 pub use detach::detach;
 pub use log::{Level, Log};
@@ -14,10 +15,9 @@ use crate::clock;
 use crate::folder::{LOCK_FILE, LOG_FILE, SOCKET_FILE, still_stands};
 use crate::model::{Model, Output, ProcessId};
 use crate::profile::MachineProfile;
-use crate::shared::memory_file;
 use peer::{Leave, Peer};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
-use rustix::fs::{FallocateFlags, FlockOperation, Mode, OFlags};
+use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, acceptfrom_with};
 use rustix::time::{
@@ -25,9 +25,10 @@ use rustix::time::{
     timerfd_settime,
 };
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use vram::Vram;
 
 /// How late a completion may be seen, in ns, so that short kernels are handled in batches. Times in
 /// the model stay exact. 20 µs is below the wake-up time of a sleeping process.
@@ -50,8 +51,7 @@ pub struct Device {
     timer: OwnedFd,
     model: Model,
     profile: MachineProfile,
-    /// Each device's memory.
-    memories: Vec<OwnedFd>,
+    vram: Vram,
     peers: BTreeMap<u64, Peer>,
     by_process: BTreeMap<ProcessId, u64>,
     next_peer: u64,
@@ -78,15 +78,6 @@ impl Device {
             rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
         rustix::net::bind(&listener, &SocketAddrUnix::new(&socket_path)?)?;
         rustix::net::listen(&listener, BACKLOG)?;
-        let memory = |(index, device): (usize, &crate::profile::Profile)| {
-            memory_file(&format!("gpu-sim-vram-{index}"), device.memory_bytes)
-        };
-        let memories = profile
-            .devices
-            .iter()
-            .enumerate()
-            .map(memory)
-            .collect::<Result<_, _>>()?;
         let timer_flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
         let timer = timerfd_create(TimerfdClockId::Monotonic, timer_flags)?;
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
@@ -96,7 +87,8 @@ impl Device {
             EventData::new_u64(LISTENER),
             EventFlags::IN,
         )?;
-        epoll::add(&epoll, &timer, EventData::new_u64(TIMER), EventFlags::IN)?;
+        let edge = EventFlags::IN | EventFlags::ET;
+        epoll::add(&epoll, &timer, EventData::new_u64(TIMER), edge)?;
         let now_ns = clock::monotonic_ns();
         let linger_ns = linger.as_nanos() as u64;
         Ok(Self {
@@ -106,8 +98,8 @@ impl Device {
             listener,
             timer,
             model: Model::new(profile.clone(), now_ns),
+            vram: Vram::new(&profile, log)?,
             profile,
-            memories,
             peers: BTreeMap::new(),
             by_process: BTreeMap::new(),
             next_peer: FIRST_PEER,
@@ -165,10 +157,7 @@ impl Device {
     fn handle(&mut self, source: u64) -> Result<(), Errno> {
         match source {
             LISTENER => self.accept(),
-            TIMER => match rustix::io::read(&self.timer, &mut [0; 8]) {
-                Ok(_) | Err(Errno::AGAIN | Errno::INTR) => Ok(()),
-                Err(error) => Err(error),
-            },
+            TIMER => Ok(()), // edge-triggered: setting it again is all it wants
             peer => {
                 self.serve(peer & !1, peer & 1 == 1);
                 Ok(())
@@ -217,7 +206,7 @@ impl Device {
         let Some(mut peer) = self.peers.remove(&id) else {
             return;
         };
-        let result = peer.serve(&mut self.model, &self.profile, &self.memories);
+        let result = peer.serve(&mut self.model, &self.profile, &self.vram);
         if let Some(process) = peer.process {
             self.by_process.insert(process, id);
         }
@@ -248,21 +237,14 @@ impl Device {
 
     /// Carries out what the model says.
     fn flush(&mut self) {
+        self.vram.forget(self.model.take_released());
         for output in self.model.take_outputs() {
-            match output {
-                Output::Raise { process, .. } | Output::Log { process, .. } => {
-                    self.tell(process, output);
-                }
-                Output::Released {
-                    device,
-                    offset,
-                    bytes,
-                } => self.punch(device, offset, bytes),
-            }
+            self.tell(output);
         }
     }
 
-    fn tell(&mut self, process: ProcessId, output: Output) {
+    fn tell(&mut self, output: Output) {
+        let (Output::Raise { process, .. } | Output::Log { process, .. }) = output;
         let Some(&id) = self.by_process.get(&process) else {
             return;
         };
@@ -271,16 +253,6 @@ impl Device {
             && let Some(peer) = self.peers.remove(&id)
         {
             self.part(peer, &leave);
-        }
-    }
-
-    /// Gives the host's memory behind these bytes back; who gets them next reads zeros.
-    fn punch(&self, device: u32, offset: u64, bytes: u64) {
-        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        let memory = self.memories[device as usize].as_fd();
-        if let Err(error) = rustix::fs::fallocate(memory, flags, offset, bytes) {
-            self.log
-                .say(Level::Error, format_args!("fallocate: {error}"));
         }
     }
 

@@ -73,15 +73,18 @@ pub enum Output {
         /// What.
         token: u64,
     },
-    /// Forget the contents of these bytes.
-    Released {
-        /// Of which device.
-        device: u32,
-        /// Where they start.
-        offset: u64,
-        /// How many.
-        bytes: u64,
-    },
+}
+
+/// Pages that nobody holds any more. Their contents are to be forgotten before any reply is sent: it
+/// may tell of their next owner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Released {
+    /// On which device.
+    pub device: u32,
+    /// Where they start, in bytes.
+    pub offset: u64,
+    /// How many bytes.
+    pub bytes: u64,
 }
 
 /// What completes.
@@ -189,6 +192,7 @@ pub struct Model {
     /// Streams whose head may be dispatched.
     ready: VecDeque<StreamId>,
     outputs: Vec<Output>,
+    released: Vec<Released>,
 }
 
 impl Model {
@@ -222,6 +226,7 @@ impl Model {
             done: VecDeque::new(),
             ready: VecDeque::new(),
             outputs: Vec::new(),
+            released: Vec::new(),
         }
     }
 
@@ -233,6 +238,11 @@ impl Model {
     /// What is to be done, in order; empties the list.
     pub fn take_outputs(&mut self) -> Vec<Output> {
         std::mem::take(&mut self.outputs)
+    }
+
+    /// What is to be forgotten; empties the list.
+    pub fn take_released(&mut self) -> Vec<Released> {
+        std::mem::take(&mut self.released)
     }
 
     /// A new process.

@@ -4,6 +4,12 @@ use crate::parameters::Timing;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 
+/// What device memory is backed by, in bytes: 2 MiB (`cuMemGetAllocationGranularity` on every GPU listed here).
+pub const PAGE_BYTES: u64 = 2 << 20;
+
+/// Devices of one machine.
+pub const DEVICES_MAX: usize = 16;
+
 /// The profiles that are compiled in, by the name that `GPU_SIM_PROFILE` takes.
 pub const BUILT_IN: &[(&str, &str)] = &[
     ("a10", include_str!("../profiles/a10.toml")),
@@ -182,53 +188,71 @@ impl MachineProfile {
     }
 
     fn check(&self) -> Result<(), String> {
-        if self.devices.is_empty() || self.devices.len() > 16 {
+        let timing = &self.timing;
+        if !(1..=DEVICES_MAX).contains(&self.devices.len()) {
+            let count = self.devices.len();
             return Err(format!(
-                "{} [[device]] tables; allowed are 1 to 16",
-                self.devices.len()
+                "{count} [[device]] tables; allowed are 1 to {DEVICES_MAX}"
             ));
         }
-        if !(0.0..=1.0).contains(&self.timing.kernel_sigma) {
+        if !(0.0..=1.0).contains(&timing.kernel_sigma) {
             return Err(format!(
                 "timing.kernel_sigma = {}; allowed is 0 to 1",
-                self.timing.kernel_sigma
+                timing.kernel_sigma
             ));
         }
-        let positive = |key: &str, value: u64| match value {
-            0 => Err(format!("{key} = 0; it must be positive")),
-            _ => Ok(()),
-        };
-        positive("timing.slice_ns", self.timing.slice_ns)?;
+        if !(1.0..=1e6).contains(&timing.instruction_latency_cycles) {
+            let cycles = timing.instruction_latency_cycles;
+            return Err(format!(
+                "timing.instruction_latency_cycles = {cycles}; allowed is 1 to 1e6"
+            ));
+        }
+        positive("timing.slice_ns", timing.slice_ns)?;
         positive(
             "timing.kernels_resident_max",
-            self.timing.kernels_resident_max.into(),
+            timing.kernels_resident_max.into(),
         )?;
-        for device in &self.devices {
-            positive("device.sm_count", device.sm_count.into())?;
-            positive(
-                "device.threads_per_sm_max",
-                device.threads_per_sm_max.into(),
-            )?;
-            positive("device.blocks_per_sm_max", device.blocks_per_sm_max.into())?;
-            positive("device.registers_per_sm", device.registers_per_sm.into())?;
-            positive(
-                "device.shared_bytes_per_sm",
-                device.shared_bytes_per_sm.into(),
-            )?;
-            positive(
-                "device.warp_instructions_per_cycle",
-                device.warp_instructions_per_cycle.into(),
-            )?;
-            positive("device.sm_clock_mhz", device.sm_clock_mhz.into())?;
-            positive(
-                "device.memory_bandwidth_bytes_per_s",
-                device.memory_bandwidth_bytes_per_s,
-            )?;
-            positive("device.pcie_bytes_per_s", device.pcie_bytes_per_s)?;
-            positive("device.pageable_bytes_per_s", device.pageable_bytes_per_s)?;
-            positive("device.memory_bytes", device.memory_bytes)?;
+        self.devices.iter().try_for_each(Profile::check)
+    }
+}
+
+impl Profile {
+    /// What the model divides by, or hands out in pages.
+    fn check(&self) -> Result<(), String> {
+        positive("device.sm_count", self.sm_count.into())?;
+        positive("device.threads_per_sm_max", self.threads_per_sm_max.into())?;
+        positive("device.blocks_per_sm_max", self.blocks_per_sm_max.into())?;
+        positive("device.registers_per_sm", self.registers_per_sm.into())?;
+        positive(
+            "device.shared_bytes_per_sm",
+            self.shared_bytes_per_sm.into(),
+        )?;
+        positive(
+            "device.warp_instructions_per_cycle",
+            self.warp_instructions_per_cycle.into(),
+        )?;
+        positive("device.sm_clock_mhz", self.sm_clock_mhz.into())?;
+        positive(
+            "device.memory_bandwidth_bytes_per_s",
+            self.memory_bandwidth_bytes_per_s,
+        )?;
+        positive("device.pcie_bytes_per_s", self.pcie_bytes_per_s)?;
+        positive("device.pageable_bytes_per_s", self.pageable_bytes_per_s)?;
+        positive("device.memory_bytes", self.memory_bytes)?;
+        if !self.memory_bytes.is_multiple_of(PAGE_BYTES) {
+            let bytes = self.memory_bytes;
+            return Err(format!(
+                "device.memory_bytes = {bytes}; it must be a multiple of 2 MiB"
+            ));
         }
         Ok(())
+    }
+}
+
+fn positive(key: &str, value: u64) -> Result<(), String> {
+    match value {
+        0 => Err(format!("{key} = 0; it must be positive")),
+        _ => Ok(()),
     }
 }
 
@@ -246,4 +270,76 @@ fn uuid(name: &str, ordinal: usize) -> [u8; 16] {
     uuid[6] = uuid[6] & 0x0f | 0x80;
     uuid[8] = uuid[8] & 0x3f | 0x80;
     uuid
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    fn changed(line: &str, to: &str) -> String {
+        let text = MachineProfile::load("t4").unwrap().text;
+        assert!(text.contains(line));
+        MachineProfile::parse("changed", &text.replace(line, to))
+            .unwrap_err()
+            .to_string()
+    }
+
+    #[test]
+    fn every_built_in_profile_is_one_and_has_a_uuid_of_its_own() {
+        let load = |(name, _): &(&str, &str)| MachineProfile::load(name).unwrap();
+        let uuids: BTreeSet<_> = BUILT_IN
+            .iter()
+            .map(load)
+            .map(|machine| machine.devices[0].uuid)
+            .collect();
+        assert_eq!(uuids.len(), BUILT_IN.len());
+    }
+
+    #[test]
+    fn the_uuid_is_the_same_every_time() {
+        let t4 = &MachineProfile::load("t4").unwrap().devices[0];
+        assert_eq!(t4.uuid_text(), "GPU-6d3ac1f9-fa7f-84fc-a779-c212b850b735");
+    }
+
+    #[test]
+    fn two_devices_of_one_machine_have_two_uuids() {
+        let text = MachineProfile::load("t4").unwrap().text;
+        let device = &text[text.find("[[device]]").unwrap()..];
+        let machine = MachineProfile::parse("two", &format!("{text}\n{device}")).unwrap();
+        assert_eq!(machine.devices.len(), 2);
+        assert_ne!(machine.devices[0].uuid, machine.devices[1].uuid);
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_with_line_and_key() {
+        let unknown = changed("sm_count = 40", "sm_cuont = 40");
+        assert!(
+            unknown.contains("unknown field `sm_cuont`") && unknown.contains("line 11"),
+            "{unknown}"
+        );
+        let kind = changed("sm_count = 40", "sm_count = \"40\"");
+        assert!(
+            kind.contains("sm_count") && kind.contains("line 11"),
+            "{kind}"
+        );
+        let zero = changed("sm_count = 40", "sm_count = 0");
+        assert!(
+            zero.contains("device.sm_count = 0; it must be positive"),
+            "{zero}"
+        );
+        let missing = changed("sm_count = 40\n", "");
+        assert!(missing.contains("missing field `sm_count`"), "{missing}");
+        let uneven = changed("memory_bytes = ", "memory_bytes = 1 # ");
+        assert!(uneven.contains("multiple of 2 MiB"), "{uneven}");
+    }
+
+    #[test]
+    fn a_name_that_is_none_lists_those_that_are() {
+        let error = MachineProfile::load("t5").unwrap_err().to_string();
+        assert!(
+            error.contains("GPU_SIM_PROFILE=t5") && error.contains("rtx3090"),
+            "{error}"
+        );
+    }
 }

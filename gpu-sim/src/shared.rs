@@ -115,6 +115,10 @@ pub struct Shared {
     semaphores: [Semaphore; SEMAPHORES_MAX as usize],
 }
 
+/// The state of a process's bell, as somebody saw it.
+#[derive(Clone, Copy, Debug)]
+pub struct Ticket(u32);
+
 /// The log holds as many tokens as it can; the process submitted more than it may.
 #[derive(Debug, thiserror::Error)]
 #[error("completion log full")]
@@ -163,12 +167,17 @@ impl Shared {
         self.tail.load(SeqCst) == self.head.load(SeqCst)
     }
 
-    /// Sleeps until a token is appended or the time is over; returns at once when there is one.
-    pub fn listen(&self, timeout: Duration) {
-        let before = self.bell.load(SeqCst);
+    /// To be taken before looking whether there is anything to do, and given to [`Shared::listen`].
+    pub fn ticket(&self) -> Ticket {
+        Ticket(self.bell.load(SeqCst))
+    }
+
+    /// Sleeps until a token is appended, the bell rings or the time is over; returns at once if there is a
+    /// token or the bell rang since the ticket was taken.
+    pub fn listen(&self, ticket: Ticket, timeout: Duration) {
         self.listeners.store(1, SeqCst);
         if self.is_drained() {
-            wait(&self.bell, before, timeout);
+            wait(&self.bell, ticket.0, timeout);
         }
     }
 

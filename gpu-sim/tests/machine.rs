@@ -167,6 +167,22 @@ fn bytes_written_through_one_mapping_are_there_until_the_block_is_freed() {
 }
 
 #[test]
+fn what_is_written_to_a_block_stays_though_its_bytes_were_just_freed() {
+    let sandbox = Sandbox::new();
+    let machine = sandbox.connect();
+    for round in 1..=100_u8 {
+        let block = machine.alloc(0, 4 << 20, AllocKind::Device).unwrap();
+        let bytes = machine.vram(0, block.offset, block.bytes).unwrap();
+        // SAFETY: the block is this test's own, and nothing else touches it.
+        unsafe { bytes.write_bytes(round, 4096) };
+        machine.memory(0).unwrap();
+        // SAFETY: as above.
+        assert_eq!(unsafe { bytes.read_volatile() }, round);
+        machine.free(block.id).unwrap();
+    }
+}
+
+#[test]
 fn a_submission_waits_while_the_queue_is_full() {
     let sandbox = Sandbox::new();
     let machine = sandbox.connect();

@@ -1,7 +1,7 @@
 //! The socket to the device, and what came with it.
 
 use super::{ConnectError, Lost};
-use crate::profile::MachineProfile;
+use crate::profile::{DEVICES_MAX, MachineProfile};
 use crate::shared::{Mapping, SharedMapping};
 use crate::wire::{self, MESSAGE_BYTES_MAX, Reply, Request};
 use parking_lot::Mutex;
@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 /// Descriptors that a welcome can bring: the shared memory and one a device.
-const DESCRIPTORS_MAX: usize = 17;
+const DESCRIPTORS_MAX: usize = 1 + DEVICES_MAX;
 
 /// Lowest number of the socket's descriptor: out of the way of programs that count on theirs.
 const DESCRIPTOR_MIN: i32 = 512;

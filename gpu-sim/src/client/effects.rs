@@ -1,8 +1,9 @@
 //! What has to happen in this process when commands complete, in the order of completion.
 
 use super::connection::Connection;
+use super::quiet_thread;
 use super::{Inner, LIFE_CHECK};
-use crate::shared::{LOG_CAPACITY, SharedMapping};
+use crate::shared::{LOG_CAPACITY, SharedMapping, Ticket};
 use crate::wire::Request;
 use parking_lot::Mutex;
 use std::collections::{HashMap, VecDeque};
@@ -97,9 +98,14 @@ impl Effects {
         }
     }
 
-    /// Sleeps until something is logged or the time is over.
-    pub(super) fn listen(&self, timeout: Duration) {
-        self.shared.listen(timeout);
+    /// See [`crate::shared::Shared::ticket`].
+    pub(super) fn ticket(&self) -> Ticket {
+        self.shared.ticket()
+    }
+
+    /// Sleeps until something is logged since the ticket was taken, or the time is over.
+    pub(super) fn listen(&self, ticket: Ticket, timeout: Duration) {
+        self.shared.listen(ticket, timeout);
     }
 
     /// Lets the thread end.
@@ -114,9 +120,8 @@ impl Effects {
             return;
         }
         let inner = Arc::downgrade(inner);
-        let builder = std::thread::Builder::new().name("gpu-sim-effects".to_owned());
         // Without the thread, waits still run every effect but host calls; the next try may succeed.
-        *started = builder.spawn(move || serve(&inner)).is_ok();
+        *started = quiet_thread::spawn("gpu-sim-effects", move || serve(&inner)).is_ok();
     }
 
     fn take_due(&self) -> Option<(u64, Call)> {
@@ -128,6 +133,7 @@ impl Effects {
 fn serve(inner: &Weak<Inner>) {
     while let Some(inner) = inner.upgrade() {
         let effects = &inner.effects;
+        let ticket = effects.ticket();
         if effects.stopping.load(SeqCst) || inner.connection.alive().is_err() {
             return;
         }
@@ -142,6 +148,6 @@ fn serve(inner: &Weak<Inner>) {
                 return;
             }
         }
-        effects.listen(LIFE_CHECK);
+        effects.listen(ticket, LIFE_CHECK);
     }
 }

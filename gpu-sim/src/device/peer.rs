@@ -1,10 +1,11 @@
 //! One process's connection, as the device sees it.
 
+use super::vram::Vram;
 use crate::clock;
 use crate::command::UtilizationSample;
 use crate::model::{Model, Output, ProcessId, ProcessInfo};
 use crate::peer_pid::peer_pid;
-use crate::profile::MachineProfile;
+use crate::profile::{DEVICES_MAX, MachineProfile};
 use crate::shared::{SharedMapping, memory_file};
 use crate::wire::{
     self, MESSAGE_BYTES_MAX, Refusal, Reply, Request, Submission, USAGE_ROWS_PER_MESSAGE,
@@ -23,7 +24,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 const MESSAGES_PER_TURN: usize = 256;
 
 /// Descriptors of a welcome: the shared memory and one a device.
-const DESCRIPTORS_MAX: usize = 17;
+const DESCRIPTORS_MAX: usize = 1 + DEVICES_MAX;
 
 /// Why a peer leaves.
 #[derive(Debug)]
@@ -86,7 +87,7 @@ impl Peer {
         &mut self,
         model: &mut Model,
         profile: &MachineProfile,
-        memories: &[OwnedFd],
+        vram: &Vram,
     ) -> Result<(), Leave> {
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.resize(MESSAGE_BYTES_MAX + 1, 0);
@@ -105,11 +106,13 @@ impl Peer {
                 .map_err(|malformed| Leave::BrokeProtocol(malformed.to_string()))?;
             match self.process {
                 Some(process) => {
-                    if let Some(reply) = handle(model, process, request)? {
+                    let reply = handle(model, process, request)?;
+                    vram.forget(model.take_released());
+                    if let Some(reply) = reply {
                         self.answer(&reply, &[])?;
                     }
                 }
-                None => self.greet(model, profile, memories, request)?,
+                None => self.greet(model, profile, vram, request)?,
             }
         }
         self.buffer = buffer;
@@ -120,7 +123,7 @@ impl Peer {
         &mut self,
         model: &mut Model,
         profile: &MachineProfile,
-        memories: &[OwnedFd],
+        vram: &Vram,
         request: Request,
     ) -> Result<(), Leave> {
         let Request::Hello { version, container } = request else {
@@ -135,7 +138,7 @@ impl Peer {
         let shared = memory_file(name, SharedMapping::BYTES as u64).map_err(Leave::Failed)?;
         self.shared = Some(SharedMapping::new(&shared).map_err(Leave::Failed)?);
         let mut descriptors = vec![shared.as_fd()];
-        descriptors.extend(memories.iter().map(AsFd::as_fd));
+        descriptors.extend(vram.descriptors());
         self.answer(&welcome, &descriptors)?;
         if version != wire::VERSION {
             return Err(Leave::BrokeProtocol(format!("version {version}")));
@@ -193,7 +196,6 @@ impl Peer {
                     .push(token)
                     .map_err(|full| Leave::BrokeProtocol(full.to_string()))?;
             }
-            Output::Released { .. } => {}
         }
         Ok(())
     }

@@ -4,9 +4,9 @@ use super::compute::Work;
 use super::copy::CopyEngine;
 use super::duration::{self, Load};
 use super::graph::{Executable, Run};
-use super::memory::Released;
+use super::memory::Pages;
 use super::utilization::PERIOD_NS;
-use super::{Counts, DEAD_PROCESSES_MAX, Due, Model, Origin, Output, Place, ProcessId};
+use super::{Counts, DEAD_PROCESSES_MAX, Due, Model, Origin, Output, Place, ProcessId, Released};
 use crate::command::{Command, ContextId, CopyDirection, KernelCost, SemaphoreId, StreamId};
 use std::cmp::Reverse;
 use std::sync::Arc;
@@ -354,13 +354,13 @@ impl Model {
         }
     }
 
-    pub(super) fn release(&mut self, device: u32, released: Option<Released>) {
-        let output = released.map(|(offset, bytes)| Output::Released {
+    pub(super) fn release(&mut self, device: u32, pages: Option<Pages>) {
+        let released = pages.map(|(offset, bytes)| Released {
             device,
             offset,
             bytes,
         });
-        self.outputs.extend(output);
+        self.released.extend(released);
     }
 
     fn teardown(&mut self, process: ProcessId) {

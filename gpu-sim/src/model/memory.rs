@@ -5,10 +5,8 @@
 
 use super::ProcessId;
 use crate::command::{AllocKind, BlockId};
+use crate::profile::PAGE_BYTES;
 use std::collections::BTreeMap;
-
-/// What memory is backed by, in bytes.
-pub(super) const PAGE_BYTES: u64 = 2 << 20;
 
 /// Blocks from this size on take whole pages, in bytes. Estimate; CUDA documents no figure.
 const LARGE_BYTES: u64 = 1 << 20;
@@ -70,7 +68,7 @@ struct Held {
 }
 
 /// Pages that became free: start and size in bytes.
-pub(super) type Released = (u64, u64);
+pub(super) type Pages = (u64, u64);
 
 /// The memory of one device.
 #[derive(Clone, Debug)]
@@ -85,9 +83,8 @@ pub(super) struct Memory {
 }
 
 impl Memory {
-    /// `bytes` is rounded down to whole pages.
-    pub(super) fn new(bytes: u64) -> Self {
-        let total_bytes = bytes / PAGE_BYTES * PAGE_BYTES;
+    /// `total_bytes` is a multiple of [`PAGE_BYTES`].
+    pub(super) fn new(total_bytes: u64) -> Self {
         Self {
             total_bytes,
             free: FreeRanges::whole(total_bytes),
@@ -140,7 +137,7 @@ impl Memory {
     }
 
     /// Gives a block back; `None` when `owner` does not hold it. Says which pages became free, if any.
-    pub(super) fn free(&mut self, owner: ProcessId, id: BlockId) -> Option<Option<Released>> {
+    pub(super) fn free(&mut self, owner: ProcessId, id: BlockId) -> Option<Option<Pages>> {
         if self.held.get(&id)?.owner != owner {
             return None;
         }
@@ -159,7 +156,7 @@ impl Memory {
     }
 
     /// Gives back everything that a process holds.
-    pub(super) fn free_all(&mut self, owner: ProcessId) -> Vec<Released> {
+    pub(super) fn free_all(&mut self, owner: ProcessId) -> Vec<Pages> {
         let of_owner = self.held.iter().filter(|(_, held)| held.owner == owner);
         let ids: Vec<BlockId> = of_owner.map(|(&id, _)| id).collect();
         ids.into_iter()
@@ -193,7 +190,7 @@ impl Memory {
         Some(start)
     }
 
-    fn give_pages(&mut self, owner: ProcessId, start: u64, bytes: u64) -> Released {
+    fn give_pages(&mut self, owner: ProcessId, start: u64, bytes: u64) -> Pages {
         self.free.give(start, bytes);
         self.free_bytes += bytes;
         if let Some((current, _)) = self.usage.get_mut(&owner) {
