@@ -63,6 +63,20 @@ impl Api for Management {
     }
 }
 
+/// What a hook works with that needs no attachment.
+pub(crate) struct Bare<A: Api> {
+    /// What the process knows.
+    pub(crate) runtime: &'static Runtime,
+    library: &'static A::Library,
+}
+
+impl<A: Api> Bare<A> {
+    /// The real library.
+    pub(crate) fn library(&self) -> &'static A::Library {
+        self.library
+    }
+}
+
 /// What a hook of an attached process works with.
 #[derive(Clone, Copy)]
 pub(crate) struct Cx {
@@ -72,16 +86,28 @@ pub(crate) struct Cx {
     pub(crate) attachment: &'static Attachment,
 }
 
+impl Cx {
+    /// The real library.
+    pub(crate) fn library(&self) -> &'static Driver {
+        self.driver
+    }
+}
+
 /// Whether a call with this effect may go on when limits cannot be enforced.
 fn escapes_limits(effect: Effect) -> bool {
     matches!(effect, Effect::Attach | Effect::Charge | Effect::Throttle)
 }
 
-/// The door for rows that need no attachment: the hook gets the runtime and the real library.
+/// Whether a call with this effect hands out the very functions that must not be got around.
+fn hands_out_functions(effect: Effect) -> bool {
+    effect == Effect::Lookup
+}
+
+/// The door for rows that need no attachment.
 pub(crate) fn enter<A: Api>(
     effect: Effect,
     forward: impl FnOnce(&'static A::Library) -> u32,
-    hook: impl FnOnce(&'static Runtime, &'static A::Library) -> u32,
+    hook: impl FnOnce(Bare<A>) -> u32,
 ) -> u32 {
     let runtime = runtime::get();
     let Some(library) = A::library(runtime) else {
@@ -93,12 +119,12 @@ pub(crate) fn enter<A: Api>(
             refusal.say_once();
             A::UNENFORCEABLE
         }
-        Stance::Refused(_) => forward(library),
-        Stance::Limited(_) => guarded::<A>(
+        Stance::Refused(_) if !hands_out_functions(effect) => forward(library),
+        Stance::Refused(_) | Stance::Limited(_) => guarded::<A>(
             &POISONED,
             effect,
             || forward(library),
-            || hook(runtime, library),
+            || hook(Bare { runtime, library }),
         ),
     }
 }
@@ -109,16 +135,23 @@ pub(crate) fn enter_attached<A: Api<Library = Driver>>(
     forward: impl FnOnce(&'static Driver) -> u32 + Copy,
     hook: impl FnOnce(Cx) -> u32,
 ) -> u32 {
-    enter::<A>(effect, forward, |runtime, driver| {
-        match runtime.attachment(driver) {
-            Ok(Some(attachment)) => hook(Cx { driver, attachment }),
-            Err(unusable) if escapes_limits(effect) => {
-                unusable.say_once();
-                A::UNENFORCEABLE
+    enter::<A>(
+        effect,
+        forward,
+        |Bare {
+             runtime,
+             library: driver,
+         }| {
+            match runtime.attachment(driver) {
+                Ok(Some(attachment)) => hook(Cx { driver, attachment }),
+                Err(unusable) if escapes_limits(effect) => {
+                    unusable.say_once();
+                    A::UNENFORCEABLE
+                }
+                Ok(None) | Err(_) => forward(driver),
             }
-            Ok(None) | Err(_) => forward(driver),
-        }
-    })
+        },
+    )
 }
 
 /// A hook that panicked: limits are not to be trusted, nor lifted.
@@ -133,7 +166,7 @@ fn guarded<A: Api>(
     let Some(_inside) = Inside::enter() else {
         return forward();
     };
-    if poisoned.load(Ordering::Relaxed) {
+    if poisoned.load(Ordering::Relaxed) && !hands_out_functions(effect) {
         return if escapes_limits(effect) {
             A::POISONED
         } else {
@@ -223,6 +256,11 @@ mod tests {
         assert_eq!(enter(Effect::Charge, || 0), abi::CUDA_ERROR_UNKNOWN);
         assert_eq!(enter(Effect::Throttle, || 0), abi::CUDA_ERROR_UNKNOWN);
         assert_eq!(enter(Effect::Attach, || 0), abi::CUDA_ERROR_UNKNOWN);
-        assert_eq!(enter(Effect::Uncharge, || 7), 7, "forwarded");
+        assert_eq!(enter(Effect::Uncharge, || 0), 7, "forwarded");
+        assert_eq!(
+            enter(Effect::Lookup, || 0),
+            0,
+            "hooked: it must not hand out what is closed"
+        );
     }
 }

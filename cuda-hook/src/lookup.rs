@@ -19,8 +19,9 @@ use std::{mem, ptr};
 
 use cuda_sys_stubs::abi::{CUDA_SUCCESS, CUresult};
 
-use crate::driver::{DRIVER_SONAME, Driver, NVML_SONAME};
+use crate::driver::{DRIVER_SONAME, NVML_SONAME};
 use crate::elf::Object;
+use crate::entry::{Bare, Cuda};
 use crate::table;
 
 #[cfg(not(target_arch = "x86_64"))]
@@ -257,7 +258,7 @@ pub(crate) fn real_dlsym(library: *mut c_void, name: &CStr) -> *mut c_void {
 /// # Safety
 /// `pfn` as the driver demands.
 pub(crate) unsafe fn get_proc_address(
-    driver: &'static Driver,
+    cx: Bare<Cuda>,
     call: impl FnOnce() -> CUresult,
     pfn: *mut *mut c_void,
 ) -> CUresult {
@@ -265,7 +266,7 @@ pub(crate) unsafe fn get_proc_address(
     if status == CUDA_SUCCESS && !pfn.is_null() {
         // SAFETY: the driver's promise: after success it has written there.
         let theirs = unsafe { pfn.read() };
-        if let Some(ours) = driver.ours_for(theirs) {
+        if let Some(ours) = cx.library().ours_for(theirs) {
             // SAFETY: where the driver has written, so may we.
             unsafe { pfn.write(ours) };
         }

@@ -81,7 +81,11 @@ macro_rules! hooks {
                 door!($api $effect)(
                     Effect::$effect,
                     forward,
-                    hooks!(@call $api $effect, forward, $module::$hook($($given),*)),
+                    |cx| {
+                        let library = cx.library();
+                        // SAFETY: the arguments are the caller's, under the driver's contract for them.
+                        unsafe { $module::$hook(cx, || forward(library), $($given),*) }
+                    },
                 )
             }
             // A row that disagrees with the ABI does not compile.
@@ -109,22 +113,6 @@ macro_rules! hooks {
     };
     // NVML has no lookup of its own that hands out addresses by name.
     (@swap Management, $($ignored:tt)*) => {};
-    (@call Cuda Attach, $forward:ident, $module:ident::$hook:ident($($given:expr),*)) => {
-        // SAFETY: the arguments are the caller's, under the driver's contract for them.
-        |runtime, driver| unsafe { $module::$hook(runtime, driver, || $forward(driver), $($given),*) }
-    };
-    (@call Cuda Lookup, $forward:ident, $module:ident::$hook:ident($($given:expr),*)) => {
-        // SAFETY: as above.
-        |_, driver| unsafe { $module::$hook(driver, || $forward(driver), $($given),*) }
-    };
-    (@call Management $effect:ident, $forward:ident, $module:ident::$hook:ident($($given:expr),*)) => {
-        // SAFETY: as above.
-        |runtime, library| unsafe { $module::$hook(runtime, library, || $forward(library), $($given),*) }
-    };
-    (@call Cuda $effect:ident, $forward:ident, $module:ident::$hook:ident($($given:expr),*)) => {
-        // SAFETY: as above.
-        |cx| unsafe { $module::$hook(cx, || $forward(cx.driver), $($given),*) }
-    };
 }
 
 hooks! {

@@ -1,6 +1,10 @@
 //! The built library as a file: what it exports, what it needs, how it is marked. A preload with an unmet need kills
 //! every program of a container, and an export too many stands in somebody's way.
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test fails by panicking"
+)]
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;

@@ -3,27 +3,21 @@
 
 use cuda_sys_stubs::abi::{CUDA_SUCCESS, CUcontext, CUdevice, CUresult};
 
-use crate::driver::Driver;
-use crate::entry::{Api, Cuda, Cx};
+use crate::entry::{Api, Bare, Cuda, Cx};
 use crate::hooks::memory;
 use crate::live::{Block, Key, Owner};
-use crate::runtime::Runtime;
 
 /// `cuInit`: where limits are in force they are in force before the program's first context, or the driver is not
 /// initialised for it.
 ///
 /// # Safety
 /// As [`hooks`](crate::hooks).
-pub(crate) unsafe fn init(
-    runtime: &'static Runtime,
-    driver: &'static Driver,
-    call: impl FnOnce() -> CUresult,
-) -> CUresult {
+pub(crate) unsafe fn init(cx: Bare<Cuda>, call: impl FnOnce() -> CUresult) -> CUresult {
     let status = call();
     if status != CUDA_SUCCESS {
         return status;
     }
-    match runtime.attachment(driver) {
+    match cx.runtime.attachment(cx.library()) {
         Ok(_) => CUDA_SUCCESS,
         Err(unusable) => {
             unusable.say_once();

@@ -11,9 +11,9 @@ use cuda_sys_stubs::nvml_abi::{
     NVML_SUCCESS, nvmlDevice_t, nvmlMemory_t, nvmlMemory_v2_t, nvmlReturn_t,
 };
 
-use crate::driver::Nvml;
+use crate::entry::{Bare, Management};
 use crate::hooks::report;
-use crate::runtime::{MemoryUse, Runtime, Stance};
+use crate::runtime::{MemoryUse, Stance};
 
 /// Both versions of NVML's memory record.
 pub(crate) trait MemoryRecord {
@@ -41,16 +41,16 @@ impl MemoryRecord for nvmlMemory_v2_t {
 /// # Safety
 /// As [`hooks`](crate::hooks).
 pub(crate) unsafe fn memory_info(
-    runtime: &'static Runtime,
-    nvml: &'static Nvml,
+    cx: Bare<Management>,
     call: impl FnOnce() -> nvmlReturn_t,
     device: nvmlDevice_t,
     record: *mut impl MemoryRecord,
 ) -> nvmlReturn_t {
     let status = call();
-    let Stance::Limited(limited) = runtime.stance() else {
+    let Stance::Limited(limited) = cx.runtime.stance() else {
         return status;
     };
+    let nvml = cx.library();
     if status != NVML_SUCCESS {
         return status;
     }
