@@ -1,0 +1,298 @@
+//! The ledger among real processes: racing at the edge, killed, stopped, forked, without their descriptors.
+//!
+//! The workers are this very test binary: [`worker`] does nothing unless it was started by [`Worker::start`].
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test")]
+#![expect(unsafe_code, reason = "fork(2) has no safe form")]
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use limiter::ledger::Ledger;
+use limiter::sample;
+use limiter::units::{Bytes, DeviceUuid};
+
+const DIR: &str = "LIMITER_TEST_DIR";
+const MAX: &str = "LIMITER_TEST_MAX";
+const CHUNK: u64 = 1 << 20;
+
+fn attach(dir: &Path, max: u64) -> Ledger {
+    let devices = [(DeviceUuid::from_bytes([7; 16]), Some(Bytes::new(max)))];
+    Ledger::attach(dir, &"race".parse().unwrap(), &devices).unwrap()
+}
+
+/// A process with a ledger of its own that does as it is told.
+struct Worker {
+    child: Child,
+    orders: ChildStdin,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Worker {
+    fn start(dir: &Path, max: u64) -> Self {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "worker", "--nocapture", "--test-threads=1"])
+            .env(DIR, dir)
+            .env(MAX, max.to_string())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (orders, answers) = (
+            child.stdin.take().unwrap(),
+            BufReader::new(child.stdout.take().unwrap()),
+        );
+        let mut worker = Self {
+            child,
+            orders,
+            answers,
+        };
+        assert_eq!(worker.answer(), "attached");
+        worker
+    }
+
+    fn order(&mut self, order: &str) {
+        writeln!(self.orders, "{order}").unwrap();
+    }
+
+    /// The next answer; the harness's own lines are skipped.
+    fn answer(&mut self) -> String {
+        let mut line = String::new();
+        while self.answers.read_line(&mut line).unwrap() > 0 {
+            if let Some((_, answer)) = line.split_once("answer: ") {
+                return answer.trim_end().to_owned();
+            }
+            line.clear();
+        }
+        panic!("the worker is gone")
+    }
+
+    fn ask(&mut self, order: &str) -> String {
+        self.order(order);
+        self.answer()
+    }
+
+    fn signal(&self, name: &str) {
+        let status = Command::new("kill")
+            .args([name, &self.child.id().to_string()])
+            .status()
+            .unwrap();
+        assert!(status.success());
+    }
+
+    /// Kill, and wait until it is a zombie: it stays one until the end of the test.
+    fn kill_unburied(&self) {
+        self.signal("-KILL");
+        let options = libc::WEXITED | libc::WNOWAIT;
+        // SAFETY: all-zero bytes are a valid `siginfo_t`, a plain struct.
+        let mut found: libc::siginfo_t = unsafe { std::mem::zeroed() };
+        // SAFETY: waits for our own child; `found` is writable.
+        let answer = unsafe { libc::waitid(libc::P_PID, self.child.id(), &raw mut found, options) };
+        assert_eq!(answer, 0);
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // Already gone where the test has killed it.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn worker() {
+    let Some(dir) = std::env::var_os(DIR).map(PathBuf::from) else {
+        return;
+    };
+    let max = std::env::var(MAX).unwrap().parse().unwrap();
+    let mut ledger = Some(attach(&dir, max));
+    let answer = |text: &str| println!("answer: {text}");
+    answer("attached");
+    for order in std::io::stdin().lines() {
+        let order = order.unwrap();
+        let (verb, number) = order.split_once(' ').unwrap_or((&order, "0"));
+        let number: u64 = number.parse().unwrap();
+        let held = ledger.as_ref().unwrap();
+        match verb {
+            "charge" => match held.try_charge(0, Bytes::new(number)) {
+                Ok(charge) => answer(&charge.commit().get().to_string()),
+                Err(_) => answer("refused"),
+            },
+            "uncharge" => {
+                held.uncharge(0, Bytes::new(number));
+                answer("done");
+            }
+            "race" => answer(&race(held, &dir, number)),
+            "lose-locks" => {
+                drop(File::open(dir.join("race/ledger")).unwrap());
+                answer("lost");
+            }
+            "fork" => {
+                ledger = Some(in_a_fork(ledger.unwrap(), &dir, max));
+                answer(&ledger.as_ref().unwrap().own(0).get().to_string());
+            }
+            _ => panic!("unknown order {order}"),
+        }
+    }
+}
+
+/// Charge and give back a chunk `rounds` times. Whoever holds a chunk must find one of the folder's tokens free.
+/// Answers how often it was granted and refused, and how often there was no token.
+fn race(ledger: &Ledger, dir: &Path, rounds: u64) -> String {
+    let tokens: Vec<PathBuf> = fs::read_dir(dir.join("tokens"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    let (mut granted, mut refused, mut exceeded) = (0, 0, 0);
+    for _ in 0..rounds {
+        let Ok(charge) = ledger.try_charge(0, Bytes::new(CHUNK)) else {
+            refused += 1;
+            continue;
+        };
+        granted += 1;
+        let taken = tokens
+            .iter()
+            .map(|token| token.join("taken"))
+            .find(|taken| File::create_new(taken).is_ok());
+        exceeded += u64::from(taken.is_none());
+        if let Some(taken) = taken {
+            fs::remove_file(taken).unwrap();
+        }
+        drop(charge);
+    }
+    format!("{granted} {refused} {exceeded}")
+}
+
+/// The child lets go of its parent's place, attaches, and must hold nothing; the parent keeps what it had.
+fn in_a_fork(ledger: Ledger, dir: &Path, max: u64) -> Ledger {
+    // SAFETY: this process has no other thread that could hold a lock: the harness waits for this test.
+    let child = unsafe { libc::fork() };
+    if child != 0 {
+        let mut status = 0;
+        // SAFETY: waits for our own child; `status` is writable.
+        assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+        assert_eq!(status, 0, "the child failed");
+        return ledger;
+    }
+    let parents = ledger.own(0);
+    ledger.forget_after_fork();
+    let own = attach(dir, max);
+    let is_right =
+        own.own(0) == Bytes::new(0) && own.current(0) == parents && own.processes().len() == 2;
+    // SAFETY: ends the child without running the harness's exit code twice.
+    unsafe { libc::_exit(i32::from(!is_right)) }
+}
+
+/// `processes` race for `places` chunks; sums of granted, refused, exceeded.
+fn race_of(processes: usize, places: u64, rounds: u64) -> [u64; 3] {
+    let dir = tempfile::tempdir().unwrap();
+    for token in 0..places {
+        fs::create_dir_all(dir.path().join("tokens").join(token.to_string())).unwrap();
+    }
+    let mut workers: Vec<Worker> = (0..processes)
+        .map(|_| Worker::start(dir.path(), places * CHUNK))
+        .collect();
+    workers
+        .iter_mut()
+        .for_each(|worker| worker.order(&format!("race {rounds}")));
+    let mut sums = [0; 3];
+    for worker in &mut workers {
+        let answer = worker.answer();
+        for (sum, number) in sums.iter_mut().zip(answer.split(' ')) {
+            *sum += number.parse::<u64>().unwrap();
+        }
+    }
+    assert!(attach(dir.path(), places * CHUNK).peak(0) <= Bytes::new(places * CHUNK));
+    sums
+}
+
+#[test]
+fn eight_processes_that_fit_are_never_refused() {
+    let [granted, refused, exceeded] = race_of(8, 8, 5_000);
+    assert_eq!((granted, refused, exceeded), (40_000, 0, 0));
+}
+
+#[test]
+fn eight_processes_at_the_edge_never_exceed_it() {
+    let [granted, refused, exceeded] = race_of(8, 3, 5_000);
+    assert_eq!((granted + refused, exceeded), (40_000, 0));
+    assert!(
+        granted >= 5_000 && refused > 0,
+        "{granted} granted, {refused} refused"
+    );
+}
+
+#[test]
+fn what_a_killed_process_held_is_free_even_before_its_parent_has_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = attach(dir.path(), 100);
+    let mut worker = Worker::start(dir.path(), 100);
+    assert_eq!(worker.ask("charge 100"), "100");
+    assert!(ledger.try_charge(0, Bytes::new(1)).is_err());
+    worker.kill_unburied();
+    assert_eq!(ledger.current(0), Bytes::new(0));
+    ledger.try_charge(0, Bytes::new(100)).unwrap().commit();
+    assert_eq!(ledger.processes().len(), 1);
+}
+
+#[test]
+fn what_a_stopped_process_holds_stays_charged() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = attach(dir.path(), 100);
+    let mut worker = Worker::start(dir.path(), 100);
+    assert_eq!(worker.ask("charge 60"), "60");
+    worker.signal("-STOP");
+    assert!(ledger.try_charge(0, Bytes::new(41)).is_err());
+    assert_eq!(ledger.current(0), Bytes::new(60));
+    worker.signal("-CONT");
+    assert_eq!(worker.ask("uncharge 60"), "done");
+    ledger.try_charge(0, Bytes::new(100)).unwrap().commit();
+}
+
+#[test]
+fn a_process_that_lost_its_locks_is_not_taken_for_dead() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = attach(dir.path(), 100);
+    let mut worker = Worker::start(dir.path(), 100);
+    assert_eq!(worker.ask("charge 60"), "60");
+    assert_eq!(worker.ask("lose-locks"), "lost");
+    assert!(ledger.try_charge(0, Bytes::new(41)).is_err());
+    assert_eq!(worker.ask("charge 41"), "refused");
+    assert_eq!(ledger.current(0), Bytes::new(60));
+    assert_eq!(ledger.processes().len(), 2);
+}
+
+#[test]
+fn a_forked_child_holds_nothing_and_gives_nothing_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut worker = Worker::start(dir.path(), 100);
+    assert_eq!(worker.ask("charge 60"), "60");
+    assert_eq!(worker.ask("fork"), "60");
+    assert_eq!(attach(dir.path(), 100).current(0), Bytes::new(60));
+    assert_eq!(worker.ask("charge 41"), "refused");
+    assert_eq!(worker.ask("charge 40"), "40");
+}
+
+#[test]
+fn a_sample_from_outside_sees_the_living_and_disturbs_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut workers = [(); 3].map(|()| Worker::start(dir.path(), 100));
+    for worker in &mut workers {
+        assert_eq!(worker.ask("charge 30"), "30");
+    }
+    workers[0].kill_unburied();
+    let [container] = &sample::read(dir.path()).unwrap().containers[..] else {
+        panic!("one container")
+    };
+    assert_eq!(container.devices[0].memory_bytes_current, 60);
+    let pids: Vec<u32> = container
+        .processes
+        .iter()
+        .map(|process| process.pid)
+        .collect();
+    assert_eq!(pids, [workers[1].child.id(), workers[2].child.id()]);
+    assert_eq!(workers[1].ask("charge 41"), "refused");
+    assert_eq!(workers[1].ask("charge 40"), "40");
+}
