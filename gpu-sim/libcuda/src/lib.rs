@@ -1,1 +1,35 @@
-//! libcuda.so.1 in front of the simulated GPU.
+//! `libcuda.so.1` in front of the simulated GPU: the driver API for programs on a machine without one.
+//!
+//! [`door`] is where every call comes in; `export` has a row for each function that is simulated, and follows its pointers;
+//! the modules named by the nouns of the API do the work, in safe code; [`process`] holds the objects. Bytes are really
+//! copied, in the order in which the simulated device completes commands. Kernels take modelled time ([`image`]) and
+//! **compute nothing**. What is not simulated answers `CUDA_ERROR_NOT_SUPPORTED` ([`symbols`]).
+
+mod address;
+mod bytes;
+mod capture;
+mod context;
+mod copy;
+mod device;
+mod door;
+mod event;
+mod export;
+mod fill;
+mod graph;
+mod host_call;
+mod image;
+mod launch;
+mod library;
+mod link;
+mod log;
+mod memory;
+mod module;
+mod occupancy;
+mod pool;
+mod process;
+mod stream;
+mod symbols;
+mod table;
+mod trace;
+mod visible;
+mod window;

@@ -1,0 +1,248 @@
+//! The address book: every stretch of memory that the driver knows, by address.
+
+use std::collections::BTreeMap;
+
+use cuda_sys_stubs::abi::{CUDA_ERROR_INVALID_VALUE, CUdeviceptr};
+use gpu_sim::command::Block;
+
+use crate::context::Context;
+use crate::door::Answer;
+use crate::pool::Pool;
+use crate::process::Device;
+use crate::table::Key;
+
+/// Whose memory a stretch is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Backing {
+    /// Memory of the device.
+    Device(Block),
+    /// Managed: the bytes lie in host memory; the block is what the device counts for it.
+    Managed(Block),
+    /// Page-locked host memory that the driver allocated.
+    HostAllocated { flags: u32 },
+    /// The program's own memory, page-locked.
+    HostRegistered { flags: u32 },
+}
+
+/// A stretch of memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Range {
+    pub(crate) start: CUdeviceptr,
+    pub(crate) bytes: u64,
+    pub(crate) backing: Backing,
+    pub(crate) context: Key<Context>,
+    /// Ordinal of the device.
+    pub(crate) device: usize,
+    /// The pool it came from.
+    pub(crate) pool: Option<Key<Pool>>,
+    /// Unique for the life of the process.
+    pub(crate) id: u64,
+    /// A variable of a module: it can be looked at and copied, but not freed.
+    pub(crate) is_global: bool,
+}
+
+impl Range {
+    fn end(&self) -> u64 {
+        self.start.saturating_add(self.bytes)
+    }
+
+    /// The block that the device counts for it.
+    pub(crate) fn block(&self) -> Option<Block> {
+        match self.backing {
+            Backing::Device(block) | Backing::Managed(block) => Some(block),
+            Backing::HostAllocated { .. } | Backing::HostRegistered { .. } => None,
+        }
+    }
+
+    pub(crate) fn is_host(&self) -> bool {
+        self.block().is_none()
+    }
+}
+
+/// Where bytes are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// In the memory of the device with this number at the machine, at this offset.
+    Vram { device: u32, offset: u64 },
+    /// In host memory.
+    Host { address: u64, kind: HostKind },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum HostKind {
+    Pageable,
+    PageLocked,
+    /// Host memory that counts as the device's.
+    Managed,
+}
+
+/// All stretches, by where they start. They never overlap.
+#[derive(Default)]
+pub(crate) struct AddressBook {
+    ranges: BTreeMap<CUdeviceptr, Range>,
+    next_id: u64,
+}
+
+impl AddressBook {
+    /// Writes a stretch down, and gives it its id.
+    pub(crate) fn insert(&mut self, mut range: Range) {
+        self.next_id = self.next_id.saturating_add(1);
+        range.id = self.next_id;
+        self.ranges.insert(range.start, range);
+    }
+
+    /// The stretch that has this byte.
+    pub(crate) fn find(&self, address: CUdeviceptr) -> Option<&Range> {
+        let (_, range) = self.ranges.range(..=address).next_back()?;
+        (address < range.end()).then_some(range)
+    }
+
+    /// The stretch that has all these bytes.
+    pub(crate) fn find_all(&self, address: CUdeviceptr, bytes: u64) -> Option<&Range> {
+        self.find(address).filter(|range| {
+            address
+                .checked_add(bytes)
+                .is_some_and(|end| end <= range.end())
+        })
+    }
+
+    /// Whether any of these bytes belongs to a stretch.
+    pub(crate) fn overlaps(&self, address: CUdeviceptr, bytes: u64) -> bool {
+        let before = self
+            .ranges
+            .range(..address.saturating_add(bytes))
+            .next_back();
+        before.is_some_and(|(_, range)| range.end() > address)
+    }
+
+    /// Takes out the stretch that starts here, if `which` agrees.
+    pub(crate) fn remove(
+        &mut self,
+        start: CUdeviceptr,
+        which: impl FnOnce(&Range) -> bool,
+    ) -> Option<Range> {
+        self.ranges
+            .get(&start)
+            .is_some_and(which)
+            .then(|| self.ranges.remove(&start))
+            .flatten()
+    }
+
+    /// Takes out every stretch of a context.
+    pub(crate) fn remove_of(&mut self, context: Key<Context>) -> Vec<Range> {
+        let starts: Vec<_> = self
+            .ranges
+            .values()
+            .filter(|range| range.context == context)
+            .map(|range| range.start)
+            .collect();
+        starts
+            .into_iter()
+            .filter_map(|start| self.ranges.remove(&start))
+            .collect()
+    }
+
+    /// Where `bytes` at `address` are. Memory that nobody wrote down is pageable host memory, unless the address is one
+    /// of a device's. `CUDA_ERROR_INVALID_VALUE`: not all of them belong together.
+    pub(crate) fn place(
+        &self,
+        devices: &[Device],
+        address: CUdeviceptr,
+        bytes: u64,
+    ) -> Answer<Place> {
+        if self.find(address).is_none()
+            && !devices.iter().any(|device| device.window.contains(address))
+        {
+            return if address == 0 {
+                Err(CUDA_ERROR_INVALID_VALUE)
+            } else {
+                Ok(Place::Host {
+                    address,
+                    kind: HostKind::Pageable,
+                })
+            };
+        }
+        self.known_place(address, bytes)
+    }
+
+    /// As [`AddressBook::place`], for memory that a device reaches: `CUDA_ERROR_INVALID_VALUE` for the program's own.
+    pub(crate) fn known_place(&self, address: CUdeviceptr, bytes: u64) -> Answer<Place> {
+        let range = self
+            .find_all(address, bytes)
+            .ok_or(CUDA_ERROR_INVALID_VALUE)?;
+        Ok(match range.backing {
+            Backing::Device(block) => Place::Vram {
+                device: block.device,
+                offset: block.offset.saturating_add(address - range.start),
+            },
+            Backing::Managed(_) => Place::Host {
+                address,
+                kind: HostKind::Managed,
+            },
+            Backing::HostAllocated { .. } | Backing::HostRegistered { .. } => Place::Host {
+                address,
+                kind: HostKind::PageLocked,
+            },
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::table::Table;
+    use gpu_sim::command::BlockId;
+
+    fn range(start: u64, bytes: u64) -> Range {
+        let context = Table::<Context>::default().reserve_for_test();
+        let block = Block {
+            id: BlockId(1),
+            device: 0,
+            offset: 512,
+            bytes,
+        };
+        Range {
+            start,
+            bytes,
+            backing: Backing::Device(block),
+            context,
+            device: 0,
+            pool: None,
+            id: 0,
+            is_global: false,
+        }
+    }
+
+    #[test]
+    fn an_address_inside_a_block_is_found_and_its_end_is_not() {
+        let mut book = AddressBook::default();
+        book.insert(range(0x1000, 0x100));
+        assert_eq!(book.find(0x10ff).map(|range| range.start), Some(0x1000));
+        assert!(book.find(0x1100).is_none() && book.find(0xfff).is_none());
+    }
+
+    #[test]
+    fn bytes_that_run_over_the_end_are_refused() {
+        let mut book = AddressBook::default();
+        book.insert(range(0x1000, 0x100));
+        assert_eq!(
+            book.known_place(0x1080, 0x80),
+            Ok(Place::Vram {
+                device: 0,
+                offset: 512 + 0x80
+            })
+        );
+        assert_eq!(
+            book.known_place(0x1080, 0x81),
+            Err(CUDA_ERROR_INVALID_VALUE)
+        );
+    }
+
+    #[test]
+    fn overlap_is_seen_from_either_side() {
+        let mut book = AddressBook::default();
+        book.insert(range(0x1000, 0x100));
+        assert!(book.overlaps(0xfff, 2) && book.overlaps(0x10ff, 1) && book.overlaps(0x1040, 1));
+        assert!(!book.overlaps(0xf00, 0x100) && !book.overlaps(0x1100, 1));
+    }
+}

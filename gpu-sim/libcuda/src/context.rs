@@ -1,0 +1,288 @@
+//! Contexts, and the stack of them that each thread has.
+
+use std::cell::RefCell;
+use std::collections::{BTreeSet, HashMap};
+use std::thread::ThreadId;
+
+use cuda_sys_stubs::abi::*;
+use gpu_sim::command::ContextId;
+
+use crate::door::Answer;
+use crate::pool::Pool;
+use crate::process::{Process, State, refused};
+use crate::stream::{self, Stream};
+use crate::table::Key;
+use crate::{memory, module};
+
+/// Limits of `cuCtxSetLimit` as the driver starts with them, by `CUlimit`: stack 1 KiB, printf FIFO 1 MiB, malloc heap
+/// 8 MiB, two levels of device-side synchronisation, 2048 pending launches, 64 B fetches (CUDA Driver API, `cuCtxSetLimit`).
+const LIMITS: [usize; 7] = [1024, 1 << 20, 8 << 20, 2, 2048, 64, 0];
+
+/// A context.
+pub(crate) struct Context {
+    /// Ordinal of its device.
+    pub(crate) device: usize,
+    pub(crate) gpu: ContextId,
+    pub(crate) flags: u32,
+    pub(crate) api_version: u32,
+    pub(crate) is_primary: bool,
+    /// The null stream of the legacy API, made when first meant.
+    pub(crate) legacy: Option<Key<Stream>>,
+    /// The null stream of each thread, for the per-thread API.
+    pub(crate) per_thread: HashMap<ThreadId, Key<Stream>>,
+    pub(crate) limits: [usize; LIMITS.len()],
+    pub(crate) cache_config: CUfunc_cache,
+    pub(crate) shared_config: CUsharedconfig,
+    /// Contexts whose memory kernels of this one may reach.
+    pub(crate) peers: BTreeSet<Key<Context>>,
+}
+
+/// The primary context of a device, and what stays when it goes.
+pub(crate) struct Primary {
+    pub(crate) context: Option<Key<Context>>,
+    pub(crate) retained: u32,
+    pub(crate) flags: u32,
+    pub(crate) default_pool: Key<Pool>,
+    pub(crate) pool: Key<Pool>,
+}
+
+impl Primary {
+    pub(crate) fn new(default_pool: Key<Pool>) -> Self {
+        Self {
+            context: None,
+            retained: 0,
+            flags: 0,
+            default_pool,
+            pool: default_pool,
+        }
+    }
+}
+
+thread_local! {
+    static STACK: RefCell<Vec<Key<Context>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The top of the calling thread's stack, whether the context still exists or not.
+pub(crate) fn top() -> Option<Key<Context>> {
+    STACK.with_borrow(|stack| stack.last().copied())
+}
+
+/// The calling thread's context.
+pub(crate) fn current(state: &State) -> Answer<Key<Context>> {
+    let key = top().ok_or(CUDA_ERROR_INVALID_CONTEXT)?;
+    state
+        .contexts
+        .get(key)
+        .map(|_| key)
+        .ok_or(CUDA_ERROR_CONTEXT_IS_DESTROYED)
+}
+
+/// The calling thread's context, itself.
+pub(crate) fn current_mut(state: &mut State) -> Answer<&mut Context> {
+    let key = current(state)?;
+    state
+        .contexts
+        .get_mut(key)
+        .ok_or(CUDA_ERROR_CONTEXT_IS_DESTROYED)
+}
+
+/// Puts a context on the calling thread's stack.
+pub(crate) fn push(key: Key<Context>) {
+    STACK.with_borrow_mut(|stack| stack.push(key));
+}
+
+/// Takes the top off the calling thread's stack.
+pub(crate) fn pop() -> Option<Key<Context>> {
+    STACK.with_borrow_mut(Vec::pop)
+}
+
+/// Replaces the top of the calling thread's stack; `None` takes it off.
+pub(crate) fn replace(key: Option<Key<Context>>) {
+    STACK.with_borrow_mut(|stack| {
+        stack.pop();
+        stack.extend(key);
+    });
+}
+
+/// The context behind a handle.
+pub(crate) fn find(state: &State, handle: CUcontext) -> Answer<Key<Context>> {
+    let key = Key::of(handle).ok_or(CUDA_ERROR_INVALID_CONTEXT)?;
+    state
+        .contexts
+        .get(key)
+        .map(|_| key)
+        .ok_or(CUDA_ERROR_INVALID_CONTEXT)
+}
+
+/// As [`find`]; null is the calling thread's.
+pub(crate) fn find_or_current(state: &State, handle: CUcontext) -> Answer<Key<Context>> {
+    if handle.is_null() {
+        current(state)
+    } else {
+        find(state, handle)
+    }
+}
+
+/// A context that must exist, because its handle was looked up.
+pub(crate) fn get(state: &State, key: Key<Context>) -> Answer<&Context> {
+    state
+        .contexts
+        .get(key)
+        .ok_or(CUDA_ERROR_CONTEXT_IS_DESTROYED)
+}
+
+/// Refuses flags that do not exist, or more than one way to wait.
+pub(crate) fn check_flags(flags: u32) -> Answer {
+    let ways = flags & CU_CTX_SCHED_MASK;
+    if flags & !CU_CTX_FLAGS_MASK != 0 || ![0, 1, 2, 4].contains(&ways) {
+        Err(CUDA_ERROR_INVALID_VALUE)
+    } else {
+        Ok(())
+    }
+}
+
+/// Makes a context on a device; the device counts its overhead.
+pub(crate) fn create(
+    process: &Process,
+    state: &mut State,
+    device: usize,
+    flags: u32,
+    api_version: u32,
+) -> Answer<Key<Context>> {
+    check_flags(flags)?;
+    let index = process
+        .devices
+        .get(device)
+        .ok_or(CUDA_ERROR_INVALID_DEVICE)?
+        .index;
+    let gpu = process.machine.create_context(index).map_err(refused)?;
+    Ok(state.contexts.insert(Context {
+        device,
+        gpu,
+        flags,
+        api_version,
+        is_primary: false,
+        legacy: None,
+        per_thread: HashMap::new(),
+        limits: LIMITS,
+        cache_config: CU_FUNC_CACHE_PREFER_NONE,
+        shared_config: CU_SHARED_MEM_CONFIG_FOUR_BYTE_BANK_SIZE,
+        peers: BTreeSet::new(),
+    }))
+}
+
+/// The primary context of a device, made if there is none.
+pub(crate) fn retain_primary(process: &Process, device: usize) -> Answer<Key<Context>> {
+    let mut state = process.lock();
+    let primary = state
+        .primaries
+        .get(device)
+        .ok_or(CUDA_ERROR_INVALID_DEVICE)?;
+    let key = match primary.context {
+        Some(key) => key,
+        None => {
+            let flags = primary.flags;
+            let key = create(process, &mut state, device, flags, API_VERSION)?;
+            state
+                .contexts
+                .get_mut(key)
+                .ok_or(CUDA_ERROR_UNKNOWN)?
+                .is_primary = true;
+            key
+        }
+    };
+    let primary = state
+        .primaries
+        .get_mut(device)
+        .ok_or(CUDA_ERROR_INVALID_DEVICE)?;
+    primary.context = Some(key);
+    primary.retained = primary.retained.saturating_add(1);
+    Ok(key)
+}
+
+/// `cuCtxGetApiVersion` of contexts made by the current API (CUDA Driver API, `cuCtxGetApiVersion`).
+pub(crate) const API_VERSION: u32 = 3020;
+
+/// Gives a primary context back; the last one ends it.
+pub(crate) fn release_primary(process: &Process, device: usize) -> Answer {
+    let ended = {
+        let mut state = process.lock();
+        let primary = state
+            .primaries
+            .get_mut(device)
+            .ok_or(CUDA_ERROR_INVALID_DEVICE)?;
+        primary.retained = primary
+            .retained
+            .checked_sub(1)
+            .ok_or(CUDA_ERROR_INVALID_CONTEXT)?;
+        if primary.retained == 0 {
+            primary.context.take()
+        } else {
+            None
+        }
+    };
+    ended.map_or(Ok(()), |key| destroy(process, key))
+}
+
+/// Ends a primary context whoever holds it.
+pub(crate) fn reset_primary(process: &Process, device: usize) -> Answer {
+    let ended = {
+        let mut state = process.lock();
+        state
+            .primaries
+            .get_mut(device)
+            .ok_or(CUDA_ERROR_INVALID_DEVICE)?
+            .context
+            .take()
+    };
+    ended.map_or(Ok(()), |key| {
+        destroy(process, key)?;
+        if let Some(primary) = process.lock().primaries.get_mut(device) {
+            primary.retained = 0;
+        }
+        Ok(())
+    })
+}
+
+/// Ends a context with everything in it, after its work is done.
+pub(crate) fn destroy(process: &Process, key: Key<Context>) -> Answer {
+    stream::wait_all(process, &stream::pending(&process.lock(), Some(key)))?;
+    let mut state = process.lock();
+    let context = state
+        .contexts
+        .remove(key)
+        .ok_or(CUDA_ERROR_INVALID_CONTEXT)?;
+    for each in state.streams.extract(|stream| stream.context == key) {
+        stream::end(process, each)?;
+    }
+    state.events.extract(|event| event.context == key);
+    module::unload_all(&mut state, key);
+    for range in state.book.remove_of(key) {
+        memory::give_back(process, range)?;
+    }
+    for (_, other) in state.contexts.iter_mut() {
+        other.peers.remove(&key);
+    }
+    process
+        .machine
+        .destroy_context(context.gpu)
+        .map_err(refused)
+}
+
+/// Waits for everything that the context was given to do.
+pub(crate) fn synchronize(process: &Process, key: Key<Context>) -> Answer {
+    let pending = {
+        let mut state = process.lock();
+        crate::capture::forbid(&mut state)?;
+        if state
+            .streams
+            .iter()
+            .any(|(_, stream)| stream.context == key && stream.capture.is_some())
+        {
+            return Err(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
+        }
+        stream::pending(&state, Some(key))
+    };
+    stream::wait_all(process, &pending)?;
+    crate::pool::reclaim(process, &mut process.lock())
+}

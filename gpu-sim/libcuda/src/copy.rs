@@ -1,0 +1,303 @@
+//! Copies: linear, pitched and three-dimensional, between any two places.
+//!
+//! Ordering follows "API synchronization behavior" of the CUDA Driver API: a copy takes effect in stream order; from pageable
+//! memory the bytes are staged before the call returns, to pageable memory the call returns when they are there; a
+//! synchronous copy returns when it is done, but for one within device memory, which returns at once.
+
+use cuda_sys_stubs::abi::*;
+use gpu_sim::client::{Effect, Machine};
+use gpu_sim::command::{Command, CopyDirection};
+
+use crate::address::{HostKind, Place};
+use crate::door::{Answer, NullStream};
+use crate::graph::Operation;
+use crate::process::{Process, State, lost};
+use crate::{bytes, capture, stream};
+
+/// One side of a copy as the program describes it; lengths in bytes, `height` in rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SideParams {
+    pub(crate) x: u64,
+    pub(crate) y: u64,
+    pub(crate) z: u64,
+    pub(crate) memory_type: CUmemorytype,
+    pub(crate) address: u64,
+    pub(crate) pitch: u64,
+    pub(crate) height: u64,
+}
+
+/// A copy as the program describes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CopyParams {
+    pub(crate) src: SideParams,
+    pub(crate) dst: SideParams,
+    pub(crate) width: u64,
+    pub(crate) height: u64,
+    pub(crate) depth: u64,
+}
+
+impl SideParams {
+    /// A stretch of bytes without rows.
+    pub(crate) fn linear(memory_type: CUmemorytype, address: u64) -> Self {
+        Self {
+            x: 0,
+            y: 0,
+            z: 0,
+            memory_type,
+            address,
+            pitch: 0,
+            height: 0,
+        }
+    }
+}
+
+impl CopyParams {
+    /// `bytes` in one piece.
+    pub(crate) fn linear(dst: (CUmemorytype, u64), src: (CUmemorytype, u64), bytes: u64) -> Self {
+        let side = |(memory_type, address)| SideParams::linear(memory_type, address);
+        Self {
+            src: side(src),
+            dst: side(dst),
+            width: bytes,
+            height: 1,
+            depth: 1,
+        }
+    }
+}
+
+/// One side of a copy, resolved: where its first byte is, and how far rows and slices are apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Side {
+    place: Place,
+    pitch: u64,
+    slice: u64,
+}
+
+/// A copy that can be run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Copy {
+    pub(crate) params: CopyParams,
+    src: Side,
+    dst: Side,
+}
+
+impl Copy {
+    /// Resolves both sides. `CUDA_ERROR_INVALID_VALUE`: rows that do not fit their pitch, or memory that is not there.
+    pub(crate) fn plan(process: &Process, state: &State, params: CopyParams) -> Answer<Self> {
+        let side = |side: &SideParams| Side::plan(process, state, side, &params);
+        Ok(Self {
+            params,
+            src: side(&params.src)?,
+            dst: side(&params.dst)?,
+        })
+    }
+
+    /// Bytes that it moves.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.params
+            .width
+            .saturating_mul(self.params.height)
+            .saturating_mul(self.params.depth)
+    }
+
+    fn direction(&self) -> Option<CopyDirection> {
+        match (self.src.place.host_kind(), self.dst.place.host_kind()) {
+            (Some(HostKind::Pageable), None) => Some(CopyDirection::PageableToDevice),
+            (Some(_), None) => Some(CopyDirection::HostToDevice),
+            (None, Some(HostKind::Pageable)) => Some(CopyDirection::DeviceToPageable),
+            (None, Some(_)) => Some(CopyDirection::DeviceToHost),
+            (None, None) => Some(CopyDirection::DeviceToDevice),
+            (Some(_), Some(_)) => None,
+        }
+    }
+
+    /// The command that takes the time; a copy within host memory takes none of the device's.
+    pub(crate) fn command(&self) -> Command {
+        self.direction()
+            .map_or(Command::Marker, |direction| Command::Copy {
+                direction,
+                bytes: self.bytes(),
+            })
+    }
+
+    /// What moves the bytes when the command completes.
+    pub(crate) fn effect(self, machine: &'static Machine) -> Effect {
+        self.effect_with(machine, Vec::new())
+    }
+
+    fn effect_with(self, machine: &'static Machine, staged: Vec<u8>) -> Effect {
+        let run = Box::new(move || {
+            self.run(machine);
+            drop(staged);
+        });
+        match self.dst.place {
+            Place::Host {
+                kind: HostKind::PageLocked | HostKind::Managed,
+                ..
+            } => Effect::HostVisible(run),
+            Place::Host { .. } | Place::Vram { .. } => Effect::OnWait(run),
+        }
+    }
+
+    fn run(&self, machine: &Machine) {
+        for slice in 0..self.params.depth {
+            for row in 0..self.params.height {
+                let offset = |side: &Side| {
+                    slice
+                        .saturating_mul(side.slice)
+                        .saturating_add(row.saturating_mul(side.pitch))
+                };
+                bytes::copy(
+                    machine,
+                    (self.dst.place, offset(&self.dst)),
+                    (self.src.place, offset(&self.src)),
+                    self.params.width,
+                );
+            }
+        }
+    }
+
+    /// The same copy out of a private copy of its source.
+    fn staged(self, machine: &Machine) -> Answer<(Self, Vec<u8>)> {
+        let bytes = usize::try_from(self.bytes()).map_err(|_| CUDA_ERROR_OUT_OF_MEMORY)?;
+        let mut staged = vec![0u8; bytes];
+        let address = u64::try_from(staged.as_mut_ptr().expose_provenance())
+            .map_err(|_| CUDA_ERROR_OUT_OF_MEMORY)?;
+        let place = Place::Host {
+            address,
+            kind: HostKind::Pageable,
+        };
+        let side = Side {
+            place,
+            pitch: self.params.width,
+            slice: self.params.width.saturating_mul(self.params.height),
+        };
+        Self { dst: side, ..self }.run(machine);
+        Ok((Self { src: side, ..self }, staged))
+    }
+}
+
+impl Side {
+    fn plan(
+        process: &Process,
+        state: &State,
+        side: &SideParams,
+        params: &CopyParams,
+    ) -> Answer<Self> {
+        let rows = params.height.max(1);
+        let pitch = if side.pitch == 0 {
+            side.x.saturating_add(params.width)
+        } else {
+            side.pitch
+        };
+        let height = if side.height == 0 {
+            side.y.saturating_add(rows)
+        } else {
+            side.height
+        };
+        let fits =
+            side.x.saturating_add(params.width) <= pitch || rows.saturating_mul(params.depth) <= 1;
+        if !fits || (params.depth > 1 && side.y.saturating_add(rows) > height) {
+            return Err(CUDA_ERROR_INVALID_VALUE);
+        }
+        let slice = pitch.checked_mul(height).ok_or(CUDA_ERROR_INVALID_VALUE)?;
+        let first = [
+            side.z.checked_mul(slice),
+            side.y.checked_mul(pitch),
+            Some(side.x),
+        ]
+        .into_iter()
+        .try_fold(0u64, |sum, part| sum.checked_add(part?));
+        let start = first
+            .and_then(|first| side.address.checked_add(first))
+            .ok_or(CUDA_ERROR_INVALID_VALUE)?;
+        let before_last = (params.depth.saturating_sub(1))
+            .checked_mul(slice)
+            .and_then(|sum| sum.checked_add((rows - 1).checked_mul(pitch)?));
+        let bytes = before_last
+            .and_then(|sum| sum.checked_add(params.width))
+            .ok_or(CUDA_ERROR_INVALID_VALUE)?;
+        let place = match side.memory_type {
+            CU_MEMORYTYPE_HOST | CU_MEMORYTYPE_UNIFIED => {
+                state.book.place(&process.devices, start, bytes)?
+            }
+            CU_MEMORYTYPE_DEVICE => state.book.known_place(start, bytes)?,
+            CU_MEMORYTYPE_ARRAY => return Err(CUDA_ERROR_NOT_SUPPORTED),
+            _ => return Err(CUDA_ERROR_INVALID_VALUE),
+        };
+        Ok(Self {
+            place,
+            pitch,
+            slice,
+        })
+    }
+}
+
+impl Place {
+    /// `None`: it counts as device memory.
+    fn host_kind(self) -> Option<HostKind> {
+        match self {
+            Self::Vram { .. }
+            | Self::Host {
+                kind: HostKind::Managed,
+                ..
+            } => None,
+            Self::Host { kind, .. } => Some(kind),
+        }
+    }
+}
+
+/// Whether the call may return before the copy is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Return {
+    WhenDone,
+    AtOnce,
+}
+
+/// Copies on a stream, or records the copy if the stream is capturing.
+pub(crate) fn copy(
+    process: &'static Process,
+    params: CopyParams,
+    handle: CUstream,
+    null: NullStream,
+    when: Return,
+) -> Answer {
+    let mut state = process.lock();
+    if when == Return::WhenDone {
+        capture::forbid(&mut state)?;
+    }
+    let key = stream::resolve(process, &mut state, handle, null)?;
+    if params.width == 0 || params.height == 0 || params.depth == 0 {
+        return Ok(());
+    }
+    let plan = Copy::plan(process, &state, params)?;
+    if capture::place(&mut state, key)?.is_some() {
+        return capture::append(&mut state, key, Operation::Copy(plan));
+    }
+    let (command, direction) = (plan.command(), plan.direction());
+    let (plan, staged) = match plan.src.place {
+        Place::Host {
+            kind: HostKind::Pageable,
+            ..
+        } => plan.staged(&process.machine)?,
+        _ => (plan, Vec::new()),
+    };
+    let sequence = stream::submit(
+        process,
+        &mut state,
+        key,
+        command,
+        Some(plan.effect_with(&process.machine, staged)),
+    )?;
+    let waits = match direction {
+        Some(CopyDirection::DeviceToDevice) => false,
+        Some(CopyDirection::DeviceToPageable) | None => true,
+        Some(_) => when == Return::WhenDone,
+    };
+    let gpu = std::sync::Arc::clone(&stream::get(&state, key)?.gpu);
+    drop(state);
+    if waits {
+        process.machine.wait_stream(&gpu, sequence).map_err(lost)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,101 @@
+//! What is known of a pointer; advice on managed memory.
+
+use std::ffi::c_void;
+
+use cuda_sys_stubs::abi::*;
+
+use super::{list, put, wanted, wide};
+use crate::address::Backing;
+use crate::door::{Answer, NullStream, exports};
+use crate::memory::{self, Attribute};
+use crate::process::process;
+use crate::stream;
+
+/// Writes a value in the type that the attribute has.
+///
+/// # Safety
+/// `to` is null or has room for the attribute's type.
+unsafe fn write(to: *mut c_void, value: Attribute) -> Answer {
+    // SAFETY: the caller's promise, for each type in turn.
+    unsafe {
+        match value {
+            Attribute::Pointer(value) | Attribute::Long(value) => put(to.cast::<u64>(), value),
+            Attribute::Word(value) => put(to.cast::<u32>(), value),
+            Attribute::Byte(value) => put(to.cast::<u8>(), value),
+            Attribute::Tokens => put(to.cast::<[u64; 2]>(), [0; 2]),
+        }
+    }
+}
+
+/// Managed memory is always resident, so advice and prefetching move nothing: they are checked and done.
+fn check_managed(start: CUdeviceptr, bytes: usize) -> Answer {
+    let process = process()?;
+    let state = process.lock();
+    match state
+        .book
+        .find_all(start, wide(bytes))
+        .map(|range| range.backing)
+    {
+        Some(Backing::Managed(_)) if bytes > 0 => Ok(()),
+        _ => Err(CUDA_ERROR_INVALID_VALUE),
+    }
+}
+
+fn prefetch(start: CUdeviceptr, bytes: usize, handle: CUstream, null: NullStream) -> Answer {
+    check_managed(start, bytes)?;
+    let process = process()?;
+    stream::resolve(process, &mut process.lock(), handle, null).map(drop)
+}
+
+exports! {
+    fn cuPointerGetAttribute(data: *mut c_void, attribute: CUpointer_attribute, ptr: CUdeviceptr) {
+        let process = process()?;
+        wanted(data)?;
+        let value = memory::attribute(&process.lock(), attribute, ptr)?;
+        write(data, value.ok_or(CUDA_ERROR_INVALID_VALUE)?)
+    }
+    fn cuPointerGetAttributes(numAttributes: u32, attributes: *mut CUpointer_attribute, data: *mut *mut c_void, ptr: CUdeviceptr) {
+        let process = process()?;
+        let count = usize::try_from(numAttributes).map_err(|_| CUDA_ERROR_INVALID_VALUE)?;
+        let (attributes, data) = (list(attributes, count)?, list(data, count)?);
+        if count == 0 {
+            return Err(CUDA_ERROR_INVALID_VALUE);
+        }
+        let state = process.lock();
+        for (attribute, to) in attributes.iter().zip(data) {
+            let value = match memory::attribute(&state, *attribute, ptr) {
+                Ok(Some(value)) => value,
+                // Attributes that do not apply are written as for an unknown pointer.
+                Ok(None) | Err(_) => Attribute::unknown(*attribute),
+            };
+            write(*to, value)?;
+        }
+        Ok(())
+    }
+    fn cuPointerSetAttribute(value: *const c_void, attribute: CUpointer_attribute, ptr: CUdeviceptr) {
+        let process = process()?;
+        wanted(value.cast_mut())?;
+        let is_known = process.lock().book.find(ptr).is_some_and(|range| range.block().is_some());
+        if attribute == CU_POINTER_ATTRIBUTE_SYNC_MEMOPS && is_known { Ok(()) } else { Err(CUDA_ERROR_INVALID_VALUE) }
+    }
+    fn cuMemPrefetchAsync / cuMemPrefetchAsync_ptsz |null| (devPtr: CUdeviceptr, count: usize, _dstDevice: CUdevice, hStream: CUstream) {
+        prefetch(devPtr, count, hStream, null)
+    }
+    fn cuMemPrefetchAsync_v2 / cuMemPrefetchAsync_v2_ptsz |null| (devPtr: CUdeviceptr, count: usize, _location: CUmemLocation, flags: u32, hStream: CUstream) {
+        if flags != 0 {
+            return Err(CUDA_ERROR_INVALID_VALUE);
+        }
+        prefetch(devPtr, count, hStream, null)
+    }
+    fn cuMemAdvise(devPtr: CUdeviceptr, count: usize, _advice: CUmem_advise, _device: CUdevice) {
+        check_managed(devPtr, count)
+    }
+    fn cuMemAdvise_v2(devPtr: CUdeviceptr, count: usize, _advice: CUmem_advise, _location: CUmemLocation) {
+        check_managed(devPtr, count)
+    }
+    fn cuStreamAttachMemAsync / cuStreamAttachMemAsync_ptsz |null| (hStream: CUstream, dptr: CUdeviceptr, length: usize, _flags: u32) {
+        let process = process()?;
+        stream::resolve(process, &mut process.lock(), hStream, null)?;
+        check_managed(dptr, length.max(1))
+    }
+}

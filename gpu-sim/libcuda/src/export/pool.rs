@@ -1,0 +1,126 @@
+//! Memory pools and stream-ordered allocation.
+
+use std::ffi::c_void;
+
+use cuda_sys_stubs::abi::*;
+
+use super::{get, list, put, wanted, wide};
+use crate::door::{Answer, exports};
+use crate::pool::{self, PoolAttribute};
+use crate::process::process;
+
+/// Only memory of a device, for this process alone, comes from a pool.
+fn check_props(props: &CUmemPoolProps) -> Answer {
+    let is_device = props.location.type_ == CU_MEM_LOCATION_TYPE_DEVICE;
+    if props.allocType != CU_MEM_ALLOCATION_TYPE_PINNED {
+        return Err(CUDA_ERROR_INVALID_VALUE);
+    }
+    if is_device && props.handleTypes == CU_MEM_HANDLE_TYPE_NONE {
+        Ok(())
+    } else {
+        Err(CUDA_ERROR_NOT_SUPPORTED)
+    }
+}
+
+fn is_own(location: &CUmemLocation, device: usize) -> bool {
+    location.type_ == CU_MEM_LOCATION_TYPE_DEVICE && usize::try_from(location.id) == Ok(device)
+}
+
+exports! {
+    fn cuMemAllocAsync / cuMemAllocAsync_ptsz |null| (dptr: *mut CUdeviceptr, bytesize: usize, hStream: CUstream) {
+        let process = process()?;
+        wanted(dptr)?;
+        put(dptr, pool::alloc(process, wide(bytesize), None, hStream, null)?)
+    }
+    fn cuMemAllocFromPoolAsync / cuMemAllocFromPoolAsync_ptsz |null| (dptr: *mut CUdeviceptr, bytesize: usize, pool: CUmemoryPool, hStream: CUstream) {
+        let process = process()?;
+        wanted(dptr)?;
+        put(dptr, pool::alloc(process, wide(bytesize), Some(pool), hStream, null)?)
+    }
+    fn cuMemFreeAsync / cuMemFreeAsync_ptsz |null| (dptr: CUdeviceptr, hStream: CUstream) {
+        pool::free(process()?, dptr, hStream, null)
+    }
+    fn cuMemPoolCreate(pool: *mut CUmemoryPool, poolProps: *const CUmemPoolProps) {
+        let process = process()?;
+        wanted(pool)?;
+        let props = get(poolProps)?;
+        check_props(&props)?;
+        put(pool, pool::create(process, props.location.id)?.handle())
+    }
+    fn cuMemPoolDestroy(pool: CUmemoryPool) {
+        pool::destroy(process()?, pool)
+    }
+    fn cuMemPoolTrimTo(pool: CUmemoryPool, minBytesToKeep: usize) {
+        let process = process()?;
+        let mut state = process.lock();
+        let key = pool::find(&state, pool)?;
+        pool::reclaim(process, &mut state)?;
+        pool::trim(process, &mut state, key, wide(minBytesToKeep))
+    }
+    fn cuMemPoolGetAttribute(pool: CUmemoryPool, attr: CUmemPool_attribute, value: *mut c_void) {
+        let process = process()?;
+        wanted(value)?;
+        let mut state = process.lock();
+        pool::reclaim(process, &mut state)?;
+        let key = pool::find(&state, pool)?;
+        match pool::attribute(pool::get(&mut state, key)?, attr)? {
+            PoolAttribute::Word(word) => put(value.cast::<u32>(), word),
+            PoolAttribute::Long(long) => put(value.cast::<u64>(), long),
+        }
+    }
+    fn cuMemPoolSetAttribute(pool: CUmemoryPool, attr: CUmemPool_attribute, value: *mut c_void) {
+        let process = process()?;
+        let long = match attr {
+            CU_MEMPOOL_ATTR_REUSE_FOLLOW_EVENT_DEPENDENCIES..=CU_MEMPOOL_ATTR_REUSE_ALLOW_INTERNAL_DEPENDENCIES => get(value.cast::<u32>())?.into(),
+            _ => get(value.cast::<u64>())?,
+        };
+        let mut state = process.lock();
+        let key = pool::find(&state, pool)?;
+        pool::set_attribute(pool::get(&mut state, key)?, attr, long)
+    }
+    fn cuMemPoolSetAccess(pool: CUmemoryPool, map: *const CUmemAccessDesc, count: usize) {
+        let process = process()?;
+        let wishes = list(map, count)?;
+        let mut state = process.lock();
+        let key = pool::find(&state, pool)?;
+        let own = pool::get(&mut state, key)?.device;
+        for wish in wishes {
+            process.device(wish.location.id)?;
+            if is_own(&wish.location, own) && wish.flags != CU_MEM_ACCESS_FLAGS_PROT_READWRITE {
+                return Err(CUDA_ERROR_INVALID_VALUE);
+            }
+        }
+        Ok(())
+    }
+    fn cuMemPoolGetAccess(flags: *mut CUmemAccess_flags, memPool: CUmemoryPool, location: *mut CUmemLocation) {
+        let process = process()?;
+        let location = get(location.cast_const())?;
+        process.device(location.id)?;
+        pool::find(&process.lock(), memPool)?;
+        // Every device of the machine reaches every other one's memory.
+        put(flags, CU_MEM_ACCESS_FLAGS_PROT_READWRITE)
+    }
+    fn cuDeviceGetDefaultMemPool(pool_out: *mut CUmemoryPool, dev: CUdevice) {
+        let process = process()?;
+        let (ordinal, _) = process.device(dev)?;
+        let state = process.lock();
+        put(pool_out, state.primaries.get(ordinal).ok_or(CUDA_ERROR_INVALID_DEVICE)?.default_pool.handle())
+    }
+    fn cuDeviceGetMemPool(pool: *mut CUmemoryPool, dev: CUdevice) {
+        let process = process()?;
+        let (ordinal, _) = process.device(dev)?;
+        let state = process.lock();
+        put(pool, state.primaries.get(ordinal).ok_or(CUDA_ERROR_INVALID_DEVICE)?.pool.handle())
+    }
+    fn cuDeviceSetMemPool(dev: CUdevice, pool: CUmemoryPool) {
+        let process = process()?;
+        let (ordinal, _) = process.device(dev)?;
+        let mut state = process.lock();
+        let key = pool::find(&state, pool)?;
+        if pool::get(&mut state, key)?.device != ordinal {
+            return Err(CUDA_ERROR_INVALID_VALUE);
+        }
+        state.primaries.get_mut(ordinal).ok_or(CUDA_ERROR_INVALID_DEVICE)?.pool = key;
+        Ok(())
+    }
+}

@@ -1,0 +1,397 @@
+//! Executable graphs: a graph frozen, flattened and uploaded; updates of single nodes and of the whole.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use cuda_sys_stubs::abi::*;
+use gpu_sim::client::Graph as GpuGraph;
+use gpu_sim::command::GraphNode;
+
+use super::{Graph, Node, Operation, get, node, sorted};
+use crate::context::Context;
+use crate::door::Answer;
+use crate::process::{Process, State, lost, refused};
+use crate::stream::{self, Stream};
+use crate::table::Key;
+use crate::{capture, context};
+
+const FLAGS_ALL: u64 = 15;
+const FLAG_AUTO_FREE_ON_LAUNCH: u64 = 1;
+const FLAG_UPLOAD: u64 = 2;
+const FLAG_DEVICE_LAUNCH: u64 = 4;
+
+/// An executable graph.
+pub(crate) struct GraphExec {
+    pub(crate) flags: u64,
+    pub(crate) context: Key<Context>,
+    steps: Vec<Step>,
+    /// Node of the graph that it was made from (and of its child graphs) → index of its step.
+    indices: BTreeMap<Key<Node>, usize>,
+    /// Shape of the graph that it was made from: nodes of the top level and of each child, sorted.
+    shape: Vec<Shape>,
+    gpu: Arc<GpuGraph>,
+}
+
+/// One node of the flattened graph.
+#[derive(Clone, Debug)]
+struct Step {
+    operation: Operation,
+    dependencies: Vec<u32>,
+    enabled: bool,
+}
+
+/// What must stay the same in an update: a node's kind, and where it stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Shape {
+    node_type: CUgraphNodeType,
+    dependencies: usize,
+}
+
+/// The exec behind a handle.
+pub(crate) fn find(state: &State, handle: CUgraphExec) -> Answer<Key<GraphExec>> {
+    let key = Key::of(handle).ok_or(CUDA_ERROR_INVALID_VALUE)?;
+    state
+        .execs
+        .get(key)
+        .map(|_| key)
+        .ok_or(CUDA_ERROR_INVALID_VALUE)
+}
+
+/// Freezes a graph. Changes of the graph do not reach it any more.
+pub(crate) fn instantiate(process: &Process, graph: CUgraph, flags: u64) -> Answer<Key<GraphExec>> {
+    let mut state = process.lock();
+    let context = context::current(&state)?;
+    let graph = super::find(&state, graph)?;
+    if flags & !FLAGS_ALL != 0
+        || flags & (FLAG_AUTO_FREE_ON_LAUNCH | FLAG_DEVICE_LAUNCH)
+            == (FLAG_AUTO_FREE_ON_LAUNCH | FLAG_DEVICE_LAUNCH)
+    {
+        return Err(CUDA_ERROR_INVALID_VALUE);
+    }
+    if flags & FLAG_DEVICE_LAUNCH != 0 {
+        return Err(CUDA_ERROR_NOT_SUPPORTED);
+    }
+    let mut flat = Flat::default();
+    flat.append(&state, graph, &[])?;
+    let nodes = flat
+        .steps
+        .iter()
+        .map(|step| gpu_node(&mut state, step))
+        .collect::<Answer<Vec<_>>>()?;
+    let gpu = Arc::new(process.machine.create_graph(&nodes).map_err(refused)?);
+    let Flat {
+        steps,
+        indices,
+        shape,
+    } = flat;
+    Ok(state.execs.insert(GraphExec {
+        flags: flags & !FLAG_UPLOAD,
+        context,
+        steps,
+        indices,
+        shape,
+        gpu,
+    }))
+}
+
+/// Commands of event nodes are written at each launch, because each launch counts up; until then they do nothing.
+fn gpu_node(state: &mut State, step: &Step) -> Answer<GraphNode> {
+    let command = match step.operation {
+        Operation::RecordEvent(_) | Operation::WaitEvent(_) => gpu_sim::command::Command::Marker,
+        ref operation => operation.command(state)?,
+    };
+    Ok(GraphNode {
+        command,
+        dependencies: step.dependencies.clone(),
+        enabled: step.enabled,
+    })
+}
+
+#[derive(Default)]
+struct Flat {
+    steps: Vec<Step>,
+    indices: BTreeMap<Key<Node>, usize>,
+    shape: Vec<Shape>,
+}
+
+impl Flat {
+    /// Appends the nodes of a graph behind `before`; gives the steps that end it. A child graph's node becomes a step behind
+    /// its last nodes, so that what depends on it depends on all of them.
+    fn append(&mut self, state: &State, graph: Key<Graph>, before: &[u32]) -> Answer<Vec<u32>> {
+        let mut ends: Vec<u32> = Vec::new();
+        for key in sorted(state, graph)? {
+            let Node {
+                operation,
+                dependencies,
+                ..
+            } = node(state, key)?;
+            let own = dependencies
+                .iter()
+                .filter_map(|(dependency, _)| u32::try_from(*self.indices.get(dependency)?).ok());
+            let mut behind: Vec<u32> = own.collect();
+            ends.retain(|end| !behind.contains(end));
+            if behind.is_empty() {
+                behind.extend_from_slice(before);
+            }
+            self.shape.push(Shape {
+                node_type: operation.node_type(),
+                dependencies: dependencies.len(),
+            });
+            if let Operation::Child(child) = operation {
+                let last = self.append(state, *child, &behind)?;
+                behind = if last.is_empty() { behind } else { last };
+            }
+            let index = self.steps.len();
+            self.steps.push(Step {
+                operation: operation.clone(),
+                dependencies: behind,
+                enabled: true,
+            });
+            self.indices.insert(key, index);
+            ends.push(u32::try_from(index).map_err(|_| CUDA_ERROR_INVALID_VALUE)?);
+        }
+        Ok(ends)
+    }
+}
+
+/// Runs an executable graph on a stream, or records it as a child graph if the stream is capturing.
+pub(crate) fn launch(
+    process: &'static Process,
+    exec: CUgraphExec,
+    handle: CUstream,
+    null: crate::door::NullStream,
+) -> Answer {
+    let mut state = process.lock();
+    let exec = find(&state, exec)?;
+    let stream = stream::resolve(process, &mut state, handle, null)?;
+    if capture::place(&mut state, stream)?.is_some() {
+        return capture_launch(&mut state, exec, stream);
+    }
+    stream::order(process, &mut state, stream)?;
+    update_events(process, &mut state, exec)?;
+    let exec = state.execs.get(exec).ok_or(CUDA_ERROR_INVALID_VALUE)?;
+    let enabled = exec
+        .steps
+        .iter()
+        .enumerate()
+        .filter(|(_, step)| step.enabled);
+    let effects = enabled.filter_map(|(index, step)| {
+        Some((
+            u32::try_from(index).ok()?,
+            step.operation.effect(&process.machine)?,
+        ))
+    });
+    let gpu = &stream::get(&state, stream)?.gpu;
+    process
+        .machine
+        .submit_graph(gpu, &exec.gpu, effects.collect())
+        .map(drop)
+        .map_err(lost)
+}
+
+/// Writes the commands of event nodes for the next launch.
+fn update_events(process: &Process, state: &mut State, key: Key<GraphExec>) -> Answer {
+    let exec = state.execs.get(key).ok_or(CUDA_ERROR_INVALID_VALUE)?;
+    let gpu = Arc::clone(&exec.gpu);
+    let is_event = |step: &Step| {
+        matches!(
+            step.operation,
+            Operation::RecordEvent(_) | Operation::WaitEvent(_)
+        )
+    };
+    let steps: Vec<_> = exec
+        .steps
+        .iter()
+        .cloned()
+        .enumerate()
+        .filter(|(_, step)| is_event(step))
+        .collect();
+    for (index, step) in steps {
+        let command = step.operation.command(state)?;
+        let index = u32::try_from(index).map_err(|_| CUDA_ERROR_INVALID_VALUE)?;
+        process
+            .machine
+            .update_graph(&gpu, index, command, step.enabled)
+            .map_err(refused)?;
+    }
+    Ok(())
+}
+
+fn capture_launch(state: &mut State, exec: Key<GraphExec>, stream: Key<Stream>) -> Answer {
+    let steps = state
+        .execs
+        .get(exec)
+        .ok_or(CUDA_ERROR_INVALID_VALUE)?
+        .steps
+        .clone();
+    let child = state.graphs.insert(Graph::default());
+    let mut keys: Vec<Key<Node>> = Vec::new();
+    for step in steps {
+        let behind = step
+            .dependencies
+            .iter()
+            .filter_map(|index| keys.get(usize::try_from(*index).ok()?))
+            .map(|key| (*key, super::Edge::default()));
+        let behind = behind.collect();
+        let operation = if matches!(step.operation, Operation::Child(_)) {
+            Operation::Empty
+        } else {
+            step.operation
+        };
+        keys.push(super::add(state, child, operation, behind)?);
+    }
+    let recorded = capture::append(state, stream, Operation::Child(child));
+    super::destroy(state, child)?;
+    recorded
+}
+
+/// Changes what one node does in launches from now on. It has to stay of its kind.
+pub(crate) fn set_operation(
+    process: &Process,
+    state: &mut State,
+    exec: Key<GraphExec>,
+    original: Key<Node>,
+    operation: Operation,
+) -> Answer {
+    let index = index_of(state, exec, original)?;
+    let exec = state.execs.get_mut(exec).ok_or(CUDA_ERROR_INVALID_VALUE)?;
+    let step = exec.steps.get_mut(index).ok_or(CUDA_ERROR_INVALID_VALUE)?;
+    if step.operation.node_type() != operation.node_type() {
+        return Err(CUDA_ERROR_INVALID_VALUE);
+    }
+    step.operation = operation;
+    let (step, gpu) = (step.clone(), Arc::clone(&exec.gpu));
+    upload(process, state, &gpu, index, &step)
+}
+
+fn upload(
+    process: &Process,
+    state: &mut State,
+    gpu: &GpuGraph,
+    index: usize,
+    step: &Step,
+) -> Answer {
+    let command = gpu_node(state, step)?.command;
+    let index = u32::try_from(index).map_err(|_| CUDA_ERROR_INVALID_VALUE)?;
+    process
+        .machine
+        .update_graph(gpu, index, command, step.enabled)
+        .map_err(refused)
+}
+
+fn index_of(state: &State, exec: Key<GraphExec>, original: Key<Node>) -> Answer<usize> {
+    let exec = state.execs.get(exec).ok_or(CUDA_ERROR_INVALID_VALUE)?;
+    exec.indices
+        .get(&original)
+        .copied()
+        .ok_or(CUDA_ERROR_INVALID_VALUE)
+}
+
+/// What a node does now.
+pub(crate) fn operation(
+    state: &State,
+    exec: Key<GraphExec>,
+    original: Key<Node>,
+) -> Answer<&Operation> {
+    let index = index_of(state, exec, original)?;
+    let exec = state.execs.get(exec).ok_or(CUDA_ERROR_INVALID_VALUE)?;
+    exec.steps
+        .get(index)
+        .map(|step| &step.operation)
+        .ok_or(CUDA_ERROR_INVALID_VALUE)
+}
+
+/// Whether a node does anything.
+pub(crate) fn is_enabled(state: &State, exec: Key<GraphExec>, original: Key<Node>) -> Answer<bool> {
+    let index = index_of(state, exec, original)?;
+    let exec = state.execs.get(exec).ok_or(CUDA_ERROR_INVALID_VALUE)?;
+    exec.steps
+        .get(index)
+        .map(|step| step.enabled)
+        .ok_or(CUDA_ERROR_INVALID_VALUE)
+}
+
+/// Switches a kernel, memset or memcpy node on or off.
+pub(crate) fn enable(
+    process: &Process,
+    state: &mut State,
+    exec: Key<GraphExec>,
+    original: Key<Node>,
+    enabled: bool,
+) -> Answer {
+    let index = index_of(state, exec, original)?;
+    let exec = state.execs.get_mut(exec).ok_or(CUDA_ERROR_INVALID_VALUE)?;
+    let step = exec.steps.get_mut(index).ok_or(CUDA_ERROR_INVALID_VALUE)?;
+    if !matches!(
+        step.operation,
+        Operation::Kernel(_) | Operation::Copy(_) | Operation::Fill(_)
+    ) {
+        return Err(CUDA_ERROR_INVALID_VALUE);
+    }
+    step.enabled = enabled;
+    let (step, gpu) = (step.clone(), Arc::clone(&exec.gpu));
+    upload(process, state, &gpu, index, &step)
+}
+
+/// Why an update was refused, and at which node of the new graph.
+pub(crate) type UpdateRefusal = (CUgraphExecUpdateResult, Option<Key<Node>>);
+
+/// Takes over what the nodes of a graph of the same shape do.
+pub(crate) fn update(
+    process: &Process,
+    state: &mut State,
+    exec: Key<GraphExec>,
+    graph: Key<Graph>,
+) -> Answer<Result<(), UpdateRefusal>> {
+    let mut flat = Flat::default();
+    flat.append(state, graph, &[])?;
+    let old = state.execs.get(exec).ok_or(CUDA_ERROR_INVALID_VALUE)?;
+    if let Err(refusal) = compare(old, &flat, get(state, graph)?) {
+        return Ok(Err(refusal));
+    }
+    let gpu = Arc::clone(&old.gpu);
+    let enabled: Vec<bool> = old.steps.iter().map(|step| step.enabled).collect();
+    for (step, enabled) in flat.steps.iter_mut().zip(enabled) {
+        step.enabled = enabled;
+    }
+    for (index, step) in flat.steps.iter().enumerate() {
+        upload(process, state, &gpu, index, step)?;
+    }
+    let exec = state.execs.get_mut(exec).ok_or(CUDA_ERROR_INVALID_VALUE)?;
+    exec.steps = flat.steps;
+    // Nodes of the graph that it was made from keep their meaning, nodes of this one get the same.
+    exec.indices.extend(flat.indices);
+    Ok(Ok(()))
+}
+
+fn compare(old: &GraphExec, new: &Flat, graph: &Graph) -> Result<(), UpdateRefusal> {
+    let node_at = |index: usize| {
+        new.indices
+            .iter()
+            .find(|(key, at)| **at == index && graph.nodes.contains(key))
+            .map(|(key, _)| *key)
+    };
+    if old.steps.len() != new.steps.len() || old.shape.len() != new.shape.len() {
+        return Err((CU_GRAPH_EXEC_UPDATE_ERROR_TOPOLOGY_CHANGED, None));
+    }
+    for (index, (before, after)) in old.steps.iter().zip(&new.steps).enumerate() {
+        if before.operation.node_type() != after.operation.node_type() {
+            return Err((CU_GRAPH_EXEC_UPDATE_ERROR_NODE_TYPE_CHANGED, node_at(index)));
+        }
+        if before.dependencies != after.dependencies {
+            return Err((CU_GRAPH_EXEC_UPDATE_ERROR_TOPOLOGY_CHANGED, node_at(index)));
+        }
+    }
+    Ok(())
+}
+
+/// Ends an executable graph; launches that were submitted still run.
+pub(crate) fn destroy(process: &Process, handle: CUgraphExec) -> Answer {
+    let mut state = process.lock();
+    let key = find(&state, handle)?;
+    state
+        .execs
+        .remove(key)
+        .map(drop)
+        .ok_or(CUDA_ERROR_INVALID_VALUE)
+}

@@ -1,0 +1,467 @@
+//! Graphs: nodes, the order between them, and what a node does.
+
+pub(crate) mod exec;
+
+use std::collections::BTreeMap;
+
+use cuda_sys_stubs::abi::*;
+use gpu_sim::client::{Effect, Machine};
+use gpu_sim::command::Command;
+
+use crate::capture;
+use crate::copy::Copy;
+use crate::door::Answer;
+use crate::event::{self, Event};
+use crate::fill::Fill;
+use crate::host_call::HostCall;
+use crate::launch::Launch;
+use crate::process::{Process, State};
+use crate::stream::{self, Stream};
+use crate::table::Key;
+
+/// What a node does; what a stream does, too.
+#[derive(Clone, Debug)]
+pub(crate) enum Operation {
+    Kernel(Launch),
+    Copy(Copy),
+    Fill(Fill),
+    Host(HostCall),
+    Child(Key<Graph>),
+    Empty,
+    WaitEvent(Key<Event>),
+    RecordEvent(Key<Event>),
+}
+
+impl Operation {
+    pub(crate) fn node_type(&self) -> CUgraphNodeType {
+        match self {
+            Self::Kernel(_) => CU_GRAPH_NODE_TYPE_KERNEL,
+            Self::Copy(_) => CU_GRAPH_NODE_TYPE_MEMCPY,
+            Self::Fill(_) => CU_GRAPH_NODE_TYPE_MEMSET,
+            Self::Host(_) => CU_GRAPH_NODE_TYPE_HOST,
+            Self::Child(_) => CU_GRAPH_NODE_TYPE_GRAPH,
+            Self::Empty => CU_GRAPH_NODE_TYPE_EMPTY,
+            Self::WaitEvent(_) => CU_GRAPH_NODE_TYPE_WAIT_EVENT,
+            Self::RecordEvent(_) => CU_GRAPH_NODE_TYPE_EVENT_RECORD,
+        }
+    }
+
+    /// The device's command for it. A record counts up: each call is one more.
+    fn command(&self, state: &mut State) -> Answer<Command> {
+        Ok(match self {
+            Self::Kernel(launch) => Command::Kernel(launch.cost),
+            Self::Copy(copy) => copy.command(),
+            Self::Fill(fill) => fill.command(),
+            Self::Host(_) => Command::HostCall,
+            Self::Child(_) | Self::Empty => Command::Marker,
+            Self::WaitEvent(event) => event::wait_command(state, *event)?,
+            Self::RecordEvent(event) => event::next_signal(state, *event)?,
+        })
+    }
+
+    /// What happens in this process when it completes.
+    fn effect(&self, machine: &'static Machine) -> Option<Effect> {
+        match self {
+            Self::Copy(copy) => Some(copy.effect(machine)),
+            Self::Fill(fill) => Some(fill.effect(machine)),
+            Self::Host(call) => {
+                let call = *call;
+                Some(Effect::HostCall(Box::new(move || call.run())))
+            }
+            Self::Kernel(_)
+            | Self::Child(_)
+            | Self::Empty
+            | Self::WaitEvent(_)
+            | Self::RecordEvent(_) => None,
+        }
+    }
+}
+
+/// Has a stream do something, or records it if the stream is capturing.
+pub(crate) fn perform(
+    process: &'static Process,
+    state: &mut State,
+    stream: Key<Stream>,
+    operation: Operation,
+) -> Answer {
+    if capture::place(state, stream)?.is_some() {
+        return capture::append(state, stream, operation);
+    }
+    let command = operation.command(state)?;
+    stream::submit(
+        process,
+        state,
+        stream,
+        command,
+        operation.effect(&process.machine),
+    )
+    .map(drop)
+}
+
+/// Which output of the node before starts this one, and how much it waits for; as `CUgraphEdgeData` has it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Edge {
+    pub(crate) from_port: u8,
+    pub(crate) to_port: u8,
+    pub(crate) kind: u8,
+}
+
+/// A graph. Its nodes stand in the order in which they were added.
+#[derive(Default)]
+pub(crate) struct Graph {
+    pub(crate) nodes: Vec<Key<Node>>,
+    /// The graph that it is a child of: it goes with that one.
+    parent: Option<Key<Graph>>,
+    /// For a clone: original node → its copy.
+    origins: BTreeMap<Key<Node>, Key<Node>>,
+}
+
+/// A node.
+pub(crate) struct Node {
+    pub(crate) graph: Key<Graph>,
+    pub(crate) operation: Operation,
+    pub(crate) dependencies: Vec<(Key<Node>, Edge)>,
+}
+
+/// The graph behind a handle.
+pub(crate) fn find(state: &State, handle: CUgraph) -> Answer<Key<Graph>> {
+    let key = Key::of(handle).ok_or(CUDA_ERROR_INVALID_VALUE)?;
+    state
+        .graphs
+        .get(key)
+        .map(|_| key)
+        .ok_or(CUDA_ERROR_INVALID_VALUE)
+}
+
+/// The node behind a handle.
+pub(crate) fn find_node(state: &State, handle: CUgraphNode) -> Answer<Key<Node>> {
+    let key = Key::of(handle).ok_or(CUDA_ERROR_INVALID_VALUE)?;
+    state
+        .nodes
+        .get(key)
+        .map(|_| key)
+        .ok_or(CUDA_ERROR_INVALID_VALUE)
+}
+
+/// A graph that must exist, because its handle was looked up.
+pub(crate) fn get(state: &State, key: Key<Graph>) -> Answer<&Graph> {
+    state.graphs.get(key).ok_or(CUDA_ERROR_INVALID_VALUE)
+}
+
+/// A node that must exist, because its handle was looked up.
+pub(crate) fn node(state: &State, key: Key<Node>) -> Answer<&Node> {
+    state.nodes.get(key).ok_or(CUDA_ERROR_INVALID_VALUE)
+}
+
+/// Adds a node behind others of the same graph. A child graph is copied: the node owns its own.
+pub(crate) fn add(
+    state: &mut State,
+    graph: Key<Graph>,
+    operation: Operation,
+    dependencies: Vec<(Key<Node>, Edge)>,
+) -> Answer<Key<Node>> {
+    get(state, graph)?;
+    for (index, (dependency, _)) in dependencies.iter().enumerate() {
+        let repeated = dependencies
+            .iter()
+            .take(index)
+            .any(|(other, _)| other == dependency);
+        if repeated || node(state, *dependency)?.graph != graph {
+            return Err(CUDA_ERROR_INVALID_VALUE);
+        }
+    }
+    let operation = match operation {
+        Operation::Child(child) => {
+            if child == graph {
+                return Err(CUDA_ERROR_INVALID_VALUE);
+            }
+            Operation::Child(clone(state, child, Some(graph))?)
+        }
+        other => other,
+    };
+    let key = state.nodes.insert(Node {
+        graph,
+        operation,
+        dependencies,
+    });
+    state
+        .graphs
+        .get_mut(graph)
+        .ok_or(CUDA_ERROR_INVALID_VALUE)?
+        .nodes
+        .push(key);
+    Ok(key)
+}
+
+/// Copies a graph with its child graphs.
+pub(crate) fn clone(
+    state: &mut State,
+    original: Key<Graph>,
+    parent: Option<Key<Graph>>,
+) -> Answer<Key<Graph>> {
+    let nodes = get(state, original)?.nodes.clone();
+    let copy = state.graphs.insert(Graph {
+        parent,
+        ..Graph::default()
+    });
+    let mut origins = BTreeMap::new();
+    for original in nodes {
+        let Node {
+            operation,
+            dependencies,
+            ..
+        } = node(state, original)?;
+        // Dependencies may point forward: edges can be added later than nodes.
+        let (mut operation, dependencies) = (operation.clone(), dependencies.clone());
+        if let Operation::Child(child) = operation {
+            operation = Operation::Child(clone(state, child, Some(copy))?);
+        }
+        let key = state.nodes.insert(Node {
+            graph: copy,
+            operation,
+            dependencies,
+        });
+        origins.insert(original, key);
+    }
+    for key in origins.values() {
+        let node = state.nodes.get_mut(*key).ok_or(CUDA_ERROR_INVALID_VALUE)?;
+        for (dependency, _) in &mut node.dependencies {
+            *dependency = origins.get(dependency).copied().unwrap_or(*dependency);
+        }
+    }
+    let graph = state.graphs.get_mut(copy).ok_or(CUDA_ERROR_INVALID_VALUE)?;
+    graph.nodes = origins.values().copied().collect();
+    graph.origins = origins;
+    Ok(copy)
+}
+
+/// The copy of a node in a clone of its graph.
+pub(crate) fn find_in_clone(
+    state: &State,
+    original: Key<Node>,
+    clone: Key<Graph>,
+) -> Answer<Key<Node>> {
+    get(state, clone)?
+        .origins
+        .get(&original)
+        .copied()
+        .ok_or(CUDA_ERROR_INVALID_VALUE)
+}
+
+/// Ends a graph with its nodes and child graphs. A child graph cannot be ended by itself.
+pub(crate) fn destroy(state: &mut State, key: Key<Graph>) -> Answer {
+    if get(state, key)?.parent.is_some() {
+        return Err(CUDA_ERROR_INVALID_VALUE);
+    }
+    remove(state, key);
+    Ok(())
+}
+
+fn remove(state: &mut State, key: Key<Graph>) {
+    let Some(graph) = state.graphs.remove(key) else {
+        return;
+    };
+    for node in graph.nodes {
+        if let Some(Node {
+            operation: Operation::Child(child),
+            ..
+        }) = state.nodes.remove(node)
+        {
+            remove(state, child);
+        }
+    }
+}
+
+/// Ends a node and the edges at it.
+pub(crate) fn destroy_node(state: &mut State, key: Key<Node>) -> Answer {
+    let gone = state.nodes.remove(key).ok_or(CUDA_ERROR_INVALID_VALUE)?;
+    if let Operation::Child(child) = gone.operation {
+        remove(state, child);
+    }
+    let graph = state
+        .graphs
+        .get_mut(gone.graph)
+        .ok_or(CUDA_ERROR_INVALID_VALUE)?;
+    graph.nodes.retain(|other| *other != key);
+    let others = graph.nodes.clone();
+    for other in others {
+        if let Some(node) = state.nodes.get_mut(other) {
+            node.dependencies
+                .retain(|(dependency, _)| *dependency != key);
+        }
+    }
+    Ok(())
+}
+
+/// Adds an edge. `CUDA_ERROR_INVALID_VALUE`: nodes of different graphs, an edge that is there, or a circle.
+pub(crate) fn connect(state: &mut State, from: Key<Node>, to: Key<Node>, edge: Edge) -> Answer {
+    let target = node(state, to)?;
+    let is_there = target
+        .dependencies
+        .iter()
+        .any(|(dependency, _)| *dependency == from);
+    if node(state, from)?.graph != target.graph || is_there || depends_on(state, from, to) {
+        return Err(CUDA_ERROR_INVALID_VALUE);
+    }
+    state
+        .nodes
+        .get_mut(to)
+        .ok_or(CUDA_ERROR_INVALID_VALUE)?
+        .dependencies
+        .push((from, edge));
+    Ok(())
+}
+
+/// Takes an edge away.
+pub(crate) fn disconnect(state: &mut State, from: Key<Node>, to: Key<Node>) -> Answer {
+    let dependencies = &mut state
+        .nodes
+        .get_mut(to)
+        .ok_or(CUDA_ERROR_INVALID_VALUE)?
+        .dependencies;
+    let at = dependencies
+        .iter()
+        .position(|(dependency, _)| *dependency == from)
+        .ok_or(CUDA_ERROR_INVALID_VALUE)?;
+    dependencies.remove(at);
+    Ok(())
+}
+
+/// Whether `node` is `ancestor` or comes after it.
+pub(crate) fn depends_on(state: &State, node: Key<Node>, ancestor: Key<Node>) -> bool {
+    let mut seen = std::collections::BTreeSet::new();
+    let mut open = vec![node];
+    while let Some(key) = open.pop() {
+        if key == ancestor {
+            return true;
+        }
+        if seen.insert(key) {
+            open.extend(
+                state
+                    .nodes
+                    .get(key)
+                    .into_iter()
+                    .flat_map(|node| node.dependencies.iter().map(|(dependency, _)| *dependency)),
+            );
+        }
+    }
+    false
+}
+
+/// Every edge: from, to.
+pub(crate) fn edges(state: &State, graph: Key<Graph>) -> Answer<Vec<(Key<Node>, Key<Node>, Edge)>> {
+    let nodes = get(state, graph)?
+        .nodes
+        .iter()
+        .filter_map(|key| Some((*key, state.nodes.get(*key)?)));
+    Ok(nodes
+        .flat_map(|(to, node)| {
+            node.dependencies
+                .iter()
+                .map(move |(from, edge)| (*from, to, *edge))
+        })
+        .collect())
+}
+
+/// Nodes in an order in which each comes after those that it depends on; otherwise as they were added.
+pub(crate) fn sorted(state: &State, graph: Key<Graph>) -> Answer<Vec<Key<Node>>> {
+    let mut waiting: BTreeMap<Key<Node>, usize> = BTreeMap::new();
+    let mut after: BTreeMap<Key<Node>, Vec<Key<Node>>> = BTreeMap::new();
+    for key in &get(state, graph)?.nodes {
+        let dependencies = &node(state, *key)?.dependencies;
+        waiting.insert(*key, dependencies.len());
+        for (dependency, _) in dependencies {
+            after.entry(*dependency).or_default().push(*key);
+        }
+    }
+    let mut ready: std::collections::BTreeSet<Key<Node>> = waiting
+        .iter()
+        .filter(|(_, count)| **count == 0)
+        .map(|(key, _)| *key)
+        .collect();
+    let mut order = Vec::with_capacity(waiting.len());
+    while let Some(key) = ready.pop_first() {
+        order.push(key);
+        for next in after.get(&key).into_iter().flatten() {
+            if let Some(count) = waiting.get_mut(next) {
+                *count -= 1;
+                if *count == 0 {
+                    ready.insert(*next);
+                }
+            }
+        }
+    }
+    if order.len() == waiting.len() {
+        Ok(order)
+    } else {
+        Err(CUDA_ERROR_INVALID_VALUE)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chain(state: &mut State) -> (Key<Graph>, [Key<Node>; 3]) {
+        let graph = state.graphs.insert(Graph::default());
+        let first = add(state, graph, Operation::Empty, vec![]).unwrap();
+        let second = add(
+            state,
+            graph,
+            Operation::Empty,
+            vec![(first, Edge::default())],
+        )
+        .unwrap();
+        let third = add(
+            state,
+            graph,
+            Operation::Empty,
+            vec![(second, Edge::default())],
+        )
+        .unwrap();
+        (graph, [first, second, third])
+    }
+
+    #[test]
+    fn an_edge_that_closes_a_circle_is_refused() {
+        let mut state = State::default();
+        let (_, [first, _, third]) = chain(&mut state);
+        assert_eq!(
+            connect(&mut state, third, first, Edge::default()),
+            Err(CUDA_ERROR_INVALID_VALUE)
+        );
+        assert_eq!(connect(&mut state, first, third, Edge::default()), Ok(()));
+    }
+
+    #[test]
+    fn edges_added_later_change_the_order() {
+        let mut state = State::default();
+        let graph = state.graphs.insert(Graph::default());
+        let early = add(&mut state, graph, Operation::Empty, vec![]).unwrap();
+        let late = add(&mut state, graph, Operation::Empty, vec![]).unwrap();
+        connect(&mut state, late, early, Edge::default()).unwrap();
+        assert_eq!(sorted(&state, graph), Ok(vec![late, early]));
+    }
+
+    #[test]
+    fn a_clone_has_its_own_nodes_and_edges() {
+        let mut state = State::default();
+        let (graph, [first, second, _]) = chain(&mut state);
+        let copy = clone(&mut state, graph, None).unwrap();
+        let (copied_first, copied_second) = (
+            find_in_clone(&state, first, copy).unwrap(),
+            find_in_clone(&state, second, copy).unwrap(),
+        );
+        destroy(&mut state, graph).unwrap();
+        assert!(depends_on(&state, copied_second, copied_first));
+        assert_eq!(edges(&state, copy).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn destroying_a_node_takes_its_edges_along() {
+        let mut state = State::default();
+        let (graph, [_, second, _]) = chain(&mut state);
+        destroy_node(&mut state, second).unwrap();
+        assert_eq!(edges(&state, graph), Ok(vec![]));
+    }
+}

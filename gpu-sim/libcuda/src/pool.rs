@@ -1,0 +1,342 @@
+//! Stream-ordered allocation: pools, `cuMemAllocAsync`, `cuMemFreeAsync`.
+//!
+//! An allocation is there when the call returns. A block that is freed in stream order goes back when its stream has come that
+//! far: to its pool, up to the pool's release threshold, else to the device; this is looked after whenever the program waits
+//! for something, asks for memory or asks how much there is.
+
+use std::sync::Arc;
+
+use cuda_sys_stubs::abi::*;
+use gpu_sim::client::{RequestError, Stream as GpuStream};
+use gpu_sim::command::{AllocKind, Block, Command, Sequence};
+
+use crate::address::{Backing, Range};
+use crate::context;
+use crate::door::{Answer, NullStream};
+use crate::process::{Process, State, lost, refused};
+use crate::table::Key;
+use crate::{capture, stream};
+
+/// A memory pool.
+pub(crate) struct Pool {
+    /// Ordinal of its device.
+    pub(crate) device: usize,
+    pub(crate) is_default: bool,
+    pub(crate) release_threshold: u64,
+    /// Values of the three reuse policies; kept, and without effect.
+    pub(crate) reuse: [u32; 3],
+    pub(crate) used: Level,
+    pub(crate) reserved: Level,
+    /// Blocks that are kept for the next allocation.
+    spare: Vec<Block>,
+    /// Blocks of it that are allocated.
+    live: u64,
+    is_destroyed: bool,
+}
+
+/// Bytes now, and the most there were since the figure was reset.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Level {
+    pub(crate) current: u64,
+    pub(crate) high: u64,
+}
+
+impl Level {
+    fn add(&mut self, bytes: u64) {
+        self.current = self.current.saturating_add(bytes);
+        self.high = self.high.max(self.current);
+    }
+
+    fn subtract(&mut self, bytes: u64) {
+        self.current = self.current.saturating_sub(bytes);
+    }
+}
+
+/// A block given back in stream order.
+pub(crate) struct Retired {
+    block: Block,
+    pool: Option<Key<Pool>>,
+    stream: Arc<GpuStream>,
+    sequence: Sequence,
+}
+
+impl Pool {
+    /// The default pool of a device.
+    pub(crate) fn new(device: usize) -> Self {
+        Self {
+            device,
+            is_default: true,
+            release_threshold: 0,
+            reuse: [1; 3],
+            used: Level::default(),
+            reserved: Level::default(),
+            spare: Vec::new(),
+            live: 0,
+            is_destroyed: false,
+        }
+    }
+
+    fn take_spare(&mut self, bytes: u64) -> Option<Block> {
+        let fits = |block: &Block| block.bytes >= bytes && block.bytes / 2 <= bytes;
+        let at = self.spare.iter().position(fits)?;
+        Some(self.spare.swap_remove(at))
+    }
+}
+
+/// The pool behind a handle.
+pub(crate) fn find(state: &State, handle: CUmemoryPool) -> Answer<Key<Pool>> {
+    let key = Key::of(handle).ok_or(CUDA_ERROR_INVALID_VALUE)?;
+    state
+        .pools
+        .get(key)
+        .filter(|pool| !pool.is_destroyed)
+        .map(|_| key)
+        .ok_or(CUDA_ERROR_INVALID_VALUE)
+}
+
+/// A pool that must exist, because its handle was looked up.
+pub(crate) fn get(state: &mut State, key: Key<Pool>) -> Answer<&mut Pool> {
+    state.pools.get_mut(key).ok_or(CUDA_ERROR_INVALID_VALUE)
+}
+
+/// Makes a pool on a device.
+pub(crate) fn create(process: &Process, device: CUdevice) -> Answer<Key<Pool>> {
+    let (ordinal, _) = process.device(device)?;
+    Ok(process.lock().pools.insert(Pool {
+        is_default: false,
+        ..Pool::new(ordinal)
+    }))
+}
+
+/// Ends a pool when its last block is freed. A device whose pool it was gets its default pool back.
+pub(crate) fn destroy(process: &Process, handle: CUmemoryPool) -> Answer {
+    let mut state = process.lock();
+    let key = find(&state, handle)?;
+    let pool = get(&mut state, key)?;
+    if pool.is_default {
+        return Err(CUDA_ERROR_INVALID_VALUE);
+    }
+    pool.is_destroyed = true;
+    pool.release_threshold = 0;
+    for primary in state
+        .primaries
+        .iter_mut()
+        .filter(|primary| primary.pool == key)
+    {
+        primary.pool = primary.default_pool;
+    }
+    trim(process, &mut state, key, 0)
+}
+
+/// Gives spare blocks back to the device, down to `keep_bytes` reserved.
+pub(crate) fn trim(
+    process: &Process,
+    state: &mut State,
+    key: Key<Pool>,
+    keep_bytes: u64,
+) -> Answer {
+    let pool = get(state, key)?;
+    while pool.reserved.current > keep_bytes {
+        let Some(block) = pool.spare.pop() else { break };
+        pool.reserved.subtract(block.bytes);
+        process.machine.free(block.id).map_err(refused)?;
+    }
+    if pool.is_destroyed && pool.live == 0 {
+        state.pools.remove(key);
+    }
+    Ok(())
+}
+
+/// Allocates from a pool, or from the current pool of the stream's device.
+pub(crate) fn alloc(
+    process: &Process,
+    bytes: u64,
+    pool: Option<CUmemoryPool>,
+    handle: CUstream,
+    null: NullStream,
+) -> Answer<CUdeviceptr> {
+    let mut state = process.lock();
+    let stream = stream::resolve(process, &mut state, handle, null)?;
+    if bytes == 0 {
+        return Err(CUDA_ERROR_INVALID_VALUE);
+    }
+    refuse_capture(&mut state, stream)?;
+    let context = stream::get(&state, stream)?.context;
+    let of_device = context::get(&state, context)?.device;
+    let pool = match pool {
+        Some(handle) => find(&state, handle)?,
+        None => {
+            state
+                .primaries
+                .get(of_device)
+                .ok_or(CUDA_ERROR_INVALID_DEVICE)?
+                .pool
+        }
+    };
+    let ordinal = get(&mut state, pool)?.device;
+    let device = process
+        .devices
+        .get(ordinal)
+        .ok_or(CUDA_ERROR_INVALID_DEVICE)?;
+    reclaim(process, &mut state)?;
+    let block = match get(&mut state, pool)?.take_spare(bytes) {
+        Some(block) => block,
+        None => {
+            let block = with_reclaim(process, &mut state, |process| {
+                process
+                    .machine
+                    .alloc(device.index, bytes, AllocKind::Device)
+            })?;
+            get(&mut state, pool)?.reserved.add(block.bytes);
+            block
+        }
+    };
+    let owner = get(&mut state, pool)?;
+    owner.used.add(block.bytes);
+    owner.live = owner.live.saturating_add(1);
+    let start = device.window.address(block.offset);
+    state.book.insert(Range {
+        start,
+        bytes,
+        backing: Backing::Device(block),
+        context,
+        device: ordinal,
+        pool: Some(pool),
+        id: 0,
+        is_global: false,
+    });
+    Ok(start)
+}
+
+/// Frees in stream order: the address is void at once, the memory when the stream has come here.
+pub(crate) fn free(
+    process: &Process,
+    start: CUdeviceptr,
+    handle: CUstream,
+    null: NullStream,
+) -> Answer {
+    let mut state = process.lock();
+    let stream = stream::resolve(process, &mut state, handle, null)?;
+    refuse_capture(&mut state, stream)?;
+    let range = state.book.remove(start, |range| {
+        matches!(range.backing, Backing::Device(_)) && !range.is_global
+    });
+    let Some(Range {
+        backing: Backing::Device(block),
+        pool,
+        ..
+    }) = range
+    else {
+        return Err(CUDA_ERROR_INVALID_VALUE);
+    };
+    let sequence = stream::submit(process, &mut state, stream, Command::Marker, None)?;
+    let gpu = Arc::clone(&stream::get(&state, stream)?.gpu);
+    state.retired.push(Retired {
+        block,
+        pool,
+        stream: gpu,
+        sequence,
+    });
+    Ok(())
+}
+
+/// Memory nodes are not simulated: a capture that would need one is void.
+fn refuse_capture(state: &mut State, stream: Key<stream::Stream>) -> Answer {
+    let Some(place) = capture::place(state, stream)? else {
+        return Ok(());
+    };
+    capture::invalidate(state, place.capture);
+    Err(CUDA_ERROR_NOT_SUPPORTED)
+}
+
+/// Takes back the blocks whose streams have come far enough.
+pub(crate) fn reclaim(process: &Process, state: &mut State) -> Answer {
+    for retired in std::mem::take(&mut state.retired) {
+        match process
+            .machine
+            .poll_stream(&retired.stream, retired.sequence)
+            .map_err(lost)?
+        {
+            Some(_) => take_back(process, state, retired)?,
+            None => state.retired.push(retired),
+        }
+    }
+    Ok(())
+}
+
+fn take_back(process: &Process, state: &mut State, retired: Retired) -> Answer {
+    let Some(pool) = retired.pool.and_then(|key| state.pools.get_mut(key)) else {
+        return process.machine.free(retired.block.id).map_err(refused);
+    };
+    pool.used.subtract(retired.block.bytes);
+    pool.live = pool.live.saturating_sub(1);
+    pool.spare.push(retired.block);
+    let threshold = pool.release_threshold;
+    retired
+        .pool
+        .map_or(Ok(()), |key| trim(process, state, key, threshold))
+}
+
+/// Asks the device for memory; when it has none, once more with everything that pools keep given back.
+pub(crate) fn with_reclaim(
+    process: &Process,
+    state: &mut State,
+    ask: impl Fn(&Process) -> Result<Block, RequestError>,
+) -> Answer<Block> {
+    match ask(process) {
+        Err(RequestError::OutOfMemory) => {}
+        other => return other.map_err(refused),
+    }
+    for retired in &state.retired {
+        process
+            .machine
+            .wait_stream(&retired.stream, retired.sequence)
+            .map_err(lost)?;
+    }
+    reclaim(process, state)?;
+    let pools: Vec<_> = state.pools.iter().map(|(key, _)| key).collect();
+    for key in pools {
+        trim(process, state, key, 0)?;
+    }
+    ask(process).map_err(refused)
+}
+
+/// A value of `cuMemPoolGetAttribute`.
+pub(crate) enum PoolAttribute {
+    Word(u32),
+    Long(u64),
+}
+
+/// What a pool says of itself.
+pub(crate) fn attribute(pool: &Pool, attribute: CUmemPool_attribute) -> Answer<PoolAttribute> {
+    let [events, opportunistic, internal] = pool.reuse;
+    Ok(match attribute {
+        CU_MEMPOOL_ATTR_REUSE_FOLLOW_EVENT_DEPENDENCIES => PoolAttribute::Word(events),
+        CU_MEMPOOL_ATTR_REUSE_ALLOW_OPPORTUNISTIC => PoolAttribute::Word(opportunistic),
+        CU_MEMPOOL_ATTR_REUSE_ALLOW_INTERNAL_DEPENDENCIES => PoolAttribute::Word(internal),
+        CU_MEMPOOL_ATTR_RELEASE_THRESHOLD => PoolAttribute::Long(pool.release_threshold),
+        CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT => PoolAttribute::Long(pool.reserved.current),
+        CU_MEMPOOL_ATTR_RESERVED_MEM_HIGH => PoolAttribute::Long(pool.reserved.high),
+        CU_MEMPOOL_ATTR_USED_MEM_CURRENT => PoolAttribute::Long(pool.used.current),
+        CU_MEMPOOL_ATTR_USED_MEM_HIGH => PoolAttribute::Long(pool.used.high),
+        _ => return Err(CUDA_ERROR_INVALID_VALUE),
+    })
+}
+
+/// Sets a policy, the release threshold, or a high-water mark (to 0: to what there is).
+pub(crate) fn set_attribute(pool: &mut Pool, attribute: CUmemPool_attribute, value: u64) -> Answer {
+    let word = u32::try_from(value & u64::from(u32::MAX)).unwrap_or(0);
+    let [events, opportunistic, internal] = &mut pool.reuse;
+    match attribute {
+        CU_MEMPOOL_ATTR_REUSE_FOLLOW_EVENT_DEPENDENCIES => *events = word,
+        CU_MEMPOOL_ATTR_REUSE_ALLOW_OPPORTUNISTIC => *opportunistic = word,
+        CU_MEMPOOL_ATTR_REUSE_ALLOW_INTERNAL_DEPENDENCIES => *internal = word,
+        CU_MEMPOOL_ATTR_RELEASE_THRESHOLD => pool.release_threshold = value,
+        CU_MEMPOOL_ATTR_RESERVED_MEM_HIGH if value == 0 => {
+            pool.reserved.high = pool.reserved.current
+        }
+        CU_MEMPOOL_ATTR_USED_MEM_HIGH if value == 0 => pool.used.high = pool.used.current,
+        _ => return Err(CUDA_ERROR_INVALID_VALUE),
+    }
+    Ok(())
+}

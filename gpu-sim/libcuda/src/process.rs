@@ -1,0 +1,181 @@
+//! The state of the driver in this process: its connection to the machine, and every object that it gave a handle for.
+//!
+//! Nothing exists before `cuInit`. One lock guards all objects; it is never held while a call waits for the device, but
+//! for a queue that is full. What commands do to memory when they complete ([`gpu_sim::client::Effect`]) takes no lock of ours.
+#![expect(
+    unsafe_code,
+    reason = "asks to be told of fork(); the C library's interface for it is a C function"
+)]
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use cuda_sys_stubs::abi::*;
+use gpu_sim::client::{Lost, Machine, RequestError};
+use gpu_sim::profile::Profile;
+use parking_lot::{Mutex, MutexGuard};
+
+use crate::address::AddressBook;
+use crate::capture::Capture;
+use crate::context::{Context, Primary};
+use crate::door::Answer;
+use crate::event::Event;
+use crate::graph::exec::GraphExec;
+use crate::graph::{Graph, Node};
+use crate::host_call;
+use crate::library::{Kernel, Library};
+use crate::link::Link;
+use crate::log;
+use crate::module::{Function, Module};
+use crate::pool::{Pool, Retired};
+use crate::stream::Stream;
+use crate::table::Table;
+use crate::visible;
+use crate::window::Window;
+
+/// One device that this process sees.
+pub(crate) struct Device {
+    /// Its number at the machine, whatever `CUDA_VISIBLE_DEVICES` makes of it.
+    pub(crate) index: u32,
+    pub(crate) profile: Profile,
+    /// The addresses that its memory has in this process.
+    pub(crate) window: Window,
+}
+
+/// Everything that a handle can stand for.
+#[derive(Default)]
+pub(crate) struct State {
+    pub(crate) contexts: Table<Context>,
+    pub(crate) streams: Table<Stream>,
+    pub(crate) events: Table<Event>,
+    pub(crate) modules: Table<Module>,
+    pub(crate) functions: Table<Function>,
+    pub(crate) libraries: Table<Library>,
+    pub(crate) kernels: Table<Kernel>,
+    pub(crate) links: Table<Link>,
+    pub(crate) graphs: Table<Graph>,
+    pub(crate) nodes: Table<Node>,
+    pub(crate) execs: Table<GraphExec>,
+    pub(crate) captures: Table<Capture>,
+    pub(crate) pools: Table<Pool>,
+    pub(crate) book: AddressBook,
+    /// One a device.
+    pub(crate) primaries: Vec<Primary>,
+    /// Blocks given back by `cuMemFreeAsync` whose stream has not come so far.
+    pub(crate) retired: Vec<Retired>,
+}
+
+/// The driver, after `cuInit`.
+pub(crate) struct Process {
+    pub(crate) machine: Machine,
+    pub(crate) devices: Vec<Device>,
+    state: Mutex<State>,
+}
+
+static PROCESS: OnceLock<Process> = OnceLock::new();
+static FORKED: AtomicBool = AtomicBool::new(false);
+
+/// The driver of this process. `CUDA_ERROR_NOT_INITIALIZED` before `cuInit`, and for good in a child that was forked after
+/// it; `CUDA_ERROR_NOT_PERMITTED` in a function that a stream calls, where the driver must not be called.
+pub(crate) fn process() -> Answer<&'static Process> {
+    if FORKED.load(Ordering::Relaxed) {
+        return Err(CUDA_ERROR_NOT_INITIALIZED);
+    }
+    if host_call::is_inside() {
+        return Err(CUDA_ERROR_NOT_PERMITTED);
+    }
+    PROCESS.get().ok_or(CUDA_ERROR_NOT_INITIALIZED)
+}
+
+/// `cuInit`: connects to the machine, which starts with its first user.
+pub(crate) fn init() -> Answer {
+    static ONCE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    if FORKED.load(Ordering::Relaxed) {
+        return Err(CUDA_ERROR_NOT_INITIALIZED);
+    }
+    let _guard = ONCE_AT_A_TIME.lock();
+    if PROCESS.get().is_none() {
+        let process = Process::connect()?;
+        watch_fork()?;
+        // Nobody else sets it: the guard is held.
+        let _ = PROCESS.set(process);
+    }
+    Ok(())
+}
+
+extern "C" fn in_child() {
+    FORKED.store(true, Ordering::Relaxed);
+}
+
+fn watch_fork() -> Answer {
+    // SAFETY: the handler only stores to an atomic, which is allowed in a forked child.
+    let status = unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
+    if status == 0 {
+        Ok(())
+    } else {
+        Err(CUDA_ERROR_OPERATING_SYSTEM)
+    }
+}
+
+impl Process {
+    fn connect() -> Answer<Self> {
+        let machine = Machine::connect().map_err(|error| {
+            log::error(format_args!("cuInit: {error}"));
+            CUDA_ERROR_SYSTEM_NOT_READY
+        })?;
+        let selection = std::env::var("CUDA_VISIBLE_DEVICES").ok();
+        let profiles = machine.devices();
+        let devices: Vec<Device> = visible::select(profiles, selection.as_deref())
+            .into_iter()
+            .filter_map(|index| {
+                let profile = profiles.get(usize::try_from(index).ok()?)?.clone();
+                Some(Window::reserve(profile.memory_bytes).map(|window| Device {
+                    index,
+                    profile,
+                    window,
+                }))
+            })
+            .collect::<Answer<_>>()?;
+        if devices.is_empty() {
+            return Err(CUDA_ERROR_NO_DEVICE);
+        }
+        let mut state = State::default();
+        for ordinal in 0..devices.len() {
+            let pool = state.pools.insert(Pool::new(ordinal));
+            state.primaries.push(Primary::new(pool));
+        }
+        Ok(Self {
+            machine,
+            devices,
+            state: Mutex::new(state),
+        })
+    }
+
+    /// All objects, for one call at a time.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock()
+    }
+
+    /// The device of this ordinal.
+    pub(crate) fn device(&self, ordinal: CUdevice) -> Answer<(usize, &Device)> {
+        let ordinal = usize::try_from(ordinal).map_err(|_| CUDA_ERROR_INVALID_DEVICE)?;
+        Ok((
+            ordinal,
+            self.devices.get(ordinal).ok_or(CUDA_ERROR_INVALID_DEVICE)?,
+        ))
+    }
+}
+
+/// What a program is told when the device process is gone: as when a board drops off the bus.
+pub(crate) fn lost(_: Lost) -> CUresult {
+    CUDA_ERROR_UNKNOWN
+}
+
+/// What a program is told when the device refuses.
+pub(crate) fn refused(error: RequestError) -> CUresult {
+    match error {
+        RequestError::OutOfMemory | RequestError::OutOfSemaphores => CUDA_ERROR_OUT_OF_MEMORY,
+        RequestError::Unknown | RequestError::NotAGraph => CUDA_ERROR_INVALID_VALUE,
+        RequestError::Lost(gone) => lost(gone),
+    }
+}

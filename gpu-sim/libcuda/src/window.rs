@@ -1,0 +1,68 @@
+//! Addresses for memory that no address of this process reaches.
+//!
+//! A device pointer is a number out of a stretch of address space that is reserved and never mapped: it cannot be
+//! the address of anything else, and a program that follows it on the host faults, as on hardware.
+#![expect(
+    unsafe_code,
+    reason = "reserves address space with mmap, and maps host memory for the driver's host allocators"
+)]
+
+use cuda_sys_stubs::abi::{CUDA_ERROR_OUT_OF_MEMORY, CUdeviceptr};
+
+use crate::door::Answer;
+
+/// Alignment of a device's first byte: a large page of the GPU.
+const ALIGNMENT: usize = 2 << 20;
+
+/// The addresses of one device's memory: `start` is that of its first byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Window {
+    start: CUdeviceptr,
+    bytes: u64,
+}
+
+impl Window {
+    /// Reserves addresses for a device of `bytes`. They stay reserved for the life of the process.
+    pub(crate) fn reserve(bytes: u64) -> Answer<Self> {
+        let length = usize::try_from(bytes).map_err(|_| CUDA_ERROR_OUT_OF_MEMORY)?;
+        let reserved = map(length.saturating_add(ALIGNMENT), libc::PROT_NONE)?;
+        let start = u64::try_from(reserved.next_multiple_of(ALIGNMENT))
+            .map_err(|_| CUDA_ERROR_OUT_OF_MEMORY)?;
+        Ok(Self { start, bytes })
+    }
+
+    /// The address of the byte at `offset` of the device's memory.
+    pub(crate) fn address(self, offset: u64) -> CUdeviceptr {
+        self.start.wrapping_add(offset)
+    }
+
+    /// Whether this is the address of a byte of the device's memory, allocated or not.
+    pub(crate) fn contains(self, address: CUdeviceptr) -> bool {
+        address
+            .checked_sub(self.start)
+            .is_some_and(|offset| offset < self.bytes)
+    }
+}
+
+/// Maps zeroed host memory of whole pages; gives its address.
+pub(crate) fn map_host(bytes: usize) -> Answer<usize> {
+    map(bytes, libc::PROT_READ | libc::PROT_WRITE)
+}
+
+/// Gives back what [`map_host`] gave. Nobody may touch it any more.
+pub(crate) fn unmap_host(address: usize, bytes: usize) {
+    // SAFETY: the address book keeps each mapping of `map_host` once, with its size, and lets it go before this call (ours).
+    let status = unsafe { libc::munmap(std::ptr::without_provenance_mut(address), bytes) };
+    debug_assert_eq!(status, 0, "the book named a mapping that is none");
+}
+
+fn map(bytes: usize, protection: i32) -> Answer<usize> {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    // SAFETY: a new mapping at an address of the kernel's choice touches nothing of ours.
+    let start = unsafe { libc::mmap(std::ptr::null_mut(), bytes, protection, flags, -1, 0) };
+    if start == libc::MAP_FAILED {
+        Err(CUDA_ERROR_OUT_OF_MEMORY)
+    } else {
+        Ok(start.expose_provenance())
+    }
+}
