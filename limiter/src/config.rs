@@ -17,6 +17,8 @@ mod variables;
 
 use std::ffi::OsString;
 use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 pub use self::container::ContainerName;
@@ -126,7 +128,11 @@ pub fn load_from(
         cgroup: fs::read_to_string("/proc/self/cgroup").unwrap_or_default(),
         dir: default_dir(),
     };
-    resolve(&host, Path::new(CONFIG_PATH))
+    let settings = resolve(&host, Path::new(CONFIG_PATH))?;
+    if settings.limits.is_some() && settings.dir == host.dir {
+        refuse_foreign_folder(&settings.dir)?;
+    }
+    Ok(settings)
 }
 
 fn lossy(text: OsString) -> String {
@@ -140,6 +146,21 @@ fn default_dir() -> PathBuf {
         return run.to_owned();
     }
     PathBuf::from(format!("/dev/shm/cuda-hook-{}", shm::effective_uid()))
+}
+
+/// `/dev/shm` is everybody's: who makes the folder there first could be anyone, and would own the limits.
+fn refuse_foreign_folder(dir: &Path) -> Result<(), Refusal> {
+    let setting = Setting {
+        source: "default".to_owned(),
+        key: "CUDA_HOOK_DIR".to_owned(),
+        value: dir.display().to_string(),
+    };
+    match fs::symlink_metadata(dir) {
+        Ok(found) if found.is_dir() && found.uid() == shm::effective_uid() => Ok(()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Ok(_) => Err(setting.refuse("is not a folder of this user", "a folder of this user")),
+        Err(error) => Err(setting.refuse(error, "a folder of this user")),
+    }
 }
 
 /// [`load`] with everything it depends on as arguments, the files that settings name excepted.
@@ -205,9 +226,7 @@ fn existing_or_new_folder(setting: &Setting) -> Result<PathBuf, Refusal> {
     }
     match fs::metadata(&path) {
         Ok(found) if !found.is_dir() => Err(setting.refuse("is not a folder", ALLOWED)),
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(setting.refuse(error, ALLOWED))
-        }
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(setting.refuse(error, ALLOWED)),
         Ok(_) | Err(_) => Ok(path),
     }
 }

@@ -100,7 +100,8 @@ const KERNELS_MAX: usize = 2048;
 const UNMEASURED_MAX: u32 = 2;
 /// After so long without progress another one is admitted: it may be what the others wait for on the device.
 const LIVENESS_NS: u64 = 10_000_000;
-/// A launch that waits for others of this process to finish looks again after this.
+/// A launch that waits for others of this process to finish is woken by them; should that be missed, it looks again
+/// after this.
 const LOOK_AGAIN_NS: u64 = 1_000_000;
 /// The virtual clock is not advanced more often.
 const TICK_NS: u64 = 50_000;
@@ -221,7 +222,7 @@ impl Share {
             .price(reservation.key)
             .unwrap_or(reservation.charged);
         self.correct(reservation, Correction::between(reservation.charged, due));
-        device.end(reservation.is_measured, now);
+        self.end(device, reservation, now);
     }
 
     /// The driver refused the launch: give its reservation back.
@@ -230,7 +231,7 @@ impl Share {
             return;
         };
         self.correct(reservation, Correction::Less(reservation.charged));
-        device.end(reservation.is_measured, device.ticked_at());
+        self.end(device, reservation, device.ticked_at());
     }
 
     /// While launches are outstanding: call at least every few hundred milliseconds; every few hundred microseconds makes
@@ -261,10 +262,7 @@ impl Share {
         row.share.sm.set(sm.map(thousandths));
         row.share.sm_max.set(sm_max.map(thousandths));
         for index in used(&*self.seat.file) {
-            if let Some(slot) = self.slot_device(index, device_index) {
-                slot.gate.fetch_add(1, Ordering::SeqCst);
-                shm::futex_wake_all(&slot.gate);
-            }
+            self.wake(index, device_index);
         }
     }
 
@@ -314,6 +312,21 @@ impl Share {
                 Correction::More(more) => usage.charged_ns.fetch_add(more.get(), Ordering::Relaxed),
                 Correction::Less(less) => usage.charged_ns.fetch_sub(less.get(), Ordering::Relaxed),
             };
+        }
+    }
+
+    fn end(&self, device: &Device, reservation: Reservation, now: MonotonicNs) {
+        device.end(reservation.is_measured, now);
+        if !reservation.is_measured {
+            self.wake(self.seat.index, reservation.device_index);
+        }
+    }
+
+    /// Let the launches of slot `index` that wait look again.
+    fn wake(&self, index: usize, device_index: usize) {
+        if let Some(slot) = self.slot_device(index, device_index) {
+            slot.gate.fetch_add(1, Ordering::SeqCst);
+            shm::futex_wake_all(&slot.gate);
         }
     }
 
@@ -454,10 +467,14 @@ fn thousandths(share: Percent) -> u64 {
     u64::from(share.thousandths())
 }
 
-/// What the container may not exceed; `None`: no cap.
+/// What the container may not exceed; `None`: no cap. A value that nobody can have configured lifts no cap.
 fn cap(row: &DeviceRow) -> Option<Percent> {
-    let thousandths = u32::try_from(row.share.sm_max.get()?).ok()?;
-    Percent::from_thousandths(thousandths)
+    let thousandths = u32::try_from(row.share.sm_max.get()?).ok();
+    Some(
+        thousandths
+            .and_then(Percent::from_thousandths)
+            .unwrap_or(Percent::LEAST),
+    )
 }
 
 #[cfg(test)]

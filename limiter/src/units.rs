@@ -95,12 +95,14 @@ impl MonotonicNs {
 impl Percent {
     /// The whole: 100 %.
     pub const ALL: Self = Self(100_000);
+    /// The smallest share: 1 %.
+    pub const LEAST: Self = Self(1_000);
     /// What a user may write, for the end of an error message.
     pub const ALLOWED: &'static str = "1 to 100, up to three decimals, with or without %";
 
     /// From thousandths of a percent, 1000 (1 %) to 100000 (100 %); `None` outside.
     pub const fn from_thousandths(thousandths: u32) -> Option<Self> {
-        if 1_000 <= thousandths && thousandths <= 100_000 {
+        if Self::LEAST.0 <= thousandths && thousandths <= Self::ALL.0 {
             Some(Self(thousandths))
         } else {
             None

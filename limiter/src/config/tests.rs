@@ -269,6 +269,7 @@ fn every_bad_variable_is_refused_by_name_value_and_what_is_allowed() {
         ("CUDA_HOOK_DIR", "relative"),
         ("CUDA_HOOK_DIR", ""),
         ("CUDA_HOOK_DIR", "/proc/self/status"),
+        ("CUDA_HOOK_DIR", "/tmp/\u{fffd}"),
         ("CUDA_HOOK_DRIVER", "libcuda.so.1"),
         ("CUDA_HOOK_DRIVER", "/nowhere/libcuda.so.1"),
         ("CUDA_HOOK_DRIVER", "/"),
@@ -410,4 +411,19 @@ fn the_named_config_file_takes_the_usual_ones_place() {
         Some("[limits]\nsm = 90\n"),
     );
     assert_eq!(found[0].sm_max, "10".parse().ok());
+}
+
+#[test]
+fn the_default_folder_of_somebody_else_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    assert!(refuse_foreign_folder(folder.path()).is_ok());
+    assert!(refuse_foreign_folder(&folder.path().join("absent")).is_ok());
+    let link = folder.path().join("link");
+    std::os::unix::fs::symlink(folder.path(), &link).unwrap();
+    let line = refuse_foreign_folder(&link).unwrap_err().to_string();
+    assert!(
+        line.starts_with("cuda-hook: default: CUDA_HOOK_DIR = ")
+            && line.contains("is not a folder of this user"),
+        "{line}"
+    );
 }

@@ -48,6 +48,9 @@ pub(super) fn read(environment: &[(String, String)]) -> Result<Variables, Refusa
             key: name.clone(),
             value: value.clone(),
         };
+        if value.contains(char::REPLACEMENT_CHARACTER) {
+            return Err(setting.refuse("is not UTF-8", "UTF-8"));
+        }
         match name.as_str() {
             "CUDA_HOOK_CONFIG" => variables.config = Some(setting),
             "CUDA_HOOK_CONTAINER" => variables.container = Some(setting),
@@ -160,4 +163,19 @@ fn is_hami_zero(value: &str) -> bool {
         .unwrap_or(value)
         .bytes()
         .all(|digit| digit == b'0')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_known_variable_is_read_and_no_other() {
+        let read_one = |name: &str| read(&[(name.to_owned(), "1".to_owned())]);
+        for name in KNOWN {
+            assert!(read_one(name).is_ok(), "{name}");
+        }
+        assert!(read_one("CUDA_HOOK_OTHER").is_err());
+        assert!(read_one("PATH").is_ok());
+    }
 }
