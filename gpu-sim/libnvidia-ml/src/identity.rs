@@ -1,12 +1,17 @@
 //! Which devices there are, and what they are called.
 
 use std::ffi::{c_char, c_int, c_uint};
+use std::mem::offset_of;
 
 use cuda_sys_stubs::nvml_abi::*;
 use gpu_sim::profile::Profile;
 
-use crate::door::{Answer, exports, give, give_text, text};
+use crate::door::{Answer, exports, give, give_text, take, text};
 use crate::session::{Device, machine};
+
+/// PCI class and subclass of a GPU without a display (PCI Code and ID Assignment Specification).
+const DISPLAY_CONTROLLER: c_uint = 0x03;
+const THREE_D_CONTROLLER: c_uint = 0x02;
 
 exports! {
     fn nvmlDeviceGetCount / nvmlDeviceGetCount_v2(deviceCount: *mut c_uint) {
@@ -57,8 +62,29 @@ exports! {
         Device::of(device)?;
         give(multiGpuBool, 0)
     }
-    fn nvmlDeviceGetPciInfo / nvmlDeviceGetPciInfo_v2 / nvmlDeviceGetPciInfo_v3(device: nvmlDevice_t, pci: *mut nvmlPciInfo_t) {
+    // The record ended before `busId` when these two came out; what lies there may not be the caller's.
+    fn nvmlDeviceGetPciInfo / nvmlDeviceGetPciInfo_v2(device: nvmlDevice_t, pci: *mut nvmlPciInfo_t) {
+        let info = pci_info(Device::of(device)?.profile()?);
+        let bytes: [u8; offset_of!(nvmlPciInfo_t, busId)] = (&raw const info).cast::<[u8; offset_of!(nvmlPciInfo_t, busId)]>().read();
+        give(pci.cast(), bytes)
+    }
+    fn nvmlDeviceGetPciInfo_v3(device: nvmlDevice_t, pci: *mut nvmlPciInfo_t) {
         give(pci, pci_info(Device::of(device)?.profile()?))
+    }
+    fn nvmlDeviceGetPciInfoExt(device: nvmlDevice_t, pci: *mut nvmlPciInfoExt_t) {
+        let device = Device::of(device)?;
+        if take((&raw const (*pci).version).cast::<c_uint>())? != nvmlPciInfoExt_v1 {
+            return Err(NVML_ERROR_ARGUMENT_VERSION_MISMATCH);
+        }
+        give(pci, pci_info_ext(device.profile()?))
+    }
+    fn nvmlDeviceGetSerial(device: nvmlDevice_t, serial: *mut c_char, length: c_uint) {
+        let device = Device::of(device)?;
+        give_text(serial, length, &serial_of(device.profile()?).ok_or(NVML_ERROR_NOT_SUPPORTED)?)
+    }
+    fn nvmlDeviceGetHandleBySerial(serial: *const c_char, device: *mut nvmlDevice_t) {
+        let wanted = text(serial)?;
+        give(device, find(|profile| serial_of(profile).is_some_and(|serial| serial == wanted))?)
     }
     fn nvmlDeviceGetPersistenceMode(device: nvmlDevice_t, mode: *mut nvmlEnableState_t) {
         Device::of(device)?;
@@ -118,6 +144,27 @@ fn pci_info(profile: &Profile) -> nvmlPciInfo_t {
         pciSubSystemId: profile.pci_subsystem_id,
         busId: characters(&bus_id(profile, 8)),
     }
+}
+
+fn pci_info_ext(profile: &Profile) -> nvmlPciInfoExt_t {
+    nvmlPciInfoExt_t {
+        version: nvmlPciInfoExt_v1,
+        domain: 0,
+        bus: profile.pci_bus.into(),
+        device: profile.pci_device.into(),
+        pciDeviceId: profile.pci_device_id,
+        pciSubSystemId: profile.pci_subsystem_id,
+        baseClass: DISPLAY_CONTROLLER,
+        subClass: THREE_D_CONTROLLER,
+        busId: characters(&bus_id(profile, 8)),
+    }
+}
+
+/// 13 digits out of the UUID. GeForce boards show none.
+fn serial_of(profile: &Profile) -> Option<String> {
+    let (high, _) = profile.uuid.split_first_chunk()?;
+    let number = u64::from_be_bytes(*high) % 10_u64.pow(13);
+    (!profile.name.contains("GeForce")).then(|| format!("{number:013}"))
 }
 
 /// A string in a fixed field, cut where it does not leave room for the NUL.

@@ -6,7 +6,7 @@ use std::ffi::{c_uint, c_ulonglong};
 use cuda_sys_stubs::nvml_abi::*;
 use gpu_sim::command::UtilizationSample;
 
-use crate::door::{Answer, exports, give_array};
+use crate::door::{Answer, exports, give_array, take};
 use crate::session::{Device, lost};
 
 /// Instance ids of a process on a device without MIG.
@@ -51,6 +51,32 @@ exports! {
         }
         give_array(utilization, processSamplesCount, &rows)
     }
+    fn nvmlDeviceGetProcessesUtilizationInfo(device: nvmlDevice_t, procesesUtilInfo: *mut nvmlProcessesUtilizationInfo_t) {
+        let device = Device::of(device)?;
+        if take((&raw const (*procesesUtilInfo).version).cast::<c_uint>())? != nvmlProcessesUtilizationInfo_v1 {
+            return Err(NVML_ERROR_ARGUMENT_VERSION_MISMATCH);
+        }
+        let asked = take(procesesUtilInfo)?;
+        let samples = device.machine.utilization(device.index).map_err(lost)?;
+        let rows: Vec<_> = by_process(&samples, asked.lastSeenTimeStamp).iter().map(with_more_engines).collect();
+        if rows.is_empty() {
+            return Err(NVML_ERROR_NOT_FOUND);
+        }
+        give_array(asked.procUtilArray, &raw mut (*procesesUtilInfo).processSamplesCount, &rows)
+    }
+    fn nvmlDeviceGetRunningProcessDetailList(device: nvmlDevice_t, plist: *mut nvmlProcessDetailList_t) {
+        if take((&raw const (*plist).version).cast::<c_uint>())? != nvmlProcessDetailList_v1 {
+            return Err(NVML_ERROR_ARGUMENT_VERSION_MISMATCH);
+        }
+        let asked = take(plist)?;
+        let processes = match asked.mode {
+            NVML_PROCESS_MODE_COMPUTE | NVML_PROCESS_MODE_ALL => compute(device)?,
+            NVML_PROCESS_MODE_GRAPHICS | NVML_PROCESS_MODE_MPS => Vec::new(),
+            _ => return Err(NVML_ERROR_INVALID_ARGUMENT),
+        };
+        let rows: Vec<_> = processes.into_iter().map(detail).collect();
+        give_array(asked.procArray, &raw mut (*plist).numProcArrayEntries, &rows)
+    }
 }
 
 /// Process id and bytes of every process that has a context on the device.
@@ -62,6 +88,30 @@ fn compute(device: nvmlDevice_t) -> Answer<Vec<(c_uint, c_ulonglong)>> {
         .filter(|process| process.device == device.index && process.alive && process.contexts > 0)
         .map(|process| (process.pid, process.memory_bytes_current))
         .collect())
+}
+
+fn detail((pid, usedGpuMemory): (c_uint, c_ulonglong)) -> nvmlProcessDetail_v1_t {
+    nvmlProcessDetail_v1_t {
+        pid,
+        usedGpuMemory,
+        gpuInstanceId: NO_INSTANCE,
+        computeInstanceId: NO_INSTANCE,
+        usedGpuCcProtectedMemory: 0,
+    }
+}
+
+/// The newer record; the engines that it adds are not there.
+fn with_more_engines(sample: &nvmlProcessUtilizationSample_t) -> nvmlProcessUtilizationInfo_v1_t {
+    nvmlProcessUtilizationInfo_v1_t {
+        timeStamp: sample.timeStamp,
+        pid: sample.pid,
+        smUtil: sample.smUtil,
+        memUtil: sample.memUtil,
+        encUtil: sample.encUtil,
+        decUtil: sample.decUtil,
+        jpgUtil: 0,
+        ofaUtil: 0,
+    }
 }
 
 /// What the ring says of each process since `last_seen_us`: the mean over *all* samples of that time, each of which names

@@ -5,7 +5,7 @@ use std::ffi::{c_uint, c_ulonglong};
 use cuda_sys_stubs::nvml_abi::*;
 use gpu_sim::profile::Profile;
 
-use crate::door::{Answer, exports, give};
+use crate::door::{Answer, exports, give, take};
 use crate::session::Device;
 use crate::utilization;
 
@@ -19,7 +19,19 @@ exports! {
         if sensorType != NVML_TEMPERATURE_GPU {
             return Err(NVML_ERROR_INVALID_ARGUMENT);
         }
-        give(temp, IDLE_CELSIUS.saturating_add(BUSY_CELSIUS_ADDED.saturating_mul(utilization::last(&device)?.gpu) / 100))
+        give(temp, celsius(&device)?)
+    }
+    fn nvmlDeviceGetTemperatureV(device: nvmlDevice_t, temperature: *mut nvmlTemperature_t) {
+        let device = Device::of(device)?;
+        if take((&raw const (*temperature).version).cast::<c_uint>())? != nvmlTemperature_v1 {
+            return Err(NVML_ERROR_ARGUMENT_VERSION_MISMATCH);
+        }
+        let asked = take(temperature)?;
+        if asked.sensorType != NVML_TEMPERATURE_GPU {
+            return Err(NVML_ERROR_INVALID_ARGUMENT);
+        }
+        let celsius = celsius(&device)?.try_into().map_err(|_| NVML_ERROR_UNKNOWN)?;
+        give(temperature, nvmlTemperature_t { temperature: celsius, ..asked })
     }
     fn nvmlDeviceGetPowerUsage(device: nvmlDevice_t, power: *mut c_uint) {
         let device = Device::of(device)?;
@@ -70,6 +82,11 @@ exports! {
         }
         give(eccCounts, 0)
     }
+}
+
+fn celsius(device: &Device) -> Answer<c_uint> {
+    let gpu_percent = utilization::last(device)?.gpu;
+    Ok(IDLE_CELSIUS.saturating_add(BUSY_CELSIUS_ADDED.saturating_mul(gpu_percent) / 100))
 }
 
 /// Clocks do not change: they are what the profile says.
