@@ -129,7 +129,7 @@ fn unhooked_symbols(driver: &Image, preload: &Image) -> Vec<Finding> {
     let effects = [
         (Effect::Charge, "may take memory"),
         (Effect::Uncharge, "may give memory back"),
-        (Effect::Throttle, "launch work"),
+        (Effect::Throttle, "submit work to the GPU"),
     ];
     let finding = |(effect, what)| {
         let exported = driver
