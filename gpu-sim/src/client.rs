@@ -46,7 +46,9 @@ pub enum ConnectError {
     #[error(transparent)]
     Profile(#[from] ProfileError),
     /// The folder's machine runs with another profile.
-    #[error("{dir}: the machine there is a {running}, not a {asked}")]
+    #[error(
+        "{dir}: the machine there has profile {running}, which is not the {asked} of this process"
+    )]
     OtherProfile {
         /// The machine's folder.
         dir: String,
@@ -212,17 +214,25 @@ impl Machine {
 
     /// Connects to the machine that `environment` names; starts it when this is its first user.
     pub fn connect_to(environment: &Environment) -> Result<Self, ConnectError> {
-        let asked = environment.profile()?;
-        Self::join(environment, &asked, start::connect(environment, &asked)?)
+        match Self::connect_existing(environment)? {
+            Some(machine) => Ok(machine),
+            None => {
+                let asked = environment.profile()?;
+                Self::join(environment, &asked, start::connect(environment, &asked)?)
+            }
+        }
     }
 
     /// Connects to the machine that `environment` names if it runs; starts none.
     pub fn connect_existing(environment: &Environment) -> Result<Option<Self>, ConnectError> {
         let asked = environment.profile()?;
-        let socket = start::connect_existing(environment)?;
-        socket
-            .map(|socket| Self::join(environment, &asked, socket))
-            .transpose()
+        let Some(socket) = start::connect_existing(environment)? else {
+            return Ok(None);
+        };
+        match Self::join(environment, &asked, socket) {
+            Err(ConnectError::Lost(_)) => Ok(None), // it was just ending
+            joined => joined.map(Some),
+        }
     }
 
     fn join(

@@ -10,8 +10,8 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// Connects to the device, which is started if it does not run. Always under the lock: the device ends only
-/// when it holds the lock and nobody waits to be accepted.
+/// Connects to the device, which is started if it does not run. Under the lock: the device ends only when it
+/// holds the lock and nobody waits to be accepted.
 pub(super) fn connect(
     environment: &Environment,
     profile: &MachineProfile,
