@@ -26,11 +26,11 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 
-use self::system::{above_programs_numbers, fallocate, map, record_lock};
+use self::system::{above_programs_numbers, fallocate, identity, map, record_lock};
 pub(crate) use self::system::{
     clock_monotonic, effective_uid, futex_wait, futex_wake_all, futex_wake_one, is_writable,
 };
-use crate::sync::{AtomicU32, AtomicU64, Ordering, ProcessGuard, ProcessLock};
+use crate::sync::{AtomicI32, AtomicU32, AtomicU64, Ordering, ProcessGuard, ProcessLock};
 
 /// Why shared state cannot be used. Displays as one line that names the file.
 #[derive(Debug, thiserror::Error)]
@@ -94,7 +94,7 @@ pub(crate) unsafe trait Shared: Sync + Sized {
 #[derive(Debug)]
 pub(crate) struct Mapping<T: Shared> {
     content: NonNull<T>,
-    descriptor: RawFd,
+    descriptor: AtomicI32,
     /// Device and inode: what tells whether `descriptor` is still this file.
     identity: (u64, u64),
     path: PathBuf,
@@ -147,7 +147,7 @@ impl<T: Shared> Mapping<T> {
         let mapping = Self {
             content: map::<T>(&file).map_err(io_error(path, "map"))?,
             identity: (metadata.dev(), metadata.ino()),
-            descriptor: file.into_raw_fd(),
+            descriptor: AtomicI32::new(file.into_raw_fd()),
             path: path.to_owned(),
         };
         let exclusive = Exclusive {
@@ -178,19 +178,18 @@ impl<T: Shared> Mapping<T> {
 
     /// Make sure that storage stands behind these bytes, so that touching them cannot kill the process (SIGBUS).
     pub(crate) fn reserve(&self, offset: usize, length: usize) -> Result<(), AttachError> {
-        let reserved = if self.owns_descriptor() {
-            fallocate(self.descriptor, offset, length)
-        } else {
-            Err(io::Error::from_raw_os_error(libc::EBADF))
-        };
+        let reserved = self
+            .descriptor()
+            .and_then(|descriptor| fallocate(descriptor, offset, length));
         reserved.map_err(|source| self.error("reserve space", source))
     }
 
-    /// Exclude every other process and every other thread that does the same.
+    /// Exclude every other process and every other thread that does the same. Where the program has closed the file, it is
+    /// opened again; the locks went with the descriptor.
     pub(crate) fn exclusive(&self) -> io::Result<Exclusive<'_, T>> {
         let threads = THREADS.lock();
         record_lock(
-            self.descriptor_checked()?,
+            self.descriptor().or_else(|_| self.open_again())?,
             libc::F_SETLKW,
             libc::F_WRLCK,
             EXCLUSIVE_BYTE,
@@ -204,7 +203,7 @@ impl<T: Shared> Mapping<T> {
     /// Take the lock of entry `index` for this process, for as long as it lives. Taking it twice is no error.
     pub(crate) fn lock_entry(&self, index: usize) -> io::Result<()> {
         record_lock(
-            self.descriptor_checked()?,
+            self.descriptor()?,
             libc::F_SETLK,
             libc::F_WRLCK,
             entry_byte(index),
@@ -215,7 +214,7 @@ impl<T: Shared> Mapping<T> {
     /// Let go of the lock of entry `index`.
     pub(crate) fn unlock_entry(&self, index: usize) -> io::Result<()> {
         record_lock(
-            self.descriptor_checked()?,
+            self.descriptor()?,
             libc::F_SETLK,
             libc::F_UNLCK,
             entry_byte(index),
@@ -225,23 +224,28 @@ impl<T: Shared> Mapping<T> {
 
     /// Whether another process has the lock of entry `index`.
     pub(crate) fn is_entry_locked_elsewhere(&self, index: usize) -> io::Result<bool> {
-        is_entry_locked(self.descriptor_checked()?, index)
+        is_entry_locked(self.descriptor()?, index)
     }
 
-    fn descriptor_checked(&self) -> io::Result<RawFd> {
-        if self.owns_descriptor() {
-            return Ok(self.descriptor);
+    /// The descriptor, if it is still ours: programs exist that close every number they find.
+    fn descriptor(&self) -> io::Result<RawFd> {
+        let descriptor = self.descriptor.load(Ordering::Acquire);
+        if identity(descriptor)? == self.identity {
+            return Ok(descriptor);
         }
         Err(io::Error::from_raw_os_error(libc::EBADF))
     }
 
-    /// Whether the descriptor is still ours: programs exist that close every number they find.
-    fn owns_descriptor(&self) -> bool {
-        // SAFETY: all-zero bytes are a valid `stat`, a struct of integers.
-        let mut status: libc::stat = unsafe { std::mem::zeroed() };
-        // SAFETY: `status` is writable; a bad descriptor is an error, not undefined.
-        let answer = unsafe { libc::fstat(self.descriptor, &raw mut status) };
-        answer == 0 && (status.st_dev, status.st_ino) == self.identity
+    /// A new descriptor of the same file. Under `THREADS`: a second one, closed, would take all locks with it.
+    fn open_again(&self) -> io::Result<RawFd> {
+        let file = above_programs_numbers(options().open(&self.path)?);
+        let metadata = file.metadata()?;
+        if (metadata.dev(), metadata.ino()) != self.identity {
+            return Err(io::Error::from_raw_os_error(libc::ESTALE));
+        }
+        let descriptor = file.into_raw_fd();
+        self.descriptor.store(descriptor, Ordering::Release);
+        Ok(descriptor)
     }
 }
 
@@ -309,16 +313,16 @@ impl<T: Shared> Drop for Mapping<T> {
     fn drop(&mut self) {
         // SAFETY: ours: mapped in `map` with this size, and no reference into it outlives `self`.
         unsafe { libc::munmap(self.content.as_ptr().cast(), size_of::<T>()) };
-        if self.owns_descriptor() {
+        if let Ok(descriptor) = self.descriptor() {
             // SAFETY: the number still means the file that we opened, so nobody else uses it.
-            unsafe { libc::close(self.descriptor) };
+            unsafe { libc::close(descriptor) };
         }
     }
 }
 
 impl<T: Shared> Drop for Exclusive<'_, T> {
     fn drop(&mut self) {
-        if let Ok(descriptor) = self.mapping.descriptor_checked() {
+        if let Ok(descriptor) = self.mapping.descriptor() {
             // Where this fails the descriptor is gone, and the lock went with it.
             let _ = record_lock(descriptor, libc::F_SETLK, libc::F_UNLCK, EXCLUSIVE_BYTE);
         }
@@ -339,17 +343,20 @@ fn open_or_create(path: &Path) -> Result<File, AttachError> {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
         made.map_err(io_error(path, "create the folder"))?;
     }
+    let opened = options().create(true).mode(0o600).open(path);
+    opened
+        .map(above_programs_numbers)
+        .map_err(io_error(path, "open"))
+}
+
+/// To read and write, closed on exec, not through a link.
+fn options() -> OpenOptions {
     let mut options = OpenOptions::new();
     options
         .read(true)
         .write(true)
-        .create(true)
-        .mode(0o600)
         .custom_flags(libc::O_CLOEXEC | libc::O_NOFOLLOW);
     options
-        .open(path)
-        .map(above_programs_numbers)
-        .map_err(io_error(path, "open"))
 }
 
 /// Under the exclusive lock: give a new file its size; finish what a maker that died has begun.

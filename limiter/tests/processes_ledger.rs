@@ -129,6 +129,11 @@ fn worker() {
                 drop(File::open(dir.join("race/ledger")).unwrap());
                 answer("lost");
             }
+            "close-all" => {
+                // SAFETY: nobody here uses a descriptor above the standard ones but the ledger, whose test this is.
+                assert_eq!(unsafe { libc::close_range(3, u32::MAX, 0) }, 0);
+                answer("closed");
+            }
             "fork" => {
                 ledger = Some(in_a_fork(ledger.unwrap(), &dir, max));
                 answer(&ledger.as_ref().unwrap().own(0).get().to_string());
@@ -262,6 +267,29 @@ fn a_process_that_lost_its_locks_is_not_taken_for_dead() {
     assert_eq!(worker.ask("charge 41"), "refused");
     assert_eq!(ledger.current(0), Bytes::new(60));
     assert_eq!(ledger.processes().len(), 2);
+}
+
+#[test]
+fn a_process_that_closed_every_descriptor_locks_again_and_reaps() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut daemon = Worker::start(dir.path(), 100);
+    assert_eq!(daemon.ask("close-all"), "closed");
+    assert_eq!(daemon.ask("charge 10"), "10");
+    assert!(!holds_a_record_lock(&daemon.child));
+    let mut other = Worker::start(dir.path(), 100);
+    assert_eq!(other.ask("charge 90"), "90");
+    other.kill_unburied();
+    assert_eq!(daemon.ask("charge 90"), "90");
+    assert!(holds_a_record_lock(&daemon.child));
+}
+
+/// proc_locks(5): `id: POSIX ADVISORY WRITE pid …`.
+fn holds_a_record_lock(child: &Child) -> bool {
+    let locks = fs::read_to_string("/proc/locks").unwrap();
+    let pid = child.id().to_string();
+    locks
+        .lines()
+        .any(|lock| lock.contains("POSIX") && lock.split_whitespace().any(|word| word == pid))
 }
 
 #[test]

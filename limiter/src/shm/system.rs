@@ -23,6 +23,17 @@ pub(super) fn above_programs_numbers(file: File) -> File {
     file
 }
 
+/// Device and inode of an open file.
+pub(super) fn identity(descriptor: RawFd) -> io::Result<(u64, u64)> {
+    // SAFETY: all-zero bytes are a valid `stat`, a struct of integers.
+    let mut status: libc::stat = unsafe { std::mem::zeroed() };
+    // SAFETY: `status` is writable; a bad descriptor is an error, not undefined.
+    if unsafe { libc::fstat(descriptor, &raw mut status) } == 0 {
+        return Ok((status.st_dev, status.st_ino));
+    }
+    Err(io::Error::last_os_error())
+}
+
 /// Put storage behind a range of a file, extending it where needed.
 pub(super) fn fallocate(descriptor: RawFd, offset: usize, length: usize) -> io::Result<()> {
     let too_large = |_| io::Error::from_raw_os_error(libc::EFBIG);
