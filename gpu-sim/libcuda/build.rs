@@ -4,11 +4,10 @@
 //! `cuGetProcAddress` answers from.
 
 use std::collections::BTreeSet;
-use std::fmt::Write as _;
 use std::path::Path;
 use std::{env, fs, io};
 
-use cuda_sys_stubs::symbols::{DRIVER, SymbolKind};
+use cuda_sys_stubs::symbols::{DRIVER, Symbol, SymbolKind};
 
 fn main() -> io::Result<()> {
     // As the real one is linked: no preload catches what the library calls inside itself.
@@ -50,26 +49,31 @@ fn defined(folder: &Path) -> io::Result<BTreeSet<String>> {
 }
 
 fn generate(defined: &BTreeSet<String>) -> String {
-    let (mut stubs, mut variables, mut declared, mut table) =
-        (String::new(), String::new(), String::new(), String::new());
-    for symbol in DRIVER {
-        let name = symbol.name;
-        match symbol.kind {
-            // Writing to a string cannot fail.
-            SymbolKind::Data => drop(writeln!(variables, "    {name},")),
-            SymbolKind::Function if defined.contains(name) => {
-                drop(writeln!(declared, "    fn {name}();"))
-            }
-            SymbolKind::Function => drop(writeln!(stubs, "    {name},")),
-        }
-        let address = match symbol.kind {
-            SymbolKind::Data => format!("(&raw const {name}).cast()"),
-            SymbolKind::Function => format!("{name} as *const c_void"),
-        };
-        drop(writeln!(table, "    ({name:?}, || {address}),"));
-    }
+    let (data, functions): (Vec<_>, Vec<_>) = DRIVER
+        .iter()
+        .partition(|symbol| symbol.kind == SymbolKind::Data);
+    let (rows, stubs): (Vec<_>, Vec<_>) = functions
+        .into_iter()
+        .partition(|symbol| defined.contains(symbol.name));
+    let each = |symbols: &[&Symbol], write: fn(&Symbol) -> String| -> String {
+        symbols.iter().map(|symbol| write(symbol)).collect()
+    };
+    let all: Vec<&Symbol> = DRIVER.iter().collect();
     format!(
-        "stubs! {{\n{stubs}}}\nvariables! {{\n{variables}}}\nunsafe extern \"C\" {{\n{declared}}}\n\
-         static EXPORTS: &[(&str, fn() -> *const c_void)] = &[\n{table}];\n"
+        "stubs! {{\n{}}}\nvariables! {{\n{}}}\nunsafe extern \"C\" {{\n{}}}\n\
+         static EXPORTS: &[Export] = &[\n{}];\n",
+        each(&stubs, |symbol| format!("    {},\n", symbol.name)),
+        each(&data, |symbol| format!("    {},\n", symbol.name)),
+        each(&rows, |symbol| format!("    fn {}();\n", symbol.name)),
+        each(&all, address),
     )
+}
+
+/// A line of the table of addresses.
+fn address(symbol: &Symbol) -> String {
+    let name = symbol.name;
+    match symbol.kind {
+        SymbolKind::Data => format!("    ({name:?}, || (&raw const {name}).cast()),\n"),
+        SymbolKind::Function => format!("    ({name:?}, || {name} as *const c_void),\n"),
+    }
 }

@@ -10,7 +10,7 @@ use cuda_sys_stubs::abi::*;
 
 use crate::context::Context;
 use crate::door::Answer;
-use crate::graph::{self, Edge, Graph, Node, Operation};
+use crate::graph::{self, Dependency, Edge, Graph, Node, Operation};
 use crate::process::State;
 use crate::stream::{self, Kind, Stream};
 use crate::table::Key;
@@ -31,7 +31,7 @@ pub(crate) struct Capture {
 pub(crate) struct Capturing {
     pub(crate) capture: Key<Capture>,
     /// What the stream's next node comes after.
-    pub(crate) tips: Vec<(Key<Node>, Edge)>,
+    pub(crate) tips: Vec<Dependency>,
 }
 
 /// A place in a capture, as an event remembers it.
@@ -137,7 +137,7 @@ pub(crate) fn begin(
     state: &mut State,
     stream: Key<Stream>,
     mode: CUstreamCaptureMode,
-    into: Option<(Key<Graph>, Vec<(Key<Node>, Edge)>)>,
+    into: Option<(Key<Graph>, Vec<Dependency>)>,
 ) -> Answer {
     let origin = stream::get(state, stream)?;
     if mode > CU_STREAM_CAPTURE_MODE_RELAXED {
@@ -192,7 +192,7 @@ fn set_tips(
     state: &mut State,
     stream: Key<Stream>,
     capture: Key<Capture>,
-    tips: Vec<(Key<Node>, Edge)>,
+    tips: Vec<Dependency>,
 ) -> Answer {
     state
         .streams
@@ -295,11 +295,10 @@ fn release(state: &mut State, key: Key<Capture>, failed: bool) {
     for (_, stream) in state.streams.iter_mut() {
         stream.capture.take_if(|capturing| capturing.capture == key);
     }
-    if let Some(capture) = state.captures.remove(key) {
-        if failed && !capture.is_into_graph {
-            // It was made for this capture, so it has no parent that could object.
-            let _ = graph::destroy(state, capture.graph);
-        }
+    let ended = state.captures.remove(key);
+    if let Some(capture) = ended.filter(|capture| failed && !capture.is_into_graph) {
+        // It was made for this capture, so it has no parent that could object.
+        let _ = graph::destroy(state, capture.graph);
     }
 }
 
@@ -308,7 +307,7 @@ pub(crate) struct Info {
     pub(crate) status: CUstreamCaptureStatus,
     pub(crate) id: u64,
     pub(crate) graph: Option<Key<Graph>>,
-    pub(crate) tips: Vec<(Key<Node>, Edge)>,
+    pub(crate) tips: Vec<Dependency>,
 }
 
 /// How a stream's capture stands. Asking for the legacy null stream while another captures voids that capture.
@@ -345,7 +344,7 @@ pub(crate) fn info(state: &mut State, stream: Key<Stream>) -> Answer<Info> {
 pub(crate) fn update_dependencies(
     state: &mut State,
     stream: Key<Stream>,
-    nodes: Vec<(Key<Node>, Edge)>,
+    nodes: Vec<Dependency>,
     replaces: bool,
 ) -> Answer {
     let Some(place) = place(state, stream)? else {

@@ -15,8 +15,8 @@ use crate::{bytes, capture, stream};
 pub(crate) struct FillParams {
     pub(crate) address: CUdeviceptr,
     pub(crate) pitch: u64,
-    pub(crate) value: u32,
-    /// 1, 2 or 4.
+    pub(crate) value: u64,
+    /// 1, 2, 4 or 8.
     pub(crate) element_bytes: u32,
     pub(crate) width: u64,
     pub(crate) height: u64,
@@ -38,7 +38,7 @@ impl Fill {
             .width
             .checked_mul(element)
             .ok_or(CUDA_ERROR_INVALID_VALUE)?;
-        let aligned = matches!(element, 1 | 2 | 4) && params.address.is_multiple_of(element);
+        let aligned = matches!(element, 1 | 2 | 4 | 8) && params.address.is_multiple_of(element);
         let fits =
             params.height <= 1 || (params.pitch >= row && params.pitch.is_multiple_of(element));
         if !aligned || !fits {

@@ -32,4 +32,5 @@ mod symbols;
 mod table;
 mod trace;
 mod visible;
+mod watch;
 mod window;

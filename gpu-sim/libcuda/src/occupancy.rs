@@ -109,7 +109,7 @@ mod tests {
         assert_eq!(best_block(&t4(), 1024, 32, 0, |_| 0), (40, 1024));
         assert_eq!(
             best_block(&t4(), 1024, 32, 0, |threads| threads * 128),
-            (80, 256)
+            (40, 512)
         );
     }
 

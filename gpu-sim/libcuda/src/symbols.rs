@@ -13,6 +13,9 @@ use cuda_sys_stubs::abi::{CUDA_ERROR_NOT_SUPPORTED, CUresult};
 
 use crate::{log, trace};
 
+/// A name and what gives its address.
+type Export = (&'static str, fn() -> *const c_void);
+
 /// The address of an exported symbol.
 pub(crate) fn address(name: &str) -> Option<*mut c_void> {
     let at = EXPORTS
@@ -36,7 +39,6 @@ fn refuse(symbol: &str, said: &AtomicBool) -> CUresult {
 macro_rules! stubs {
     ($($name:ident),* $(,)?) => { $(
         #[unsafe(no_mangle)]
-        #[expect(non_snake_case, reason = "spelled as in cuda.h")]
         extern "C" fn $name() -> CUresult {
             static SAID: AtomicBool = AtomicBool::new(false);
             refuse(stringify!($name), &SAID)
@@ -48,7 +50,6 @@ macro_rules! stubs {
 macro_rules! variables {
     ($($name:ident),* $(,)?) => { $(
         #[unsafe(no_mangle)]
-        #[expect(non_upper_case_globals, reason = "spelled as the driver exports it")]
         static $name: [u64; 8] = [0; 8];
     )* };
 }

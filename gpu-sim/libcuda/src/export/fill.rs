@@ -10,7 +10,7 @@ use crate::process::process;
 fn params(
     address: CUdeviceptr,
     pitch: usize,
-    value: u32,
+    value: u64,
     element_bytes: u32,
     (width, height): (usize, usize),
 ) -> FillParams {
@@ -50,15 +50,15 @@ exports! {
         fill(process()?, params(dstDevice, dstPitch, us.into(), 2, (Width, Height)), hStream, null)
     }
     fn cuMemsetD32_v2 / cuMemsetD32_v2_ptds |null| (dstDevice: CUdeviceptr, ui: u32, N: usize) {
-        fill_now(process()?, params(dstDevice, 0, ui, 4, (N, 1)), null)
+        fill_now(process()?, params(dstDevice, 0, ui.into(), 4, (N, 1)), null)
     }
     fn cuMemsetD32Async / cuMemsetD32Async_ptsz |null| (dstDevice: CUdeviceptr, ui: u32, N: usize, hStream: CUstream) {
-        fill(process()?, params(dstDevice, 0, ui, 4, (N, 1)), hStream, null)
+        fill(process()?, params(dstDevice, 0, ui.into(), 4, (N, 1)), hStream, null)
     }
     fn cuMemsetD2D32_v2 / cuMemsetD2D32_v2_ptds |null| (dstDevice: CUdeviceptr, dstPitch: usize, ui: u32, Width: usize, Height: usize) {
-        fill_now(process()?, params(dstDevice, dstPitch, ui, 4, (Width, Height)), null)
+        fill_now(process()?, params(dstDevice, dstPitch, ui.into(), 4, (Width, Height)), null)
     }
     fn cuMemsetD2D32Async / cuMemsetD2D32Async_ptsz |null| (dstDevice: CUdeviceptr, dstPitch: usize, ui: u32, Width: usize, Height: usize, hStream: CUstream) {
-        fill(process()?, params(dstDevice, dstPitch, ui, 4, (Width, Height)), hStream, null)
+        fill(process()?, params(dstDevice, dstPitch, ui.into(), 4, (Width, Height)), hStream, null)
     }
 }

@@ -4,7 +4,7 @@ use cuda_sys_stubs::abi::*;
 
 use super::{list, put, put_list, wanted};
 use crate::door::{Answer, exports};
-use crate::graph::{self, Edge, Graph, Node};
+use crate::graph::{self, Dependency, Edge, Graph, Node};
 use crate::process::{State, process};
 use crate::table::Key;
 
@@ -34,15 +34,12 @@ pub(super) unsafe fn dependencies(
     nodes: *const CUgraphNode,
     edges: *const CUgraphEdgeData,
     count: usize,
-) -> Answer<Vec<(Key<Node>, Edge)>> {
+) -> Answer<Vec<Dependency>> {
     // SAFETY: the caller's promise.
     let nodes = unsafe { list(nodes, count)? };
+    let count = if edges.is_null() { 0 } else { count };
     // SAFETY: the caller's promise.
-    let edges = if edges.is_null() {
-        &[]
-    } else {
-        unsafe { list(edges, count)? }
-    };
+    let edges = unsafe { list(edges, count)? };
     let edge = |index: usize| edges.get(index).map(edge).unwrap_or_default();
     nodes
         .iter()

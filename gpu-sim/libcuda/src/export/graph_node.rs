@@ -12,12 +12,11 @@ use crate::copy::{Copy, CopyParams, SideParams};
 use crate::door::{Answer, exports};
 use crate::event;
 use crate::fill::{Fill, FillParams};
-use crate::graph::{self, Edge, Node, Operation};
+use crate::graph::{self, Dependency, Operation};
 use crate::host_call::HostCall;
 use crate::launch::{self, Shape};
 use crate::module;
 use crate::process::{Process, State, process};
-use crate::table::Key;
 
 /// A description of a node that becomes an operation.
 ///
@@ -106,11 +105,14 @@ impl Describes for CUDA_MEMCPY3D {
 
 impl Describes for CUDA_MEMSET_NODE_PARAMS {
     unsafe fn operation(&self, _: &Process, state: &mut State) -> Answer<Operation> {
+        if !matches!(self.elementSize, 1 | 2 | 4) {
+            return Err(CUDA_ERROR_INVALID_VALUE);
+        }
         let (width, height) = (super::wide(self.width), super::wide(self.height));
         let params = FillParams {
             address: self.dst,
             pitch: super::wide(self.pitch),
-            value: self.value,
+            value: self.value.into(),
             element_bytes: self.elementSize,
             width,
             height,
@@ -202,7 +204,7 @@ unsafe fn add(
     let mut state = process.lock();
     let graph = graph::find(&state, graph)?;
     // SAFETY: the caller's promise.
-    let before: Vec<(Key<Node>, Edge)> = unsafe { dependencies(&state, before, edges, count)? };
+    let before: Vec<Dependency> = unsafe { dependencies(&state, before, edges, count)? };
     let operation = describe(process, &mut state)?;
     let node = graph::add(&mut state, graph, operation, before)?;
     // SAFETY: the caller's promise.
@@ -385,7 +387,7 @@ fn fill_params(_: &State, operation: &Operation) -> Option<CUDA_MEMSET_NODE_PARA
     Some(CUDA_MEMSET_NODE_PARAMS {
         dst: params.address,
         pitch: length(params.pitch),
-        value: params.value,
+        value: u32::try_from(params.value).ok()?,
         elementSize: params.element_bytes,
         width: length(params.width),
         height: length(params.height),

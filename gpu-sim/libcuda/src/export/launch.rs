@@ -87,13 +87,13 @@ pub(super) unsafe fn from_config(config: *const CUlaunchConfig) -> Answer<(CUlau
     // SAFETY: the caller's promise for the attributes.
     for attribute in unsafe { list(config.attrs.cast_const(), count)? } {
         match attribute.id {
-            // SAFETY: the id says which member was written (caller).
             CU_LAUNCH_ATTRIBUTE_COOPERATIVE => {
-                shape.is_cooperative = unsafe { attribute.value.cooperative } != 0
+                // SAFETY: the id says which member was written (caller).
+                shape.is_cooperative = unsafe { attribute.value.cooperative } != 0;
             }
-            // SAFETY: as above.
             CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION => {
-                shape.cluster = unsafe { attribute.value.clusterDim }
+                // SAFETY: as above.
+                shape.cluster = unsafe { attribute.value.clusterDim };
             }
             // Policies that change how a launch is carried out, not what it does or costs here.
             _ => {}

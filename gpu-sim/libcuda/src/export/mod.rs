@@ -158,13 +158,14 @@ const FATBIN_WRAPPER_MAGIC: u32 = 0x4662_43b1;
 unsafe fn image<'a>(image: *const std::ffi::c_void) -> Answer<&'a [u8]> {
     wanted(image.cast_mut())?;
     let bytes = image.cast::<u8>();
-    if let Some(format) = unsafe { magic(bytes) }.and_then(|magic| Format::of(&magic)) {
+    // SAFETY: the caller's promise: four bytes, unless a NUL ends them before.
+    let magic = unsafe { magic(bytes) };
+    if let Some(format) = magic.and_then(|magic| Format::of(&magic)) {
         // SAFETY: an image of that format has a whole header, and says how long the rest is (caller).
         return unsafe { measured(bytes, format) }
             .ok_or(cuda_sys_stubs::abi::CUDA_ERROR_INVALID_IMAGE);
     }
-    // SAFETY: the caller's promise: four bytes, if the first is not NUL.
-    if unsafe { magic(bytes) } == Some(FATBIN_WRAPPER_MAGIC.to_le_bytes()) {
+    if magic == Some(FATBIN_WRAPPER_MAGIC.to_le_bytes()) {
         // SAFETY: the wrapper's third word is a pointer to the fatbin (caller).
         let inner = unsafe {
             bytes

@@ -8,7 +8,6 @@ use gpu_sim::client::Graph as GpuGraph;
 use gpu_sim::command::GraphNode;
 
 use super::{Graph, Node, Operation, get, node, sorted};
-use crate::context::Context;
 use crate::door::Answer;
 use crate::process::{Process, State, lost, refused};
 use crate::stream::{self, Stream};
@@ -23,7 +22,6 @@ const FLAG_DEVICE_LAUNCH: u64 = 4;
 /// An executable graph.
 pub(crate) struct GraphExec {
     pub(crate) flags: u64,
-    pub(crate) context: Key<Context>,
     steps: Vec<Step>,
     /// Node of the graph that it was made from (and of its child graphs) → index of its step.
     indices: BTreeMap<Key<Node>, usize>,
@@ -60,7 +58,7 @@ pub(crate) fn find(state: &State, handle: CUgraphExec) -> Answer<Key<GraphExec>>
 /// Freezes a graph. Changes of the graph do not reach it any more.
 pub(crate) fn instantiate(process: &Process, graph: CUgraph, flags: u64) -> Answer<Key<GraphExec>> {
     let mut state = process.lock();
-    let context = context::current(&state)?;
+    context::current(&state)?;
     let graph = super::find(&state, graph)?;
     if flags & !FLAGS_ALL != 0
         || flags & (FLAG_AUTO_FREE_ON_LAUNCH | FLAG_DEVICE_LAUNCH)
@@ -86,7 +84,6 @@ pub(crate) fn instantiate(process: &Process, graph: CUgraph, flags: u64) -> Answ
     } = flat;
     Ok(state.execs.insert(GraphExec {
         flags: flags & !FLAG_UPLOAD,
-        context,
         steps,
         indices,
         shape,
@@ -284,20 +281,6 @@ fn index_of(state: &State, exec: Key<GraphExec>, original: Key<Node>) -> Answer<
     exec.indices
         .get(&original)
         .copied()
-        .ok_or(CUDA_ERROR_INVALID_VALUE)
-}
-
-/// What a node does now.
-pub(crate) fn operation(
-    state: &State,
-    exec: Key<GraphExec>,
-    original: Key<Node>,
-) -> Answer<&Operation> {
-    let index = index_of(state, exec, original)?;
-    let exec = state.execs.get(exec).ok_or(CUDA_ERROR_INVALID_VALUE)?;
-    exec.steps
-        .get(index)
-        .map(|step| &step.operation)
         .ok_or(CUDA_ERROR_INVALID_VALUE)
 }
 

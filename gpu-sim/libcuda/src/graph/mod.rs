@@ -106,6 +106,12 @@ pub(crate) struct Edge {
     pub(crate) kind: u8,
 }
 
+/// A node that comes before, and the edge from it.
+pub(crate) type Dependency = (Key<Node>, Edge);
+
+/// An edge with its ends: from, to.
+pub(crate) type Connection = (Key<Node>, Key<Node>, Edge);
+
 /// A graph. Its nodes stand in the order in which they were added.
 #[derive(Default)]
 pub(crate) struct Graph {
@@ -120,7 +126,7 @@ pub(crate) struct Graph {
 pub(crate) struct Node {
     pub(crate) graph: Key<Graph>,
     pub(crate) operation: Operation,
-    pub(crate) dependencies: Vec<(Key<Node>, Edge)>,
+    pub(crate) dependencies: Vec<Dependency>,
 }
 
 /// The graph behind a handle.
@@ -158,7 +164,7 @@ pub(crate) fn add(
     state: &mut State,
     graph: Key<Graph>,
     operation: Operation,
-    dependencies: Vec<(Key<Node>, Edge)>,
+    dependencies: Vec<Dependency>,
 ) -> Answer<Key<Node>> {
     get(state, graph)?;
     for (index, (dependency, _)) in dependencies.iter().enumerate() {
@@ -349,7 +355,7 @@ pub(crate) fn depends_on(state: &State, node: Key<Node>, ancestor: Key<Node>) ->
 }
 
 /// Every edge: from, to.
-pub(crate) fn edges(state: &State, graph: Key<Graph>) -> Answer<Vec<(Key<Node>, Key<Node>, Edge)>> {
+pub(crate) fn edges(state: &State, graph: Key<Graph>) -> Answer<Vec<Connection>> {
     let nodes = get(state, graph)?
         .nodes
         .iter()

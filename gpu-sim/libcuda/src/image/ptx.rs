@@ -73,13 +73,8 @@ impl Header {
 /// `8.4` → 84.
 fn version(word: &str) -> Option<u32> {
     let (major, minor) = word.trim().split_once('.')?;
-    Some(
-        major
-            .parse::<u32>()
-            .ok()?
-            .checked_mul(10)?
-            .checked_add(minor.parse().ok()?)?,
-    )
+    let tens = major.parse::<u32>().ok()?.checked_mul(10)?;
+    tens.checked_add(minor.parse().ok()?)
 }
 
 /// `sm_75`, `sm_90a` → 75, 90.

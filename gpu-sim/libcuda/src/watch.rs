@@ -1,0 +1,183 @@
+//! Words of memory that streams wait for (`cuStreamWaitValue32` and its kin).
+//!
+//! When a stream comes to such a wait, the word is looked at, again and again, by one thread for the whole process, until it
+//! has the value; then the thread raises the semaphore that the stream waits for. The thread starts with the first wait.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cuda_sys_stubs::abi::*;
+use gpu_sim::client::{Effect, Machine, SemaphoreHandle};
+use gpu_sim::command::Command;
+use parking_lot::{Condvar, Mutex};
+
+use crate::address::Place;
+use crate::bytes;
+use crate::door::{Answer, NullStream};
+use crate::process::{Process, refused};
+use crate::{capture, log, stream};
+
+/// How often words are looked at while a stream waits.
+const PERIOD: Duration = Duration::from_micros(50);
+
+/// What a word has to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Condition {
+    pub(crate) kind: CUstreamWaitValue_flags,
+    pub(crate) value: u64,
+    /// 4 or 8.
+    pub(crate) bytes: u32,
+}
+
+impl Condition {
+    /// "At least" is cyclic: the difference is read as a signed number (CUDA Driver API, `CUstreamWaitValue_flags`).
+    fn holds(self, word: u64) -> bool {
+        let mask = if self.bytes == 4 {
+            u64::from(u32::MAX)
+        } else {
+            u64::MAX
+        };
+        let sign = (mask >> 1) + 1;
+        match self.kind {
+            CU_STREAM_WAIT_VALUE_EQ => word == self.value,
+            CU_STREAM_WAIT_VALUE_AND => word & self.value != 0,
+            CU_STREAM_WAIT_VALUE_NOR => !(word | self.value) & mask != 0,
+            _ => word.wrapping_sub(self.value) & sign == 0,
+        }
+    }
+}
+
+struct Watch {
+    place: Place,
+    condition: Condition,
+    semaphore: SemaphoreHandle,
+    payload: u64,
+}
+
+/// The words that are waited for now.
+#[derive(Default)]
+struct Watched {
+    words: Mutex<Vec<Watch>>,
+    more: Condvar,
+}
+
+fn watched() -> &'static Arc<Watched> {
+    static WATCHED: std::sync::OnceLock<Arc<Watched>> = std::sync::OnceLock::new();
+    WATCHED.get_or_init(Arc::default)
+}
+
+/// Has a stream wait until the word at `address` meets the condition.
+pub(crate) fn wait(
+    process: &'static Process,
+    (handle, null): (CUstream, NullStream),
+    address: CUdeviceptr,
+    condition: Condition,
+) -> Answer {
+    start_thread(&process.machine)?;
+    let mut state = process.lock();
+    let key = stream::resolve(process, &mut state, handle, null)?;
+    if condition.kind > CU_STREAM_WAIT_VALUE_NOR || !address.is_multiple_of(condition.bytes.into())
+    {
+        return Err(CUDA_ERROR_INVALID_VALUE);
+    }
+    let place = state.book.known_place(address, condition.bytes.into())?;
+    if let Some(capture) = capture::place(&mut state, key)? {
+        capture::invalidate(&mut state, capture.capture);
+        return Err(CUDA_ERROR_NOT_SUPPORTED);
+    }
+    let semaphore = process.machine.create_semaphore().map_err(refused)?;
+    let payload = semaphore.next_payload();
+    let wait = Command::Wait {
+        semaphore: semaphore.id(),
+        payload,
+    };
+    let begin = Effect::HostVisible(Box::new(move || {
+        let watched = watched();
+        watched.words.lock().push(Watch {
+            place,
+            condition,
+            semaphore,
+            payload,
+        });
+        watched.more.notify_one();
+    }));
+    stream::submit(process, &mut state, key, Command::Marker, Some(begin))?;
+    stream::submit(process, &mut state, key, wait, None).map(drop)
+}
+
+fn start_thread(machine: &'static Machine) -> Answer {
+    static STARTED: Mutex<bool> = Mutex::new(false);
+    let mut started = STARTED.lock();
+    if !*started {
+        let builder = std::thread::Builder::new().name("gpu-sim-watch".to_owned());
+        builder
+            .spawn(|| look(machine))
+            .map_err(|_| CUDA_ERROR_OUT_OF_MEMORY)?;
+        *started = true;
+    }
+    Ok(())
+}
+
+fn look(machine: &Machine) {
+    let watched = watched();
+    let mut words = watched.words.lock();
+    loop {
+        let (met, open): (Vec<Watch>, Vec<Watch>) =
+            std::mem::take(&mut *words).into_iter().partition(|watch| {
+                watch.condition.holds(bytes::read(
+                    machine,
+                    watch.place,
+                    watch.condition.bytes.into(),
+                ))
+            });
+        *words = open;
+        for Watch {
+            semaphore, payload, ..
+        } in met
+        {
+            if machine.signal(&semaphore, payload).is_err() {
+                return log::error(format_args!(
+                    "the device is gone; a stream waits for a word in vain"
+                ));
+            }
+        }
+        if words.is_empty() {
+            watched.more.wait(&mut words);
+        } else {
+            watched.more.wait_for(&mut words, PERIOD);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn holds(kind: CUstreamWaitValue_flags, bytes: u32, value: u64, word: u64) -> bool {
+        Condition { kind, value, bytes }.holds(word)
+    }
+
+    #[test]
+    fn at_least_is_cyclic() {
+        assert!(
+            holds(CU_STREAM_WAIT_VALUE_GEQ, 4, 5, 5)
+                && holds(CU_STREAM_WAIT_VALUE_GEQ, 4, 0xffff_fffe, 1)
+        );
+        assert!(!holds(CU_STREAM_WAIT_VALUE_GEQ, 4, 5, 4));
+        assert!(!holds(CU_STREAM_WAIT_VALUE_GEQ, 8, 0xffff_fffe, 1));
+    }
+
+    #[test]
+    fn bits_are_compared_in_the_words_width() {
+        assert!(
+            holds(CU_STREAM_WAIT_VALUE_AND, 4, 6, 2) && !holds(CU_STREAM_WAIT_VALUE_AND, 4, 6, 1)
+        );
+        assert!(!holds(
+            CU_STREAM_WAIT_VALUE_NOR,
+            4,
+            0xffff_0000,
+            0x0000_ffff
+        ));
+        assert!(holds(CU_STREAM_WAIT_VALUE_NOR, 4, 0xffff_0000, 0x0000_fffe));
+    }
+}
