@@ -1,6 +1,6 @@
 //! What limits a container has: the config file and the environment, checked.
 //!
-//! A value goes one way: text with its origin ([`raw`]) → units and ranges (`Layer`) → [`Limits`] → [`GpuLimits`].
+//! A value goes one way: text with its origin (`raw`) → units and ranges (`Layer`) → [`Limits`] → [`GpuLimits`].
 //! This module is the only one that can refuse a setting, and [`load`] the only function that reads the process's
 //! environment.
 //!

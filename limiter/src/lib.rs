@@ -1,7 +1,13 @@
 //! Quotas and shares of a container: config, ledger, bucket, prices; knows nothing of CUDA.
 //!
+//! * what is limited: [`config`], in [`units`];
+//! * memory: [`ledger`], one shared file per container, one slot per process;
+//! * GPU time: [`share`] asks [`price`] what a launch costs and [`bucket`] whether it may go; [`board`] says who else is
+//!   busy;
+//! * what others read: [`sample`].
+//!
 //! Time is always an argument: [`clock::monotonic`] is the one function here that reads a clock.
-//! `unsafe` stands in `shm.rs` alone.
+//! `unsafe` stands in [`shm`] alone.
 #![deny(unsafe_code)]
 #![cfg_attr(
     not(test),
