@@ -167,6 +167,74 @@ fn bytes_written_through_one_mapping_are_there_until_the_block_is_freed() {
 }
 
 #[test]
+fn an_effect_that_can_be_seen_without_a_wait_happens_without_one() {
+    let sandbox = Sandbox::new();
+    let machine = sandbox.connect();
+    let context = machine.create_context(0).unwrap();
+    let stream = machine.create_stream(context, 0).unwrap();
+    let (seen, sees) = std::sync::mpsc::channel();
+    let effect = Effect::HostVisible(Box::new(move || seen.send(()).unwrap()));
+    let copy = Command::Copy {
+        direction: CopyDirection::DeviceToHost,
+        bytes: 4096,
+    };
+    machine.submit_with(&stream, copy, effect).unwrap();
+    sees.recv().unwrap();
+}
+
+#[test]
+fn threads_share_a_machine_and_a_stream() {
+    const THREADS: u64 = 4;
+    const ROUNDS: u64 = 200;
+    let sandbox = Sandbox::new();
+    let machine = sandbox.connect();
+    let context = machine.create_context(0).unwrap();
+    let stream = machine.create_stream(context, 0).unwrap();
+    let effects = Arc::new(AtomicU32::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..THREADS {
+            scope.spawn(|| {
+                for _ in 0..ROUNDS {
+                    let effects = Arc::clone(&effects);
+                    let effect = Effect::OnWait(Box::new(move || {
+                        effects.fetch_add(1, SeqCst);
+                    }));
+                    let command = Command::Kernel(kernel(1));
+                    let last = machine.submit_with(&stream, command, effect).unwrap();
+                    let block = machine.alloc(0, 100, AllocKind::Device).unwrap();
+                    machine.wait_stream(&stream, last).unwrap();
+                    machine.free(block.id).unwrap();
+                }
+            });
+        }
+    });
+    assert_eq!(stream.completed(), THREADS * ROUNDS);
+    assert_eq!(u64::from(effects.load(SeqCst)), THREADS * ROUNDS);
+    assert_eq!(machine.usage().unwrap()[0].kernels_total, THREADS * ROUNDS);
+}
+
+#[test]
+fn a_semaphore_that_was_given_back_starts_where_it_stood() {
+    let sandbox = Sandbox::new();
+    let machine = sandbox.connect();
+    let context = machine.create_context(0).unwrap();
+    let stream = machine.create_stream(context, 0).unwrap();
+    for _ in 0..200 {
+        let event = machine.create_semaphore().unwrap();
+        let (semaphore, payload) = (event.id(), event.next_payload());
+        machine.submit(&stream, Command::Kernel(kernel(5))).unwrap();
+        machine
+            .submit(&stream, Command::Signal { semaphore, payload })
+            .unwrap();
+        drop(event); // every other one is still to be raised
+    }
+    let event = machine.create_semaphore().unwrap();
+    assert_eq!(machine.poll(&event, event.next_payload()).unwrap(), None);
+    machine.wait_stream(&stream, stream.submitted()).unwrap();
+    assert_eq!(machine.poll(&event, event.last_payload()).unwrap(), None);
+}
+
+#[test]
 fn what_is_written_to_a_block_stays_though_its_bytes_were_just_freed() {
     let sandbox = Sandbox::new();
     let machine = sandbox.connect();

@@ -276,6 +276,35 @@ fn a_process_that_is_stopped_stops_nobody_else() {
 }
 
 #[test]
+fn two_busy_processes_get_half_of_the_engine_each() {
+    let sandbox = Sandbox::new();
+    let machine = sandbox.connect();
+    let mut tenants = [(); 2].map(|()| Program::start(&sandbox.environment(), "busy"));
+    tenants
+        .iter_mut()
+        .for_each(|tenant| assert_eq!(tenant.line(), "busy"));
+    let pids = tenants.each_ref().map(|tenant| tenant.child.id());
+    let busy_ns = || {
+        let rows = machine.usage().unwrap();
+        pids.map(|pid| {
+            rows.iter()
+                .find(|row| row.pid == pid)
+                .unwrap()
+                .gpu_busy_ns_total
+        })
+    };
+    let before = busy_ns();
+    let mut gained = [0; 2];
+    until("300 ms of the engine's time", || {
+        let now = busy_ns();
+        gained = [now[0] - before[0], now[1] - before[1]];
+        gained[0] + gained[1] > 300_000_000
+    });
+    let part = gained[0] as f64 / (gained[0] + gained[1]) as f64;
+    assert!((0.45..0.55).contains(&part), "{gained:?}");
+}
+
+#[test]
 fn a_forked_child_cannot_use_the_connection_and_connects_anew() {
     let sandbox = Sandbox::new();
     let mut program = Program::start(&sandbox.environment(), "fork");
