@@ -6,6 +6,7 @@
 use cuda_sys_stubs::abi::*;
 use limiter::clock;
 use limiter::price::KernelKey;
+use limiter::share::{Admit, Reservation};
 
 use crate::completion::Launch;
 use crate::entry::Cx;
@@ -16,6 +17,27 @@ fn device_index(cx: Cx, stream: CUstream) -> Option<usize> {
         cx.attachment
             .device_index(cx.driver.stream_device(stream).ok()?)
     })
+}
+
+/// Who must wait waits this much longer, in ns, and then may launch several at once: a GPU that is given one small kernel
+/// at a time by each of its tenants spends its time switching between them. Less than what a bucket lets through at once
+/// takes to fill at any cap (2 ms), so that nothing of the share is lost by it.
+const GATHER_NS: u64 = 1_500_000;
+
+/// Waits for the container's turn.
+fn admitted(cx: Cx, device_index: usize, key: KernelKey) -> Reservation {
+    let mut now = clock::monotonic();
+    loop {
+        match cx.attachment.share.admit(device_index, key, now) {
+            Admit::Granted(reservation) => return reservation,
+            Admit::NotBefore(then) => {
+                now = cx
+                    .attachment
+                    .share
+                    .wait(device_index, then.saturating_add_ns(GATHER_NS));
+            }
+        }
+    }
 }
 
 /// Calls when it is this container's turn, and watches for the end of what was launched.
@@ -40,7 +62,7 @@ pub(crate) fn throttled(
     if !cx.attachment.completion.is_watching(cx) {
         return CUDA_ERROR_OPERATING_SYSTEM;
     }
-    let reservation = share.acquire(device_index, key, clock::monotonic());
+    let reservation = admitted(cx, device_index, key);
     let timed = share.should_time(device_index, key, clock::monotonic());
     let launch = Launch::begin(cx, stream, timed);
     let status = call();
