@@ -61,7 +61,8 @@ pub struct Device {
 }
 
 impl Device {
-    /// Makes the machine in `dir` and listens there; it outlives its last user by `linger`. The caller holds the folder's lock.
+    /// Makes the machine in `dir` and listens there; it outlives its last user by `linger`. The caller holds
+    /// the folder's lock.
     pub fn new(
         dir: &Path,
         profile: MachineProfile,

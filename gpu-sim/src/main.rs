@@ -1,7 +1,7 @@
 //! The simulated device: one process that owns the memory and the timeline of one machine.
 //!
-//! Started by the first user with `--dir DIR --profile NAME [--linger-ms N]`, under the folder's lock. Says `ready` on standard
-//! output once it listens, or why it does not, and detaches itself.
+//! Started by the first user with `--dir DIR --profile NAME [--linger-ms N]`, under the folder's lock. Says
+//! `ready` on standard output once it listens, or why it does not, and detaches itself.
 
 use gpu_sim::device::{Device, Level, Log, detach};
 use gpu_sim::folder::{LOG_FILE, READY};

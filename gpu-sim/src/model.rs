@@ -2,7 +2,7 @@
 //! input or output; who drives it says what time it is and carries out what it says.
 //!
 //! Commands wait in streams. The head of a stream is *dispatched*: to an engine, to a semaphore's
-//! waiters, to the process (host calls), or it is done at once. Whatever completes is an [`Origin`]:
+//! waiters, to the process (host calls), or it is done at once. Whatever completes is an `Origin`:
 //! the head of a stream, or a node of a graph launch, which then goes on.
 
 mod compute;

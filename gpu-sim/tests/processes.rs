@@ -429,32 +429,57 @@ fn a_lost_device_is_an_error_and_the_next_connection_starts_another() {
     run_kernels(&next, 1);
 }
 
+fn encoded(request: &wire::Request) -> Vec<u8> {
+    let mut message = Vec::new();
+    wire::encode(request, &mut message).unwrap();
+    message
+}
+
+/// Sends messages to the device by hand, each after the answer to the one before, and counts the answers
+/// until it hangs up.
+fn answers_until_the_end(sandbox: &Sandbox, messages: &[&[u8]]) -> usize {
+    let stranger = rustix::net::socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).unwrap();
+    let address = SocketAddrUnix::new(sandbox.dir().join("socket")).unwrap();
+    rustix::net::connect(&stranger, &address).unwrap();
+    let mut buffer = vec![0; wire::MESSAGE_BYTES_MAX];
+    let answered = |message: &&&[u8]| {
+        let sent = rustix::net::send(&stranger, message, SendFlags::NOSIGNAL).is_ok();
+        let answer = rustix::net::recv(&stranger, &mut buffer[..], RecvFlags::empty());
+        sent && answer.is_ok_and(|(bytes, _)| bytes > 0)
+    };
+    messages.iter().take_while(answered).count()
+}
+
 #[test]
 fn who_sends_rubbish_is_thrown_out_alone() {
     let sandbox = Sandbox::new();
     let machine = sandbox.connect();
-    let mut version = Vec::new();
-    let hello = wire::Request::Hello {
-        version: wire::VERSION + 1,
-        container: String::new(),
+    let hello = |version| {
+        encoded(&wire::Request::Hello {
+            version,
+            container: String::new(),
+        })
     };
-    wire::encode(&hello, &mut version).unwrap();
-    let mut early = Vec::new();
-    wire::encode(&wire::Request::Memory { device: 0 }, &mut early).unwrap();
-    for message in [&b"\xff\xff\xff\xff"[..], &[0; 70_000], &early, &version] {
-        let stranger =
-            rustix::net::socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).unwrap();
-        let address = SocketAddrUnix::new(sandbox.dir().join("socket")).unwrap();
-        rustix::net::connect(&stranger, &address).unwrap();
-        rustix::net::send(&stranger, message, SendFlags::NOSIGNAL).unwrap();
-        let mut answers = 0;
-        // An answer, if any, and then the end.
-        while let Ok((1.., _)) =
-            rustix::net::recv(&stranger, &mut [0; 65_536][..], RecvFlags::empty())
-        {
-            answers += 1;
-        }
-        assert!(answers <= 1);
+    let memory = encoded(&wire::Request::Memory { device: 0 });
+    let foreign = encoded(&wire::Request::HostCallDone { token: 1 });
+    assert_eq!(answers_until_the_end(&sandbox, &[&memory]), 0, "no hello");
+    assert_eq!(
+        answers_until_the_end(&sandbox, &[&hello(wire::VERSION + 1), &memory]),
+        1
+    );
+    let rubbish = [
+        &b"\xff\xff\xff\xff"[..],
+        &[0; 70_000],
+        &hello(wire::VERSION),
+        &foreign,
+    ];
+    for message in rubbish {
+        let messages = [&hello(wire::VERSION), message, &memory];
+        assert_eq!(
+            answers_until_the_end(&sandbox, &messages),
+            1,
+            "the welcome alone"
+        );
     }
     run_kernels(&machine, 1);
 }
