@@ -13,9 +13,13 @@ import array
 import json
 import math
 import os
+import pickle
 import random
 import sys
+import tempfile
 import time
+from collections.abc import Callable
+from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 
@@ -104,26 +108,46 @@ def checkpoint(network: ResNet50, source: random.Random) -> dict[str, Tensor]:
 class Service:
     """The network, compiled and warm, that classifies one batch a call."""
 
-    def __init__(self, batch: int):
-        source = random.Random(1)
-        network = ResNet50()
-        load_state_dict(network, checkpoint(network, source), strict=False, verbose=False)
-        parameters = get_state_dict(network).values()
-        Tensor.realize(*parameters)
-        self.weight_bytes = sum(parameter.nbytes() for parameter in parameters)
+    def __init__(self, batch: int, compiled: Path | None):
         self.batch = batch
-        self.images = floats((batch, 3, IMAGE_PIXELS, IMAGE_PIXELS), 1.0, source).to(Device.DEFAULT).realize()
-        self.forward = TinyJit(lambda images: network(images).realize())
+        self.images = floats((batch, 3, IMAGE_PIXELS, IMAGE_PIXELS), 1.0, random.Random(2)).to(Device.DEFAULT).realize()
+        kept = self.load(compiled) if compiled else None
+        self.forward = kept or self.compile()
+        began = time.monotonic()
+        for _ in range(WARMUP_CALLS):
+            self.classify()
+        self.warm_up_seconds = time.monotonic() - began
+        if compiled and not kept:
+            self.save(compiled)
 
     def classify(self) -> list[int]:
         """One batch. Returns when the classes have arrived on the host."""
         return self.forward(self.images).tolist()
 
-    def warm_up(self, progress) -> None:
-        for call in range(1, WARMUP_CALLS + 1):
-            began = time.monotonic()
-            self.classify()
-            progress(f"warm-up {call}/{WARMUP_CALLS}: {time.monotonic() - began:.1f} s")
+    def compile(self) -> Callable:
+        """Says what is to be compiled; the first calls do it, and take their time."""
+        network = ResNet50()
+        load_state_dict(network, checkpoint(network, random.Random(1)), strict=False, verbose=False)
+        Tensor.realize(*get_state_dict(network).values())
+        return TinyJit(lambda images: network(images).realize())
+
+    def made_for(self) -> tuple:
+        """What a compiled network depends on."""
+        return self.batch, Device[Device.DEFAULT].arch, version("tinygrad")
+
+    def load(self, file: Path) -> Callable | None:
+        """The network that an earlier run has compiled, with its weights; none if it was for something else."""
+        if not file.exists():
+            return None
+        with file.open("rb") as stream:
+            return pickle.load(stream) if pickle.load(stream) == self.made_for() else None
+
+    def save(self, file: Path) -> None:
+        """Whole or not at all: several programs may do so at once."""
+        with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as stream:
+            pickle.dump(self.made_for(), stream)
+            pickle.dump(self.forward, stream)
+        Path(stream.name).replace(file)
 
 
 def measure(service: Service, seconds: float, batches: int | None) -> dict:
@@ -149,7 +173,6 @@ def measure(service: Service, seconds: float, batches: int | None) -> dict:
         "images_per_second": round(len(ends_ns) * service.batch / (took_ns / 1e9), 2),
         "batch_ms_median": round(latencies_ns[len(latencies_ns) // 2] / 1e6, 2),
         "batch_ms_max": round(latencies_ns[-1] / 1e6, 2),
-        "weight_bytes": service.weight_bytes,
     }
 
 
@@ -168,14 +191,18 @@ def arguments() -> argparse.Namespace:
         help='say {"ready": true} when warm, then measure one window for each line on stdin, until its end: '
         "so that several programs can be started together",
     )
+    parser.add_argument(
+        "--compiled", type=Path, metavar="FILE", help="keep the compiled network here: made by the first run, used by the next"
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
     return parser.parse_args()
 
 
 def main() -> None:
     args = arguments()
-    service = Service(args.batch)
-    service.warm_up((lambda _: None) if args.quiet else (lambda text: print(f"resnet50: {text}", file=sys.stderr, flush=True)))
+    service = Service(args.batch, args.compiled)
+    if not args.quiet:
+        print(f"resnet50: warm after {service.warm_up_seconds:.1f} s", file=sys.stderr, flush=True)
     if not args.gate:
         say(measure(service, args.seconds, args.batches))
         return

@@ -1,7 +1,7 @@
 //! Child processes that end: each has a deadline, and is waited for, never polled.
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
@@ -75,9 +75,12 @@ impl Running {
         &mut self.child
     }
 
-    /// Sends it a signal.
-    pub fn signal(&self, signal: Signal) {
-        pidfd_send_signal(&self.pidfd, signal).expect("the child is ours, reaped or not");
+    /// Kills it and waits until it is gone. Its output is lost: a child of its own may still hold the pipes.
+    pub fn kill(mut self) {
+        self.child
+            .kill()
+            .expect("a child that has not been waited for can be killed");
+        self.child.wait().expect("a child can be waited for");
     }
 
     /// Waits for its end; kills it and fails the test when that takes longer than `deadline`.
