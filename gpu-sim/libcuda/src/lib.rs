@@ -31,6 +31,7 @@ mod stream;
 mod symbols;
 mod table;
 mod trace;
+mod user_object;
 mod visible;
 mod watch;
 mod window;

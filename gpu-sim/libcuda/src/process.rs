@@ -22,7 +22,7 @@ use crate::door::Answer;
 use crate::event::Event;
 use crate::graph::exec::GraphExec;
 use crate::graph::{Graph, Node};
-use crate::host_call;
+use crate::host_call::{self, HostCall};
 use crate::library::{Kernel, Library};
 use crate::link::Link;
 use crate::log;
@@ -30,6 +30,7 @@ use crate::module::{Function, Module};
 use crate::pool::{Pool, Retired};
 use crate::stream::Stream;
 use crate::table::Table;
+use crate::user_object::UserObject;
 use crate::visible;
 use crate::window::Window;
 
@@ -57,6 +58,9 @@ pub(crate) struct State {
     pub(crate) nodes: Table<Node>,
     pub(crate) execs: Table<GraphExec>,
     pub(crate) captures: Table<Capture>,
+    pub(crate) user_objects: Table<UserObject>,
+    /// Functions of user objects that ended, to be called when the lock is gone.
+    pub(crate) to_call: Vec<HostCall>,
     pub(crate) pools: Table<Pool>,
     pub(crate) book: AddressBook,
     /// One a device.

@@ -7,6 +7,7 @@ use crate::door::{Answer, exports};
 use crate::graph::{self, Dependency, Edge, Graph, Node};
 use crate::process::{State, process};
 use crate::table::Key;
+use crate::user_object;
 
 pub(super) fn edge_data(edge: Edge) -> CUgraphEdgeData {
     CUgraphEdgeData {
@@ -205,9 +206,13 @@ exports! {
     }
     fn cuGraphDestroy(hGraph: CUgraph) {
         let process = process()?;
-        let mut state = process.lock();
-        let key = graph::find(&state, hGraph)?;
-        graph::destroy(&mut state, key)
+        let destroyed = {
+            let mut state = process.lock();
+            let key = graph::find(&state, hGraph)?;
+            graph::destroy(&mut state, key)
+        };
+        user_object::call_ended(process);
+        destroyed
     }
     fn cuGraphClone(phGraphClone: *mut CUgraph, originalGraph: CUgraph) {
         let process = process()?;

@@ -13,6 +13,7 @@ use crate::graph::{self, Operation};
 use crate::process::{Process, State, process};
 use crate::stream;
 use crate::table::Key;
+use crate::user_object;
 
 /// Changes a node of an executable graph.
 fn set(
@@ -108,7 +109,10 @@ exports! {
         stream::resolve(process, &mut state, hStream, null).map(drop)
     }
     fn cuGraphExecDestroy(hGraphExec: CUgraphExec) {
-        exec::destroy(process()?, hGraphExec)
+        let process = process()?;
+        let destroyed = exec::destroy(process, hGraphExec);
+        user_object::call_ended(process);
+        destroyed
     }
     fn cuGraphExecGetFlags(hGraphExec: CUgraphExec, flags: *mut u64) {
         put(flags, ask(hGraphExec, |state, key| Ok(state.execs.get(key).ok_or(CUDA_ERROR_INVALID_VALUE)?.flags))?)

@@ -28,6 +28,7 @@ mod pool;
 mod resolver;
 mod stream;
 mod stream_memory;
+mod user_object;
 
 use std::ffi::{CStr, c_char};
 

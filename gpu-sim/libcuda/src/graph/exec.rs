@@ -12,6 +12,7 @@ use crate::door::Answer;
 use crate::process::{Process, State, lost, refused};
 use crate::stream::{self, Stream};
 use crate::table::Key;
+use crate::user_object::{self, References};
 use crate::{capture, context};
 
 const FLAGS_ALL: u64 = 15;
@@ -28,6 +29,8 @@ pub(crate) struct GraphExec {
     /// Shape of the graph that it was made from: nodes of the top level and of each child, sorted.
     shape: Vec<Shape>,
     gpu: Arc<GpuGraph>,
+    /// The same as the graph held: the objects stay as long as launches may use them.
+    user_objects: References,
 }
 
 /// One node of the flattened graph.
@@ -77,6 +80,8 @@ pub(crate) fn instantiate(process: &Process, graph: CUgraph, flags: u64) -> Answ
         .map(|step| gpu_node(&mut state, step))
         .collect::<Answer<Vec<_>>>()?;
     let gpu = Arc::new(process.machine.create_graph(&nodes).map_err(refused)?);
+    let user_objects = get(&state, graph)?.user_objects.clone();
+    user_object::retain_all(&mut state, &user_objects)?;
     let Flat {
         steps,
         indices,
@@ -88,6 +93,7 @@ pub(crate) fn instantiate(process: &Process, graph: CUgraph, flags: u64) -> Answ
         indices,
         shape,
         gpu,
+        user_objects,
     }))
 }
 
@@ -372,9 +378,6 @@ fn compare(old: &GraphExec, new: &Flat, graph: &Graph) -> Result<(), UpdateRefus
 pub(crate) fn destroy(process: &Process, handle: CUgraphExec) -> Answer {
     let mut state = process.lock();
     let key = find(&state, handle)?;
-    state
-        .execs
-        .remove(key)
-        .map(drop)
-        .ok_or(CUDA_ERROR_INVALID_VALUE)
+    let exec = state.execs.remove(key).ok_or(CUDA_ERROR_INVALID_VALUE)?;
+    user_object::release_all(&mut state, &exec.user_objects)
 }

@@ -18,6 +18,7 @@ use crate::launch::Launch;
 use crate::process::{Process, State};
 use crate::stream::{self, Stream};
 use crate::table::Key;
+use crate::user_object::{self, References, UserObject};
 
 /// What a node does; what a stream does, too.
 #[derive(Clone, Debug)]
@@ -120,6 +121,7 @@ pub(crate) struct Graph {
     parent: Option<Key<Graph>>,
     /// For a clone: original node → its copy.
     origins: BTreeMap<Key<Node>, Key<Node>>,
+    pub(super) user_objects: References,
 }
 
 /// A node.
@@ -205,7 +207,13 @@ pub(crate) fn clone(
     original: Key<Graph>,
     parent: Option<Key<Graph>>,
 ) -> Answer<Key<Graph>> {
-    let nodes = get(state, original)?.nodes.clone();
+    let Graph {
+        nodes,
+        user_objects,
+        ..
+    } = get(state, original)?;
+    let (nodes, user_objects) = (nodes.clone(), user_objects.clone());
+    user_object::retain_all(state, &user_objects)?;
     let copy = state.graphs.insert(Graph {
         parent,
         ..Graph::default()
@@ -238,6 +246,7 @@ pub(crate) fn clone(
     let graph = state.graphs.get_mut(copy).ok_or(CUDA_ERROR_INVALID_VALUE)?;
     graph.nodes = origins.values().copied().collect();
     graph.origins = origins;
+    graph.user_objects = user_objects;
     Ok(copy)
 }
 
@@ -259,30 +268,64 @@ pub(crate) fn destroy(state: &mut State, key: Key<Graph>) -> Answer {
     if get(state, key)?.parent.is_some() {
         return Err(CUDA_ERROR_INVALID_VALUE);
     }
-    remove(state, key);
+    remove(state, key)
+}
+
+/// Has a graph hold references to an object.
+pub(crate) fn hold(
+    state: &mut State,
+    graph: Key<Graph>,
+    object: Key<UserObject>,
+    count: u32,
+) -> Answer {
+    let graph = state
+        .graphs
+        .get_mut(graph)
+        .ok_or(CUDA_ERROR_INVALID_VALUE)?;
+    let held = graph.user_objects.entry(object).or_default();
+    *held = held.checked_add(count).ok_or(CUDA_ERROR_INVALID_VALUE)?;
     Ok(())
 }
 
-fn remove(state: &mut State, key: Key<Graph>) {
-    let Some(graph) = state.graphs.remove(key) else {
-        return;
+/// Has a graph let go of references to an object.
+pub(crate) fn let_go(
+    state: &mut State,
+    graph: Key<Graph>,
+    object: Key<UserObject>,
+    count: u32,
+) -> Answer {
+    let held = &mut state
+        .graphs
+        .get_mut(graph)
+        .ok_or(CUDA_ERROR_INVALID_VALUE)?
+        .user_objects;
+    let left = held.get(&object).and_then(|held| held.checked_sub(count));
+    match left.ok_or(CUDA_ERROR_INVALID_VALUE)? {
+        0 => held.remove(&object),
+        left => held.insert(object, left),
     };
+    user_object::release(state, object, count)
+}
+
+fn remove(state: &mut State, key: Key<Graph>) -> Answer {
+    let graph = state.graphs.remove(key).ok_or(CUDA_ERROR_INVALID_VALUE)?;
     for node in graph.nodes {
         if let Some(Node {
             operation: Operation::Child(child),
             ..
         }) = state.nodes.remove(node)
         {
-            remove(state, child);
+            remove(state, child)?;
         }
     }
+    user_object::release_all(state, &graph.user_objects)
 }
 
 /// Ends a node and the edges at it.
 pub(crate) fn destroy_node(state: &mut State, key: Key<Node>) -> Answer {
     let gone = state.nodes.remove(key).ok_or(CUDA_ERROR_INVALID_VALUE)?;
     if let Operation::Child(child) = gone.operation {
-        remove(state, child);
+        remove(state, child)?;
     }
     let graph = state
         .graphs
