@@ -1,11 +1,9 @@
 """Programs that nobody here wrote for the preload, in three worlds: bare, behind it without limits, and under limits."""
 
-import contextlib
 import json
 import subprocess
 import sys
 import unittest
-from collections.abc import Iterator
 
 from machine import ARTEFACTS, BARE, PROFILE, ROOT, TRANSPARENT, Machine, Outcome, World
 
@@ -126,7 +124,7 @@ class Limited(Clients):
         self.assertEqual(later["freed"], got["before"])
 
     def test_tinygrad_hears_of_a_quota_that_is_too_small(self):
-        outcome = self.machine.run({"memory": "200MiB"}, *RESNET, *A_FEW)
+        outcome = self.machine.run({"memory": "64MiB"}, *RESNET, *A_FEW)
         self.assertNotEqual(outcome.status, 0)
         self.assertIn("CUDA Error 2, out of memory", outcome.stderr)
 
@@ -135,23 +133,6 @@ class Limited(Clients):
         self.assertEqual([gpu["memory_v1"]["total_bytes"], gpu["memory_v2"]["total_bytes"]], [GIB, GIB])
         (gpu,) = self.run_well({"memory": "1GiB"}, "nvitop_once.py").record["gpus"]
         self.assertEqual(gpu["total_bytes"], GIB)
-
-    def test_nvml_shows_only_the_processes_of_the_own_container(self):
-        mine, theirs = {"memory": "1GiB", "container": "mine"}, {"memory": "1GiB", "container": "theirs"}
-        with self.holding(mine) as pid_mine, self.holding(theirs) as pid_theirs:
-            seen = {process["pid"] for process in self.run_well(mine, "nvml.py").record["gpus"][0]["processes"]}
-            self.assertIn(pid_mine, seen)
-            self.assertNotIn(pid_theirs, seen)
-
-    @contextlib.contextmanager
-    def holding(self, world: World) -> Iterator[int]:
-        """A greedy program that is full, and goes on until it is killed."""
-        with self.machine.start(world, "greedy.py", "--seconds", "600", stderr=subprocess.DEVNULL) as process:
-            try:
-                self.assertTrue(process.stdout.readline(), "a program that is full says so")
-                yield process.pid
-            finally:
-                process.kill()
 
     def test_resnet50_gets_its_share_of_sm_time_and_no_more(self):
         for percent in (30, 60):
