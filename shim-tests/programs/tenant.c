@@ -12,7 +12,9 @@
  *     free-address NUMBER
  *     info | total | nvml                     status, then free and total | total | NVML's total, free, used by v1 and by v2
  *     processes                               NVML's status, then the pids of its compute processes
- *     kernel NANOSECONDS [BLOCKS_MAX]         sizes the kernel that `launch` launches; status, nanoseconds measured
+ *     kernel TRIPS                            loads the kernel that `launch` launches: a loop of so many trips, in a grid that
+ *                                             the device holds at once
+ *     measure                                 status, nanoseconds that the kernel takes on an idle device
  *     launch HOW COUNT                        COUNT times kernel|ex|cooperative|graph|capture; status, or the first that failed
  *     capture COUNT                           captures COUNT launches and drops the graph; status
  *     churn SEED ROUNDS UNIT UNITS_MAX        allocates 1 to UNITS_MAX units of bytes, and frees, at random, then frees all;
@@ -30,13 +32,14 @@
 
 #define BLOCKS_MAX 64
 #define ANSWER_MAX 4096
-#define KERNEL_INSTRUCTIONS 400
+#define KERNEL_MULTIPLICATIONS 16
+#define KERNEL_BLOCKS_PER_SM 4
 
 static struct block blocks[BLOCKS_MAX];
 static CUcontext context;
-static CUfunction spin;
-static unsigned spin_grid = 1, spin_rounds = 1;
-static void *spin_params[] = { &spin_rounds };
+static CUfunction work_kernel;
+static unsigned grid = 1, seed = 3;
+static void *work_params[] = { &seed };
 
 static struct block *find_block(const char *name, int make)
 {
@@ -163,66 +166,68 @@ static void do_processes(char *answer, char *rest)
         written += snprintf(answer + written, ANSWER_MAX - (size_t)written, " %u", process[at].pid);
 }
 
-/* Straight code: its length is its cost, on hardware as in the simulation. */
-static CUresult load_kernel(void)
+/* A counted loop: its trips are its cost, on hardware as in the simulation. */
+static CUresult load_kernel(unsigned long trips)
 {
-    static char text[256 + KERNEL_INSTRUCTIONS * 32];
+    char text[2048];
     CUmodule module = NULL;
     char *end = text + sprintf(text, ".version 7.0\n.target sm_70\n.address_size 64\n"
-                                     ".visible .entry work(.param .u32 seed)\n{\n.reg .b32 %%r<2>;\nld.param.u32 %%r1, [seed];\n");
-    for (int at = 0; at < KERNEL_INSTRUCTIONS; at++)
+                                     ".visible .entry work(.param .u32 seed)\n{\n.reg .pred %%p<2>;\n.reg .b32 %%r<3>;\n"
+                                     "ld.param.u32 %%r1, [seed];\nmov.u32 %%r2, 0;\nagain:\n");
+    for (int at = 0; at < KERNEL_MULTIPLICATIONS; at++)
         end += sprintf(end, "mul.lo.u32 %%r1, %%r1, %%r1;\n");
-    sprintf(end, "ret;\n}\n");
+    sprintf(end, "add.u32 %%r2, %%r2, 1;\nsetp.lt.u32 %%p1, %%r2, %lu;\n@%%p1 bra again;\nret;\n}\n", trips);
     CUresult status = CU(cuModuleLoadData)(&module, text);
-    return status ? status : CU(cuModuleGetFunction)(&spin, module, "work");
+    return status ? status : CU(cuModuleGetFunction)(&work_kernel, module, "work");
 }
 
 static CUresult launch_plain(CUstream where)
 {
-    return CU(cuLaunchKernel)(spin, spin_grid, 1, 1, 256, 1, 1, 0, where, spin_params, NULL);
+    return CU(cuLaunchKernel)(work_kernel, grid, 1, 1, 256, 1, 1, 0, where, work_params, NULL);
 }
 
 static CUresult launch_ex(CUstream where)
 {
-    CUlaunchConfig config = { .grid = { spin_grid, 1, 1 }, .block = { 256, 1, 1 }, .stream = where };
-    return CU(cuLaunchKernelEx)(&config, spin, spin_params, NULL);
+    CUlaunchConfig config = { .grid = { grid, 1, 1 }, .block = { 256, 1, 1 }, .stream = where };
+    return CU(cuLaunchKernelEx)(&config, work_kernel, work_params, NULL);
 }
 
 static CUresult launch_cooperative(CUstream where)
 {
-    return CU(cuLaunchCooperativeKernel)(spin, spin_grid, 1, 1, 256, 1, 1, 0, where, spin_params);
+    return CU(cuLaunchCooperativeKernel)(work_kernel, grid, 1, 1, 256, 1, 1, 0, where, work_params);
 }
 
-static CUresult measure_ns(double *elapsed_ns)
+static CUresult measure_once(float *elapsed_ms)
 {
     CUevent begin = NULL, end = NULL;
-    float elapsed_ms = 0;
     CUresult status = CU(cuEventCreate)(&begin, 0);
     status = status ? status : CU(cuEventCreate)(&end, 0);
+    status = status ? status : launch_plain(stream); /* keeps the device busy while the rest is queued */
     status = status ? status : CU(cuEventRecord)(begin, stream);
     status = status ? status : launch_plain(stream);
     status = status ? status : CU(cuEventRecord)(end, stream);
     status = status ? status : CU(cuEventSynchronize)(end);
-    status = status ? status : CU(cuEventElapsedTime)(&elapsed_ms, begin, end);
-    *elapsed_ns = elapsed_ms * 1e6;
-    return status;
+    return status ? status : CU(cuEventElapsedTime)(elapsed_ms, begin, end);
+}
+
+static void do_measure(char *answer, char *rest)
+{
+    float least_ms = 1e9, elapsed_ms = 0;
+    CUresult status = CUDA_SUCCESS;
+    (void)rest;
+    for (int round = 0; !status && round < 5; round++) {
+        status = measure_once(&elapsed_ms);
+        least_ms = elapsed_ms < least_ms ? elapsed_ms : least_ms; /* what disturbs only adds */
+    }
+    snprintf(answer, ANSWER_MAX, "%u %.0f", status, least_ms * 1e6);
 }
 
 static void do_kernel(char *answer, char *rest)
 {
-    double wanted_ns = 0, measured_ns = 0;
-    unsigned grid_max = 1u << 30;
-    if (sscanf(rest, "%lf %u", &wanted_ns, &grid_max) < 1)
-        fail("kernel NANOSECONDS [BLOCKS_MAX], not %s", rest);
-    CUresult status = spin ? CUDA_SUCCESS : load_kernel();
-    spin_grid = 4096;
-    for (int round = 0; !status && round < 3; round++) {
-        status = measure_ns(&measured_ns);
-        double grid = spin_grid * wanted_ns / (measured_ns > 0 ? measured_ns : 1);
-        spin_grid = grid < 1 ? 1 : grid > grid_max ? grid_max : (unsigned)grid;
-    }
-    status = status ? status : measure_ns(&measured_ns);
-    snprintf(answer, ANSWER_MAX, "%u %.0f", status, measured_ns);
+    int sm_count = 0;
+    CUresult status = CU(cuDeviceGetAttribute)(&sm_count, ATTRIBUTE_MULTIPROCESSOR_COUNT, device);
+    grid = (unsigned)sm_count * KERNEL_BLOCKS_PER_SM;
+    answer_status(answer, status ? status : load_kernel(strtoul(rest, NULL, 10)));
 }
 
 static CUresult capture_one(CUgraph *graph)
@@ -234,7 +239,7 @@ static CUresult capture_one(CUgraph *graph)
 
 static CUresult build_one(CUgraph *graph)
 {
-    CUDA_KERNEL_NODE_PARAMS kernel = { .function = spin, .grid = { spin_grid, 1, 1 }, .block = { 256, 1, 1 }, .params = spin_params };
+    CUDA_KERNEL_NODE_PARAMS kernel = { .function = work_kernel, .grid = { grid, 1, 1 }, .block = { 256, 1, 1 }, .params = work_params };
     CUgraphNode node = NULL;
     CUresult status = CU(cuGraphCreate)(graph, 0);
     return status ? status : CU(cuGraphAddKernelNode_v2)(&node, *graph, NULL, 0, &kernel);
@@ -454,6 +459,7 @@ static const struct {
     { "nvml", do_nvml },
     { "processes", do_processes },
     { "kernel", do_kernel },
+    { "measure", do_measure },
     { "launch", do_launch },
     { "capture", do_capture },
     { "churn", do_churn },

@@ -192,7 +192,7 @@ fn status_shows_gpu_time_and_waits() {
     let machine = Machine::new();
     let mut tenant = tenant(&machine, &["--sm", "20", "--container", "busy"]);
     assert_eq!(
-        (tenant.status("context"), tenant.status("kernel 1000000")),
+        (tenant.status("context"), tenant.status("kernel 10000")),
         (0, 0)
     );
     assert_eq!(tenant.status("launch kernel 100"), 0);

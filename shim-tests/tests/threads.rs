@@ -6,7 +6,7 @@ use shim_tests::{MIB, Machine, Tenant, World};
 fn tenant(machine: &Machine, limits: &[(&str, &str)]) -> Tenant {
     let world = World::limited([&[("CUDA_HOOK_CONTAINER", "crew")], limits].concat());
     let mut tenant = Tenant::with_context(machine, &world);
-    assert_eq!(tenant.status("kernel 20000"), 0);
+    assert_eq!(tenant.status("kernel 200"), 0);
     tenant
 }
 
