@@ -316,7 +316,10 @@ impl Machine {
 
     /// Ends a context: its streams and what is pending in them are dropped. Blocks stay until freed.
     pub fn destroy_context(&self, context: ContextId) -> Result<(), RequestError> {
-        self.request(&Request::DestroyContext { context }).map(drop)
+        self.request(&Request::DestroyContext { context })?;
+        self.inner.effects.drain(&self.inner.connection);
+        self.inner.effects.forget(context);
+        Ok(())
     }
 
     /// Makes a stream. `priority` as CUDA counts it: lower is more urgent.
@@ -418,7 +421,7 @@ impl Machine {
         command: Command,
         effect: Effect,
     ) -> Result<Sequence, Lost> {
-        let token = self.expect(vec![effect])?;
+        let token = self.expect(stream, vec![effect])?;
         self.push(stream, command, token, Vec::new())
     }
 
@@ -433,7 +436,7 @@ impl Machine {
         let token = if effects.is_empty() {
             0
         } else {
-            self.expect(effects)?
+            self.expect(stream, effects)?
         };
         self.push(stream, Command::Graph { graph: graph.id }, token, nodes)
     }
@@ -517,18 +520,18 @@ impl Machine {
     }
 
     /// Announces effects and gives the first one's token. Waits while the log has no room for them.
-    fn expect(&self, effects: Vec<Effect>) -> Result<u64, Lost> {
+    fn expect(&self, stream: &Stream, mut effects: Vec<Effect>) -> Result<u64, Lost> {
         self.inner.connection.own()?;
         loop {
             let ticket = self.inner.effects.ticket();
             self.inner.effects.drain(&self.inner.connection);
-            if self.inner.effects.has_room(effects.len()) {
-                break;
+            match Effects::expect(&self.inner, stream.context, effects) {
+                Ok(token) => return Ok(token),
+                Err(refused) => effects = refused,
             }
             self.inner.connection.alive()?;
             self.inner.effects.listen(ticket, LIFE_CHECK);
         }
-        Ok(Effects::expect(&self.inner, effects))
     }
 
     fn push(

@@ -6,6 +6,7 @@
 mod detach;
 mod log;
 mod peer;
+mod requests;
 mod vram;
 
 pub use detach::detach;
@@ -15,7 +16,7 @@ use crate::clock;
 use crate::folder::{LOCK_FILE, LOG_FILE, SOCKET_FILE, still_stands};
 use crate::model::{Model, Output, ProcessId};
 use crate::profile::MachineProfile;
-use peer::{Leave, Peer};
+use peer::{Buffer, Leave, Peer};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
@@ -33,6 +34,9 @@ use vram::Vram;
 /// How late a completion may be seen, in ns, so that short kernels are handled in batches. Times in
 /// the model stay exact. 20 µs is below the wake-up time of a sleeping process.
 const WAKE_GRANULARITY_NS: u64 = 20_000;
+
+/// Messages of one peer that are handled before the others get their turn.
+const MESSAGES_PER_TURN: usize = 256;
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 128;
@@ -55,6 +59,7 @@ pub struct Device {
     peers: BTreeMap<u64, Peer>,
     by_process: BTreeMap<ProcessId, u64>,
     next_peer: u64,
+    buffer: Buffer,
     linger_ns: u64,
     /// When the machine ends, unless somebody comes.
     linger_until_ns: u64,
@@ -104,6 +109,7 @@ impl Device {
             peers: BTreeMap::new(),
             by_process: BTreeMap::new(),
             next_peer: FIRST_PEER,
+            buffer: Buffer::new(),
             linger_ns,
             linger_until_ns: now_ns + linger_ns,
         })
@@ -204,26 +210,50 @@ impl Device {
 
     /// Handles what a peer sent; `ended`: its process is no more.
     fn serve(&mut self, id: u64, ended: bool) {
-        let Some(mut peer) = self.peers.remove(&id) else {
-            return;
-        };
-        let result = peer.serve(&mut self.model, &self.profile, &self.vram);
-        if let Some(process) = peer.process {
-            self.by_process.insert(process, id);
-        }
-        match result {
-            Ok(()) if !ended => drop(self.peers.insert(id, peer)),
-            Ok(()) => self.part(peer, &Leave::Gone),
-            Err(leave) => self.part(peer, &leave),
-        }
+        let result = self.take_turn(id);
         self.flush();
+        let leave = match result {
+            Ok(()) if !ended => return,
+            Ok(()) => Leave::Gone,
+            Err(leave) => leave,
+        };
+        if let Some(peer) = self.peers.remove(&id) {
+            self.part(peer, &leave);
+        }
+    }
+
+    /// Handles a peer's messages, up to a turn's worth. What happened before an answer is seen before it.
+    fn take_turn(&mut self, id: u64) -> Result<(), Leave> {
+        for _ in 0..MESSAGES_PER_TURN {
+            let Some(peer) = self.peers.get_mut(&id) else {
+                break;
+            };
+            let Some(request) = peer.receive(&mut self.buffer)? else {
+                break;
+            };
+            let Some(process) = peer.process else {
+                let process = peer.greet(&mut self.model, &self.profile, &self.vram, request)?;
+                self.by_process.insert(process, id);
+                continue;
+            };
+            if let Some(reply) = requests::handle(&mut self.model, process, request)? {
+                self.flush();
+                self.peers
+                    .get(&id)
+                    .map_or(Ok(()), |peer| peer.answer(&reply, &[]))?;
+            }
+        }
+        Ok(())
     }
 
     fn part(&mut self, peer: Peer, leave: &Leave) {
-        self.log.say(
-            Level::Debug,
-            format_args!("process {} leaves: {leave}", peer.pid),
-        );
+        let level = if matches!(leave, Leave::Gone) {
+            Level::Debug
+        } else {
+            Level::Error
+        };
+        self.log
+            .say(level, format_args!("process {} leaves: {leave}", peer.pid));
         if let Some(process) = peer.process {
             self.model.kill(process);
             self.by_process.remove(&process);

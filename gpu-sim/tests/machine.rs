@@ -183,6 +183,40 @@ fn an_effect_that_can_be_seen_without_a_wait_happens_without_one() {
 }
 
 #[test]
+fn what_a_destroyed_context_would_have_done_takes_no_room() {
+    let sandbox = Sandbox::new();
+    let machine = sandbox.connect();
+    let never = machine.create_semaphore().unwrap();
+    let (semaphore, payload) = (never.id(), never.next_payload());
+    let undone = Arc::new(());
+    for _ in 0..20 {
+        let context = machine.create_context(0).unwrap();
+        let stream = machine.create_stream(context, 0).unwrap();
+        machine
+            .submit(&stream, Command::Wait { semaphore, payload })
+            .unwrap();
+        for _ in 1..QUEUE_DEPTH {
+            let kept = Arc::clone(&undone);
+            let effect = Effect::OnWait(Box::new(move || panic!("ran: {kept:?}")));
+            machine
+                .submit_with(&stream, Command::Marker, effect)
+                .unwrap();
+        }
+        machine.destroy_context(context).unwrap();
+        assert_eq!(Arc::strong_count(&undone), 1);
+    }
+    let context = machine.create_context(0).unwrap();
+    let stream = machine.create_stream(context, 0).unwrap();
+    let done = Arc::clone(&undone);
+    let effect = Effect::OnWait(Box::new(move || drop(done)));
+    let last = machine
+        .submit_with(&stream, Command::Marker, effect)
+        .unwrap();
+    machine.wait_stream(&stream, last).unwrap();
+    assert_eq!(Arc::strong_count(&undone), 1);
+}
+
+#[test]
 fn threads_share_a_machine_and_a_stream() {
     const THREADS: u64 = 4;
     const ROUNDS: u64 = 200;

@@ -3,6 +3,7 @@
 use super::connection::Connection;
 use super::quiet_thread;
 use super::{Inner, LIFE_CHECK};
+use crate::command::ContextId;
 use crate::shared::{LOG_CAPACITY, SharedMapping, Ticket};
 use crate::wire::Request;
 use parking_lot::Mutex;
@@ -28,12 +29,10 @@ pub enum Effect {
 /// The effects of commands that have not completed, and the thread that runs some of them.
 pub(super) struct Effects {
     shared: Arc<SharedMapping>,
-    /// By token. Held while effects run, so that one runs after the other.
-    pending: Mutex<HashMap<u64, Effect>>,
+    /// By token, until taken from the log. Held while effects run, so that one runs after the other.
+    pending: Mutex<HashMap<u64, (ContextId, Effect)>>,
     /// Host calls that are due, with their tokens.
     due: Mutex<VecDeque<(u64, Call)>>,
-    /// Effects announced and not yet taken from the log.
-    outstanding: AtomicU64,
     tokens: AtomicU64,
     thread: Mutex<bool>,
     stopping: AtomicBool,
@@ -45,34 +44,39 @@ impl Effects {
             shared,
             pending: Mutex::default(),
             due: Mutex::default(),
-            outstanding: AtomicU64::new(0),
             tokens: AtomicU64::new(1),
             thread: Mutex::new(false),
             stopping: AtomicBool::new(false),
         }
     }
 
-    /// Whether the log can take this many more tokens. A single set larger than the log always may
-    /// start when nothing else is outstanding; the device refuses it if it really overflows.
-    pub(super) fn has_room(&self, more: usize) -> bool {
-        let outstanding = self.outstanding.load(SeqCst);
-        outstanding == 0 || outstanding + more as u64 <= LOG_CAPACITY as u64
-    }
-
-    /// Files effects under consecutive tokens and gives the first.
-    pub(super) fn expect(inner: &Arc<Inner>, effects: Vec<Effect>) -> u64 {
+    /// Files effects of a context's commands under consecutive tokens and gives the first, or the effects
+    /// back while the log might not hold them. More than it can hold at all are taken when it is
+    /// empty: the device throws the process out should they really overflow it.
+    pub(super) fn expect(
+        inner: &Arc<Inner>,
+        context: ContextId,
+        effects: Vec<Effect>,
+    ) -> Result<u64, Vec<Effect>> {
         let this = &inner.effects;
-        let count = effects.len() as u64;
-        let first = this.tokens.fetch_add(count, SeqCst);
-        this.outstanding.fetch_add(count, SeqCst);
+        let mut pending = this.pending.lock();
+        if !pending.is_empty() && pending.len() + effects.len() > LOG_CAPACITY {
+            return Err(effects);
+        }
         if effects
             .iter()
             .any(|effect| !matches!(effect, Effect::OnWait(_)))
         {
             this.start_thread(inner);
         }
-        this.pending.lock().extend((first..).zip(effects));
-        first
+        let first = this.tokens.fetch_add(effects.len() as u64, SeqCst);
+        pending.extend((first..).zip(effects.into_iter().map(|effect| (context, effect))));
+        Ok(first)
+    }
+
+    /// Drops what a destroyed context's commands would have done: they never complete.
+    pub(super) fn forget(&self, context: ContextId) {
+        self.pending.lock().retain(|_, (of, _)| *of != context);
     }
 
     /// Runs what is due. When this returns, every effect logged before the call has run, or, for
@@ -84,12 +88,11 @@ impl Effects {
         let mut pending = self.pending.lock();
         while let Some(token) = self.shared.peek() {
             match pending.remove(&token) {
-                Some(Effect::OnWait(run) | Effect::HostVisible(run)) => run(),
-                Some(Effect::HostCall(run)) => self.due.lock().push_back((token, run)),
+                Some((_, Effect::OnWait(run) | Effect::HostVisible(run))) => run(),
+                Some((_, Effect::HostCall(run))) => self.due.lock().push_back((token, run)),
                 // The device logs only what it was told; a stranger's token releases nothing.
                 None => drop(connection.abandon()),
             }
-            self.outstanding.fetch_sub(1, SeqCst);
             self.shared.pop();
         }
         drop(pending);

@@ -1,15 +1,11 @@
 //! One process's connection, as the device sees it.
 
 use super::vram::Vram;
-use crate::clock;
-use crate::command::UtilizationSample;
 use crate::model::{Model, Output, ProcessId, ProcessInfo};
 use crate::peer_pid::peer_pid;
 use crate::profile::{DEVICES_MAX, MachineProfile};
 use crate::shared::{SharedMapping, memory_file};
-use crate::wire::{
-    self, MESSAGE_BYTES_MAX, Refusal, Reply, Request, Submission, USAGE_ROWS_PER_MESSAGE,
-};
+use crate::wire::{self, MESSAGE_BYTES_MAX, Refusal, Reply, Request};
 use rustix::io::Errno;
 use rustix::net::{
     RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recv, send, sendmsg,
@@ -19,9 +15,6 @@ use std::fmt::{self, Display, Formatter};
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-
-/// Messages of one peer that are handled before the others get their turn.
-const MESSAGES_PER_TURN: usize = 256;
 
 /// Descriptors of a welcome: the shared memory and one a device.
 const DESCRIPTORS_MAX: usize = 1 + DEVICES_MAX;
@@ -54,6 +47,15 @@ impl From<Refusal> for Leave {
     }
 }
 
+/// Room for one message, and one byte that shows that it was too long.
+pub(super) struct Buffer(Vec<u8>);
+
+impl Buffer {
+    pub(super) fn new() -> Self {
+        Self(vec![0; MESSAGE_BYTES_MAX + 1])
+    }
+}
+
 /// A connection.
 pub(super) struct Peer {
     pub(super) socket: OwnedFd,
@@ -64,7 +66,6 @@ pub(super) struct Peer {
     /// Once it has said hello.
     pub(super) process: Option<ProcessId>,
     shared: Option<SharedMapping>,
-    buffer: Vec<u8>,
 }
 
 impl Peer {
@@ -78,54 +79,36 @@ impl Peer {
             pid,
             process: None,
             shared: None,
-            buffer: Vec::new(),
         }
     }
 
-    /// Handles what it sent, up to a turn's worth.
-    pub(super) fn serve(
-        &mut self,
-        model: &mut Model,
-        profile: &MachineProfile,
-        vram: &Vram,
-    ) -> Result<(), Leave> {
-        let mut buffer = std::mem::take(&mut self.buffer);
-        buffer.resize(MESSAGE_BYTES_MAX + 1, 0);
-        for _ in 0..MESSAGES_PER_TURN {
-            let bytes = match recv(&self.socket, &mut buffer[..], RecvFlags::DONTWAIT) {
+    /// The next message, if there is one.
+    pub(super) fn receive(&self, buffer: &mut Buffer) -> Result<Option<Request>, Leave> {
+        loop {
+            let bytes = match recv(&self.socket, &mut buffer.0[..], RecvFlags::DONTWAIT) {
                 Ok((0, _)) => return Err(Leave::Gone),
                 Ok((bytes, _)) if bytes > MESSAGE_BYTES_MAX => {
                     return Err(Leave::BrokeProtocol("message too long".to_owned()));
                 }
                 Ok((bytes, _)) => bytes,
-                Err(Errno::AGAIN) => break,
+                Err(Errno::AGAIN) => return Ok(None),
                 Err(Errno::INTR) => continue,
                 Err(_) => return Err(Leave::Gone),
             };
-            let request = wire::decode(&buffer[..bytes])
-                .map_err(|malformed| Leave::BrokeProtocol(malformed.to_string()))?;
-            match self.process {
-                Some(process) => {
-                    let reply = handle(model, process, request)?;
-                    vram.forget(model.take_released());
-                    if let Some(reply) = reply {
-                        self.answer(&reply, &[])?;
-                    }
-                }
-                None => self.greet(model, profile, vram, request)?,
-            }
+            return wire::decode(&buffer.0[..bytes])
+                .map(Some)
+                .map_err(|malformed| Leave::BrokeProtocol(malformed.to_string()));
         }
-        self.buffer = buffer;
-        Ok(())
     }
 
-    fn greet(
+    /// Answers the first message, which has to be a hello, and makes the peer a process of the model.
+    pub(super) fn greet(
         &mut self,
         model: &mut Model,
         profile: &MachineProfile,
         vram: &Vram,
         request: Request,
-    ) -> Result<(), Leave> {
+    ) -> Result<ProcessId, Leave> {
         let Request::Hello { version, container } = request else {
             return Err(Leave::BrokeProtocol("no hello".to_owned()));
         };
@@ -144,16 +127,18 @@ impl Peer {
             return Err(Leave::BrokeProtocol(format!("version {version}")));
         }
         let start_time_ticks = start_time_ticks(self.pid).unwrap_or(0);
-        self.process = Some(model.join(ProcessInfo {
+        let info = ProcessInfo {
             pid: self.pid,
             start_time_ticks,
             container,
-        }));
-        Ok(())
+        };
+        let process = model.join(info);
+        self.process = Some(process);
+        Ok(process)
     }
 
     /// Sends a reply, without waiting: who does not read its replies is thrown out.
-    fn answer(&self, reply: &Reply, descriptors: &[BorrowedFd]) -> Result<(), Leave> {
+    pub(super) fn answer(&self, reply: &Reply, descriptors: &[BorrowedFd]) -> Result<(), Leave> {
         let mut message = Vec::new();
         wire::encode(reply, &mut message)
             .map_err(|malformed| Leave::BrokeProtocol(malformed.to_string()))?;
@@ -199,105 +184,6 @@ impl Peer {
         }
         Ok(())
     }
-}
-
-/// Does what a process asks. Submissions carry their own time; for all else it is now.
-fn handle(model: &mut Model, process: ProcessId, request: Request) -> Result<Option<Reply>, Leave> {
-    let now_ns = clock::monotonic_ns();
-    if let Request::Submit(submission) = request {
-        // A process cannot put its commands into the future.
-        let submitted_ns = submission.submitted_ns.min(now_ns);
-        model.submit(
-            process,
-            Submission {
-                submitted_ns,
-                ..submission
-            },
-        )?;
-        return Ok(None);
-    }
-    model.advance_to(now_ns);
-    match one_way(model, process, request)? {
-        None => Ok(None),
-        Some(request) => Ok(Some(
-            answer(model, process, request).unwrap_or_else(Reply::Refused),
-        )),
-    }
-}
-
-/// Does what is not answered, and gives back what is.
-fn one_way(
-    model: &mut Model,
-    process: ProcessId,
-    request: Request,
-) -> Result<Option<Request>, Leave> {
-    match request {
-        Request::DestroyStream { stream } => model.destroy_stream(process, stream)?,
-        Request::GraphNodes { graph, nodes } => model.append_to_graph(process, graph, nodes)?,
-        Request::GraphUpdate {
-            graph,
-            index,
-            command,
-            enabled,
-        } => {
-            model.update_graph(process, graph, index, command, enabled)?;
-        }
-        Request::DestroyGraph { graph } => model.destroy_graph(process, graph)?,
-        Request::HostCallDone { token } => model.host_call_done(process, token)?,
-        Request::Signal { semaphore, payload } => model.signal(process, semaphore, payload),
-        Request::Hello { .. } => return Err(Leave::BrokeProtocol("second hello".to_owned())),
-        answered => return Ok(Some(answered)),
-    }
-    Ok(None)
-}
-
-fn answer(model: &mut Model, process: ProcessId, request: Request) -> Result<Reply, Refusal> {
-    Ok(match request {
-        Request::Memory { device } => Reply::Memory(model.memory(device)?),
-        Request::Alloc {
-            device,
-            bytes,
-            kind,
-        } => Reply::Block(model.alloc(process, device, bytes, kind)?),
-        Request::Free { block } => {
-            model.free(process, block)?;
-            Reply::Done
-        }
-        Request::CreateContext { device } => Reply::Context(model.create_context(process, device)?),
-        Request::DestroyContext { context } => {
-            model.destroy_context(process, context)?;
-            Reply::Done
-        }
-        Request::CreateStream {
-            context,
-            priority,
-            semaphore,
-            base,
-        } => Reply::Stream(model.create_stream(process, context, priority, semaphore, base)?),
-        Request::Usage { first } => {
-            let mut rows = model.usage().into_iter().skip(first as usize);
-            let page = rows.by_ref().take(USAGE_ROWS_PER_MESSAGE).collect();
-            Reply::Usage {
-                rows: page,
-                more: rows.next().is_some(),
-            }
-        }
-        Request::Engine { device } => Reply::Engine(model.engine_usage(device)?),
-        Request::Utilization { device } => Reply::Utilization(utilization(model, device)?),
-        _ => return Err(Refusal::Unknown),
-    })
-}
-
-fn utilization(model: &Model, device: u32) -> Result<Vec<UtilizationSample>, Refusal> {
-    let ahead_ns = clock::realtime_ns().saturating_sub(clock::monotonic_ns());
-    let samples = model.samples(device)?.into_iter();
-    let samples = samples.map(|sample| UtilizationSample {
-        timestamp_us: (sample.end_ns + ahead_ns) / 1_000,
-        gpu_percent: sample.gpu_percent,
-        memory_percent: sample.copy_percent,
-        pid: sample.process.and_then(|process| model.pid(process)),
-    });
-    Ok(samples.collect())
 }
 
 /// Field 22 of `/proc/<pid>/stat` (proc(5)); the name in field 2 may hold spaces and parentheses.

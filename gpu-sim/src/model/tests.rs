@@ -76,10 +76,17 @@ impl Bench {
 
     /// The same tenant with another stream.
     fn stream(&mut self, tenant: Tenant) -> Tenant {
+        self.stream_of_priority(tenant, 0)
+    }
+
+    fn stream_of_priority(&mut self, tenant: Tenant, priority: i32) -> Tenant {
         let progress = self.semaphore();
+        let Tenant {
+            process, context, ..
+        } = tenant;
         let stream = self
             .model
-            .create_stream(tenant.process, tenant.context, 0, progress, 0)
+            .create_stream(process, context, priority, progress, 0)
             .unwrap();
         Tenant {
             stream,

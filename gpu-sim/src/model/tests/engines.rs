@@ -180,6 +180,34 @@ fn a_stream_waits_for_an_event_of_another() {
 }
 
 #[test]
+fn a_lower_payload_than_a_semaphore_has_changes_nothing() {
+    let mut bench = Bench::new(exact());
+    let tenant = bench.tenant();
+    let event = bench.semaphore();
+    for payload in [5, 3] {
+        bench.submit(
+            tenant,
+            Signal {
+                semaphore: event,
+                payload,
+            },
+        );
+    }
+    bench.submit(
+        tenant,
+        Wait {
+            semaphore: event,
+            payload: 5,
+        },
+    );
+    bench.finish();
+    assert!(bench.at(tenant.progress, 3).is_some());
+    let raises =
+        |output: &&Output| matches!(output, Output::Raise { semaphore, .. } if *semaphore == event);
+    assert_eq!(bench.outputs.iter().filter(raises).count(), 1);
+}
+
+#[test]
 fn a_host_call_blocks_its_stream_until_it_is_acknowledged() {
     let mut bench = Bench::new(exact());
     let tenant = bench.tenant();
@@ -228,6 +256,44 @@ fn kernels_of_two_streams_run_together_where_they_fit() {
         2 * (ends[0] - 4 * US),
         "the whole engine each"
     );
+}
+
+#[test]
+fn a_more_urgent_stream_goes_before_one_that_waited_longer() {
+    let mut bench = Bench::new(exact());
+    let running = bench.tenant();
+    let patient = bench.stream(running);
+    let urgent = bench.stream_of_priority(running, -1);
+    for tenant in [running, patient, urgent] {
+        bench.submit(tenant, kernel(MS));
+        bench.advance(bench.model.now_ns() + 10 * US);
+    }
+    bench.finish();
+    let [running, patient, urgent] =
+        [running, patient, urgent].map(|tenant| bench.at(tenant.progress, 1).unwrap());
+    assert!(running < urgent && urgent < patient);
+}
+
+#[test]
+fn a_destroyed_contexts_copy_makes_way_at_once() {
+    let mut bench = Bench::new(exact());
+    let (gone, other) = (bench.tenant(), bench.tenant());
+    for tenant in [gone, other] {
+        bench.submit(
+            tenant,
+            Copy {
+                direction: HostToDevice,
+                bytes: 120_000_000,
+            },
+        );
+    }
+    bench.advance(MS);
+    bench
+        .model
+        .destroy_context(gone.process, gone.context)
+        .unwrap();
+    bench.finish();
+    assert_eq!(bench.at(other.progress, 1), Some(MS + 10 * MS + 8 * US));
 }
 
 #[test]

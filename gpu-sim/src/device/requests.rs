@@ -1,0 +1,110 @@
+//! What a process may ask of the machine, and what it gets.
+
+use super::peer::Leave;
+use crate::clock;
+use crate::command::UtilizationSample;
+use crate::model::{Model, ProcessId};
+use crate::wire::{Refusal, Reply, Request, Submission, USAGE_ROWS_PER_MESSAGE};
+
+/// Does what a process asks. Submissions carry their own time; for all else it is now.
+pub(super) fn handle(
+    model: &mut Model,
+    process: ProcessId,
+    request: Request,
+) -> Result<Option<Reply>, Leave> {
+    let now_ns = clock::monotonic_ns();
+    if let Request::Submit(submission) = request {
+        // A process cannot put its commands into the future.
+        let submitted_ns = submission.submitted_ns.min(now_ns);
+        model.submit(
+            process,
+            Submission {
+                submitted_ns,
+                ..submission
+            },
+        )?;
+        return Ok(None);
+    }
+    model.advance_to(now_ns);
+    match one_way(model, process, request)? {
+        None => Ok(None),
+        Some(request) => Ok(Some(
+            answer(model, process, request).unwrap_or_else(Reply::Refused),
+        )),
+    }
+}
+
+/// Does what is not answered, and gives back what is.
+fn one_way(
+    model: &mut Model,
+    process: ProcessId,
+    request: Request,
+) -> Result<Option<Request>, Leave> {
+    match request {
+        Request::DestroyStream { stream } => model.destroy_stream(process, stream)?,
+        Request::GraphNodes { graph, nodes } => model.append_to_graph(process, graph, nodes)?,
+        Request::GraphUpdate {
+            graph,
+            index,
+            command,
+            enabled,
+        } => {
+            model.update_graph(process, graph, index, command, enabled)?;
+        }
+        Request::DestroyGraph { graph } => model.destroy_graph(process, graph)?,
+        Request::HostCallDone { token } => model.host_call_done(process, token)?,
+        Request::Signal { semaphore, payload } => model.signal(process, semaphore, payload),
+        Request::Hello { .. } => return Err(Leave::BrokeProtocol("second hello".to_owned())),
+        answered => return Ok(Some(answered)),
+    }
+    Ok(None)
+}
+
+fn answer(model: &mut Model, process: ProcessId, request: Request) -> Result<Reply, Refusal> {
+    Ok(match request {
+        Request::Memory { device } => Reply::Memory(model.memory(device)?),
+        Request::Alloc {
+            device,
+            bytes,
+            kind,
+        } => Reply::Block(model.alloc(process, device, bytes, kind)?),
+        Request::Free { block } => {
+            model.free(process, block)?;
+            Reply::Done
+        }
+        Request::CreateContext { device } => Reply::Context(model.create_context(process, device)?),
+        Request::DestroyContext { context } => {
+            model.destroy_context(process, context)?;
+            Reply::Done
+        }
+        Request::CreateStream {
+            context,
+            priority,
+            semaphore,
+            base,
+        } => Reply::Stream(model.create_stream(process, context, priority, semaphore, base)?),
+        Request::Usage { first } => {
+            let mut rows = model.usage().into_iter().skip(first as usize);
+            let page = rows.by_ref().take(USAGE_ROWS_PER_MESSAGE).collect();
+            Reply::Usage {
+                rows: page,
+                more: rows.next().is_some(),
+            }
+        }
+        Request::Engine { device } => Reply::Engine(model.engine_usage(device)?),
+        Request::Utilization { device } => Reply::Utilization(utilization(model, device)?),
+        _ => return Err(Refusal::Unknown),
+    })
+}
+
+fn utilization(model: &Model, device: u32) -> Result<Vec<UtilizationSample>, Refusal> {
+    let ahead_ns = clock::realtime_ns().saturating_sub(clock::monotonic_ns());
+    let samples = model.samples(device)?.into_iter();
+    let samples = samples.map(|sample| UtilizationSample {
+        timestamp_us: (sample.end_ns + ahead_ns) / 1_000,
+        gpu_percent: sample.gpu_percent,
+        memory_percent: sample.copy_percent,
+        pid: sample.process.and_then(|process| model.pid(process)),
+    });
+    Ok(samples.collect())
+}
