@@ -31,9 +31,11 @@ WARM_UP_SECONDS_MAX = 600  # a first compilation on a busy machine
 ANSWER_SECONDS_MAX = 60  # beyond the window itself
 EDGE_SECONDS = 0.3  # between the device's two readings and the ends of the window
 CHUNK_MIB = 256
-EXPLANATION = """\
-images/s as the program counted them; SM time measured = the time for which the device's compute engine was the program's, over the window,
-from the device's own books; peak = most device memory held, its context included."""
+SPEED_EXPLAINED = "images/s: as the program counted them."
+SIMULATED_EXPLAINED = """\
+SM measured: the time for which the GPU's compute engine was the program's, in percent of the window. memory peak: the most device
+memory that the program held, its context included. Both from the simulated device's own books, not from the limiter."""
+REAL_EXPLAINED = "not measured: a real GPU keeps no such books that every user may read; `cuda-hook status` has the limiter's."
 
 
 @dataclass(frozen=True)
@@ -190,11 +192,14 @@ class Stage:
             [*self.service(), "--gate", "--seconds", str(self.seconds)],
         )
 
-    def service(self) -> list[str]:
-        """ResNet-50, which keeps what it has compiled for this GPU from one demo to the next."""
+    @property
+    def compiled(self) -> Path:
+        """Where ResNet-50, compiled for this GPU, is kept from one demo to the next."""
         gpu = re.sub(r"\W+", "-", self.gpu.title.lower())
-        compiled = ROOT / f".venv/resnet50-{gpu}-batch-{self.batch}.pickle"
-        return [str(CLIENTS / "resnet50.py"), "--batch", str(self.batch), "--compiled", str(compiled)]
+        return ROOT / f".venv/resnet50-{gpu}-batch-{self.batch}.pickle"
+
+    def service(self) -> list[str]:
+        return [str(CLIENTS / "resnet50.py"), "--batch", str(self.batch), "--compiled", str(self.compiled)]
 
     def end(self) -> None:
         for program in self.programs:
@@ -245,7 +250,9 @@ def sim_status(gpu: Gpu) -> dict:
 
 def compile_once(stage: Stage) -> None:
     """So that the services need not do it, each for itself."""
-    say("compiling ResNet-50 with tinygrad, unless an earlier demo has (half a minute)")
+    if stage.compiled.exists():
+        return
+    say("compiling ResNet-50 with tinygrad (half a minute, the first time)")
     stage.start("compiler", Limits(), [*stage.service(), "--batches", "1"]).answer(WARM_UP_SECONDS_MAX)
 
 
@@ -299,13 +306,24 @@ def real_gpu_name() -> str | None:
 def print_real_gpu_name() -> None:
     with contextlib.suppress(OSError):
         driver = ctypes.CDLL("libcuda.so.1")
+        if is_simulation():
+            return
         name, device = ctypes.create_string_buffer(128), ctypes.c_int()
         asked = (driver.cuInit, 0), (driver.cuDeviceGet, ctypes.byref(device), 0), (driver.cuDeviceGetName, name, len(name), device)
         if all(call(*arguments) == 0 for call, *arguments in asked):
             print(name.value.decode())
 
 
+def is_simulation() -> bool:
+    """Whether the libcuda of this process is the simulation's: LD_LIBRARY_PATH may lead there, and nothing simulated is called real."""
+    mapped = (Path(line.split(maxsplit=5)[5]) for line in Path("/proc/self/maps").read_text().splitlines() if "/libcuda.so" in line)
+    return any((library.parent / "gpu-sim-device").exists() for library in mapped)
+
+
 def simulated(profile: str, folder: Path) -> Gpu:
+    asked = subprocess.run([ARTEFACTS / "cuda-hook", "run", "--sim", profile, "--", "true"], capture_output=True, text=True, check=False)
+    if asked.returncode:
+        raise Failure(asked.stderr.strip())
     environment = {"GPU_SIM_PROFILE": profile, "GPU_SIM_DIR": str(folder / "sim")}
     return Gpu(f"simulated {profile}", environment, profile)
 
@@ -350,7 +368,7 @@ def cells(row: Row) -> list[str]:
     return [row.scene, row.program, speed, asked, measured, row.limits.memory or "-", size(row.memory_bytes_peak), row.remark]
 
 
-def table(title: str, rows: list[Row]) -> str:
+def table(title: str, rows: list[Row], explained: str) -> str:
     head = ["scene", "program", "images/s", "SM asked", "SM measured", "memory quota", "memory peak", "what the program saw"]
     lines = [head] + [cells(row) for row in rows]
     for above, line in reversed(list(pairwise(lines))):
@@ -365,7 +383,7 @@ def table(title: str, rows: list[Row]) -> str:
         ).rstrip()
 
     rule = "  ".join("-" * width for width in widths)
-    return "\n".join(["", title, "", text(head), rule, *map(text, lines[1:]), "", EXPLANATION])
+    return "\n".join(["", title, "", text(head), rule, *map(text, lines[1:]), "", SPEED_EXPLAINED, explained])
 
 
 def report(title: str, stage: Stage) -> dict:
@@ -406,7 +424,8 @@ def run(args: argparse.Namespace, folder: Path) -> None:
         title = simulated_title(stage.gpu) if stage.gpu.sim_profile else stage.gpu.title
     finally:
         stage.end()
-    print(json.dumps(report(title, stage), indent=2) if args.json else table(title, stage.rows))
+    explained = SIMULATED_EXPLAINED if stage.gpu.sim_profile else REAL_EXPLAINED
+    print(json.dumps(report(title, stage), indent=2) if args.json else table(title, stage.rows, explained))
 
 
 def main() -> int:
