@@ -113,6 +113,10 @@ impl State {
         Some(self.streams.get(&key)?.front()?.end)
     }
 
+    fn last_end(&self, key: StreamKey) -> Option<Event> {
+        Some(self.streams.get(&key)?.back()?.end)
+    }
+
     fn busy_streams(&self) -> impl Iterator<Item = StreamKey> {
         self.streams
             .iter()
@@ -262,13 +266,11 @@ impl Completion {
 
 /// The time that a launch between two reached events took.
 fn elapsed(driver: &Driver, start: Start, end: Event) -> Option<GpuNs> {
-    let elapsed_ms = driver.elapsed_ms(start.event.raw(), end.raw()).ok()?;
-    let elapsed = Duration::try_from_secs_f64(f64::from(elapsed_ms) / 1e3).ok()?;
-    Some(GpuNs::new(
-        u64::try_from(elapsed.as_nanos())
-            .ok()?
-            .saturating_sub(start.lead_ns),
-    ))
+    let between_ms = driver.elapsed_ms(start.event.raw(), end.raw()).ok()?;
+    let between = Duration::try_from_secs_f64(f64::from(between_ms) / 1e3).ok()?;
+    let between_ns = u64::try_from(between.as_nanos()).ok()?;
+    tracing::trace!(between_ns, lead_ns = start.lead_ns, "timed a launch");
+    Some(GpuNs::new(between_ns.saturating_sub(start.lead_ns)))
 }
 
 /// The watching thread.
@@ -336,7 +338,7 @@ impl Launch {
         } = cx.attachment;
         let start = self.start.map(|(event, recorded_at)| Start {
             event,
-            lead_ns: lead_ns(cx.driver, event, recorded_at),
+            lead_ns: completion.lead_ns(cx.driver, self.stream, recorded_at),
         });
         let stream = ptr::with_exposed_provenance_mut(self.stream.stream);
         let recorded = self
@@ -375,11 +377,16 @@ impl Launch {
     }
 }
 
-/// On a stream that has nothing to do, the first event is reached at once and waits there for the launch to come from the
-/// host, which is no time of the launch's own. On one that is busy it is reached with the launch already behind it.
-fn lead_ns(driver: &Driver, start: Event, recorded_at: MonotonicNs) -> u64 {
-    match driver.event_reached(start.raw()) {
-        Ok(true) => clock::monotonic().saturating_ns_since(recorded_at),
-        Ok(false) | Err(_) => 0,
+impl Completion {
+    /// On a stream that has nothing to do, the first event is reached at once and waits there for the launch to come from the
+    /// host, which is no time of the launch's own. On one that is busy with an earlier launch it is reached with this one
+    /// already behind it.
+    fn lead_ns(&self, driver: &Driver, stream: StreamKey, recorded_at: MonotonicNs) -> u64 {
+        let lead_ns = clock::monotonic().saturating_ns_since(recorded_at);
+        let earlier = self.state.lock().last_end(stream);
+        match earlier.map(|end| driver.event_reached(end.raw())) {
+            Some(Ok(false)) => 0,
+            Some(Ok(true) | Err(_)) | None => lead_ns,
+        }
     }
 }
