@@ -2,7 +2,7 @@
 //! versions, flags and refusals; and what `RTLD_NEXT` means for everybody else stays what it was.
 #![cfg(test)]
 
-use shim_tests::{Door, Machine, World, child, program, shared_object};
+use shim_tests::{Door, Machine, Tenant, World, child, program, shared_object};
 
 /// Names that a quota or a share depends on, by the ABI name that a linker sees.
 const HOOKED: [&str; 8] = [
@@ -246,23 +246,25 @@ fn dlsym_itself_is_looked_up() {
     }
 }
 
-/// The driver is found where the program finds it, or where `CUDA_HOOK_DRIVER` says.
+/// `CUDA_HOOK_DRIVER` counts, and not what the loader finds: here an old driver that sees no device.
 #[test]
 fn the_driver_may_be_named() {
     let machine = Machine::new();
-    let driver = shim_tests::artefacts().sim.join("libcuda.so.1");
-    let path = driver.to_str().expect("a path in text");
-    let world = World::limited([("CUDA_HOOK_MEMORY", "1GiB"), ("CUDA_HOOK_DRIVER", path)]);
-    let answers = look_up(
-        &machine,
-        &world,
-        &requests(&["handle"], &["cuMemAlloc_v2", "cuStreamCreate"]),
+    let old = shared_object("old_driver", "libcuda.so.1");
+    let named = shim_tests::artefacts().sim.join("libcuda.so.1");
+    let library_path = format!(
+        "{}:{}",
+        old.parent().expect("a folder").display(),
+        shim_tests::artefacts().sim.display()
     );
-    assert_eq!(
-        answers,
-        [
-            "libcuda_hook.so cuMemAlloc_v2",
-            "libcuda.so.1 cuStreamCreate"
-        ]
-    );
+    let status = |world: &World| {
+        let mut command = machine.command(world, program("tenant", Door::Linked));
+        command.env("LD_LIBRARY_PATH", &library_path).arg("linked");
+        Tenant::spawn(&mut command).status("init")
+    };
+    const NO_DEVICE: u64 = 100;
+    assert_eq!(status(&limited()), NO_DEVICE);
+    let path = named.to_str().expect("a path in text");
+    let by_name = World::limited([("CUDA_HOOK_MEMORY", "1GiB"), ("CUDA_HOOK_DRIVER", path)]);
+    assert_eq!(status(&by_name), 0);
 }

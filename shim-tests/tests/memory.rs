@@ -6,23 +6,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 const OUT_OF_MEMORY: u64 = 2;
 
-/// Allocators whose charge is the size asked for, and the unit that they take.
-const BY_SIZE: [(&str, u64); 5] = [
-    ("cuMemAlloc_v2", 1),
-    ("cuMemAllocManaged", 1),
-    ("cuMemAllocAsync", 1),
-    ("cuMemAllocFromPoolAsync", 1),
-    ("cuMemCreate", 2 * MIB),
-];
-
-/// Allocators whose charge is known only once they have allocated.
-const BY_RESULT: [&str; 4] = [
-    "cuMemAllocPitch_v2",
-    "cuArrayCreate_v2",
-    "cuArray3DCreate_v2",
-    "cuMipmappedArrayCreate",
-];
-
 /// A quota that leaves room whatever a context is charged, and is no multiple of anything.
 const QUOTA_BYTES: u64 = 700 * MIB + 12_345;
 
@@ -45,98 +28,120 @@ fn assert_fills_up(tenant: &mut Tenant) {
     assert_eq!(tenant.free_bytes(), left_bytes);
 }
 
+/// Asserts that an allocator grants the whole quota, in its units, and not a unit more.
+#[track_caller]
+fn assert_exact(kind: &str, unit_bytes: u64) {
+    let machine = Machine::new();
+    let mut tenant = tenant(&machine);
+    let budget_bytes = tenant.free_bytes();
+    let most_bytes = budget_bytes / unit_bytes * unit_bytes;
+    assert_eq!(
+        tenant.alloc("a", kind, most_bytes + unit_bytes),
+        OUT_OF_MEMORY,
+        "{kind}: a unit more than the quota"
+    );
+    assert_eq!(
+        tenant.free_bytes(),
+        budget_bytes,
+        "{kind}: a refusal charges nothing"
+    );
+    assert_eq!(
+        tenant.alloc("a", kind, most_bytes),
+        0,
+        "{kind}: the whole quota"
+    );
+    assert_eq!(tenant.free_bytes(), budget_bytes - most_bytes, "{kind}");
+    assert_eq!(
+        tenant.alloc("b", kind, unit_bytes),
+        OUT_OF_MEMORY,
+        "{kind}: a unit more"
+    );
+    assert_eq!(tenant.status("free a"), 0, "{kind}");
+    assert_eq!(
+        tenant.free_bytes(),
+        budget_bytes,
+        "{kind}: a free gives back"
+    );
+    assert_eq!(
+        tenant.alloc("b", kind, most_bytes),
+        0,
+        "{kind}: what was given back"
+    );
+}
+
 #[test]
-fn the_quota_is_exact_for_each_allocator() {
-    for (kind, unit_bytes) in BY_SIZE {
-        let machine = Machine::new();
-        let mut tenant = tenant(&machine);
-        let budget_bytes = tenant.free_bytes();
-        let most_bytes = budget_bytes / unit_bytes * unit_bytes;
-        assert_eq!(
-            tenant.alloc("a", kind, most_bytes + unit_bytes),
-            OUT_OF_MEMORY,
-            "{kind}: a unit more than the quota"
-        );
-        assert_eq!(
-            tenant.free_bytes(),
-            budget_bytes,
-            "{kind}: a refusal charges nothing"
-        );
-        assert_eq!(
-            tenant.alloc("a", kind, most_bytes),
-            0,
-            "{kind}: the whole quota"
-        );
-        assert_eq!(tenant.free_bytes(), budget_bytes - most_bytes, "{kind}");
-        assert_eq!(
-            tenant.alloc("b", kind, unit_bytes),
-            OUT_OF_MEMORY,
-            "{kind}: a unit more"
-        );
-        assert_eq!(tenant.status("free a"), 0, "{kind}");
-        assert_eq!(
-            tenant.free_bytes(),
-            budget_bytes,
-            "{kind}: a free gives back"
-        );
-        assert_eq!(
-            tenant.alloc("b", kind, most_bytes),
-            0,
-            "{kind}: what was given back"
-        );
+fn the_quota_is_exact_to_the_byte() {
+    for kind in [
+        "cuMemAlloc_v2",
+        "cuMemAllocManaged",
+        "cuMemAllocAsync",
+        "cuMemAllocFromPoolAsync",
+    ] {
+        assert_exact(kind, 1);
     }
 }
 
 #[test]
-fn what_an_allocator_rounds_up_is_charged() {
-    for kind in BY_RESULT {
-        let machine = Machine::new();
-        let mut tenant = tenant(&machine);
-        let budget_bytes = tenant.free_bytes();
-        let told = tenant.numbers(&format!("alloc a {kind} {}", 96 * MIB));
-        assert_eq!(told[0], 0, "{kind}");
-        let charged_bytes = budget_bytes - tenant.free_bytes();
-        assert!(
-            charged_bytes >= told[1],
-            "{kind}: charged {charged_bytes} for {} bytes",
-            told[1]
-        );
-        if kind == "cuMemAllocPitch_v2" {
-            assert_eq!(charged_bytes, told[1], "pitch times height");
-        }
-        assert_fills_up(&mut tenant);
-        assert_eq!(tenant.status("free a"), 0, "{kind}");
-        assert_eq!(
-            tenant.free_bytes(),
-            budget_bytes,
-            "{kind}: a free gives back"
-        );
+fn the_quota_is_exact_for_physical_memory() {
+    assert_exact("cuMemCreate", 2 * MIB);
+}
+
+/// Asserts that an allocator whose charge is known only afterwards is charged what it took, and undone beyond the quota.
+#[track_caller]
+fn assert_settled(kind: &str) {
+    let machine = Machine::new();
+    let mut tenant = tenant(&machine);
+    let pid = tenant.pid();
+    let (budget_bytes, held_bytes) = (tenant.free_bytes(), machine.truth_of(pid).memory_bytes);
+    let told = tenant.numbers(&format!("alloc a {kind} {}", 96 * MIB));
+    assert_eq!(told[0], 0, "{kind}");
+    let charged_bytes = budget_bytes - tenant.free_bytes();
+    assert!(
+        charged_bytes >= told[1],
+        "{kind}: charged {charged_bytes} for {} bytes",
+        told[1]
+    );
+    if kind == "cuMemAllocPitch_v2" {
+        assert_eq!(charged_bytes, told[1], "pitch times height");
     }
+    assert_fills_up(&mut tenant);
+    assert_eq!(tenant.status("free a"), 0, "{kind}");
+    assert_eq!(
+        tenant.free_bytes(),
+        budget_bytes,
+        "{kind}: a free gives back"
+    );
+    let beyond_bytes = budget_bytes / MIB * MIB + 2 * MIB;
+    assert_eq!(
+        tenant.alloc("b", kind, beyond_bytes),
+        OUT_OF_MEMORY,
+        "{kind}"
+    );
+    assert_eq!(
+        tenant.free_bytes(),
+        budget_bytes,
+        "{kind}: a refusal charges nothing"
+    );
+    assert_eq!(
+        machine.truth_of(pid).memory_bytes,
+        held_bytes,
+        "{kind}: a refusal holds nothing on the device"
+    );
 }
 
 #[test]
-fn what_rounds_up_beyond_the_quota_is_refused_and_undone() {
-    for kind in BY_RESULT {
-        let machine = Machine::new();
-        let mut tenant = tenant(&machine);
-        let budget_bytes = tenant.free_bytes();
-        let pid = tenant.pid();
-        let held_bytes = machine.truth_of(pid).memory_bytes;
-        assert_eq!(
-            tenant.alloc("a", kind, budget_bytes / MIB * MIB + 2 * MIB),
-            OUT_OF_MEMORY,
-            "{kind}"
-        );
-        assert_eq!(
-            tenant.free_bytes(),
-            budget_bytes,
-            "{kind}: a refusal charges nothing"
-        );
-        assert_eq!(
-            machine.truth_of(pid).memory_bytes,
-            held_bytes,
-            "{kind}: a refusal holds nothing on the device"
-        );
+fn the_pitch_of_a_pitched_block_is_charged() {
+    assert_settled("cuMemAllocPitch_v2");
+}
+
+#[test]
+fn arrays_are_charged() {
+    for kind in [
+        "cuArrayCreate_v2",
+        "cuArray3DCreate_v2",
+        "cuMipmappedArrayCreate",
+    ] {
+        assert_settled(kind);
     }
 }
 
