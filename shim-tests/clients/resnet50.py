@@ -136,11 +136,15 @@ class Service:
         return self.batch, Device[Device.DEFAULT].arch, version("tinygrad")
 
     def load(self, file: Path) -> Callable | None:
-        """The network that an earlier run has compiled, with its weights; none if it was for something else."""
+        """The network that an earlier run has compiled, with its weights; none if it was for something else.
+
+        A pickle runs what it says: FILE is to be one's own.
+        """
         if not file.exists():
             return None
         with file.open("rb") as stream:
-            return pickle.load(stream) if pickle.load(stream) == self.made_for() else None
+            fits = pickle.load(stream) == self.made_for()
+            return pickle.load(stream) if fits else None
 
     def save(self, file: Path) -> None:
         """Whole or not at all: several programs may do so at once."""
