@@ -3,7 +3,7 @@
 //! A row names the effect on a quota (as `cuda-sys-stubs` has it, test below), the symbol with the driver's own signature,
 //! and the hook with what it is given of the arguments. From it come the exported function, the check that its type is
 //! the ABI's, the slot for the real address, and the entry by which `dlsym` and `cuGetProcAddress` know it. The table holds
-//! no logic. What has an effect and no row stands in [`NOT_YET`](crate::not_yet::NOT_YET), with the reason.
+//! no logic. What has an effect and no row stands in `not_yet.rs`, with the reason.
 #![expect(
     unsafe_code,
     reason = "exports C functions and calls the driver's through the rows"
