@@ -12,7 +12,7 @@ use cuda_sys_stubs::symbols::{DRIVER, Symbol, SymbolKind};
 fn main() -> io::Result<()> {
     // As the real one is linked: no preload catches what the library calls inside itself.
     println!("cargo:rustc-cdylib-link-arg=-Wl,-soname,libcuda.so.1");
-    println!("cargo:rustc-cdylib-link-arg=-Wl,-Bsymbolic-functions");
+    println!("cargo:rustc-cdylib-link-arg=-Wl,-Bsymbolic");
     println!("cargo:rerun-if-changed=src/export");
     println!("cargo:rerun-if-changed=build.rs");
     let defined = defined(Path::new("src/export"))?;

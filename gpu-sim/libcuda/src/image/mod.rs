@@ -9,7 +9,7 @@
 //! * cubin: registers and parameters as the assembler wrote them, instructions from the size of the machine code ([`elf`]).
 //! * fatbin: the best member for the device ([`fatbin`]).
 //!
-//! Everything here is safe code over byte slices; how long an image is whose pointer a program passes is [`extent`]'s
+//! Everything here is safe code over byte slices; how long an image is whose pointer a program passes is [`Format::extent`]'s
 //! question.
 
 mod cost;
