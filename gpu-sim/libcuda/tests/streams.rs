@@ -3,10 +3,10 @@
 mod support;
 
 use std::ffi::c_void;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use cuda_sys_stubs::abi::*;
+use parking_lot::Mutex;
 use support::{LONG, alloc, context, cu, event, free_stream, launch, ok, read, spin, stream};
 
 const NULL: CUstream = std::ptr::null_mut();
@@ -129,7 +129,7 @@ fn each_thread_has_a_null_stream_of_its_own() {
 static ORDER: Mutex<Vec<u32>> = Mutex::new(Vec::new());
 
 extern "C" fn note(which: *mut c_void) {
-    ORDER.lock().unwrap().push(which.addr() as u32);
+    ORDER.lock().push(which.addr() as u32);
 }
 
 extern "C" fn note_stream(_: CUstream, status: CUresult, which: *mut c_void) {
@@ -155,10 +155,10 @@ fn functions_are_called_in_stream_order_and_the_stream_waits_for_them() {
         std::ptr::without_provenance_mut(4),
         0
     ));
-    assert!(ORDER.lock().unwrap().is_empty());
+    assert!(ORDER.lock().is_empty());
     ok!(cuMemsetD8Async(device, 1, 1, stream));
     ok!(cuStreamSynchronize(stream));
-    assert_eq!(*ORDER.lock().unwrap(), [1, 2, 3, 4]);
+    assert_eq!(*ORDER.lock(), [1, 2, 3, 4]);
 }
 
 static ANSWER: AtomicU32 = AtomicU32::new(0);

@@ -15,6 +15,7 @@
 mod cost;
 mod elf;
 mod fatbin;
+mod lines;
 mod ptx;
 
 use cuda_sys_stubs::abi::{

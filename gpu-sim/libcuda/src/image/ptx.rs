@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 
+use super::lines::Header;
 use super::{GlobalImage, Image, KernelImage, Param, Unreadable, cost};
 
 /// Bytes of machine code that one PTX instruction is taken to become.
@@ -14,7 +15,7 @@ const CODE_BYTES_PER_INSTRUCTION: u64 = 16;
 pub(super) fn read(bytes: &[u8], capability: u32) -> Result<Image, Unreadable> {
     let bytes = bytes.split(|byte| *byte == 0).next().unwrap_or(&[]);
     let text = std::str::from_utf8(bytes).map_err(|_| Unreadable::Image)?;
-    let (header, text) = Header::take(&without_comments(text));
+    let (header, text) = Header::take(text);
     let ptx_version = header.version.ok_or(Unreadable::Image)?;
     let target = header
         .target
@@ -23,67 +24,6 @@ pub(super) fn read(bytes: &[u8], capability: u32) -> Result<Image, Unreadable> {
     let words = words(&text);
     let module = Module::parse(&words).ok_or(Unreadable::Ptx)?;
     Ok(module.image(target, ptx_version))
-}
-
-fn without_comments(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(start) = rest.find('/') {
-        let (before, comment) = rest.split_at(start);
-        out.push_str(before);
-        rest = if comment.starts_with("//") {
-            comment.find('\n').map_or("", |end| &comment[end..])
-        } else if comment.starts_with("/*") {
-            comment.find("*/").map_or("", |end| &comment[end + 2..])
-        } else {
-            out.push('/');
-            &comment[1..]
-        };
-    }
-    out + rest
-}
-
-/// The directives that end with their line instead of a semicolon.
-#[derive(Default)]
-struct Header {
-    version: Option<u32>,
-    target: Option<u32>,
-}
-
-impl Header {
-    fn take(text: &str) -> (Self, String) {
-        let mut header = Self::default();
-        let mut rest = String::with_capacity(text.len());
-        for line in text.lines() {
-            let mut words = line.split([' ', '\t', ',']).filter(|word| !word.is_empty());
-            match words.next() {
-                Some(".version") => header.version = words.next().and_then(version),
-                Some(".target") => header.target = words.next().and_then(target),
-                Some(".address_size" | ".file" | ".loc") => {}
-                _ => {
-                    rest.push_str(line);
-                    rest.push('\n');
-                }
-            }
-        }
-        (header, rest)
-    }
-}
-
-/// `8.4` → 84.
-fn version(word: &str) -> Option<u32> {
-    let (major, minor) = word.trim().split_once('.')?;
-    let tens = major.parse::<u32>().ok()?.checked_mul(10)?;
-    tens.checked_add(minor.parse().ok()?)
-}
-
-/// `sm_75`, `sm_90a` → 75, 90.
-fn target(word: &str) -> Option<u32> {
-    let digits = word.trim().strip_prefix("sm_")?;
-    digits
-        .trim_end_matches(|letter: char| letter.is_ascii_alphabetic())
-        .parse()
-        .ok()
 }
 
 const PUNCTUATION: &str = ",;{}()[]:=<>+|";
