@@ -69,7 +69,7 @@ fn ask(
     flags: u64,
 ) -> (CUresult, *mut c_void, CUdriverProcAddressQueryResult) {
     let (mut found, mut status) = (std::ptr::dangling_mut::<u64>().cast(), 99);
-    let base = CString::new(base).unwrap();
+    let base = CString::new(base).expect("no NUL");
     let result = cu!(cuGetProcAddress_v2(
         base.as_ptr(),
         &mut found,
@@ -172,10 +172,8 @@ fn statuses_have_names_and_descriptions() {
     let mut text = std::ptr::null();
     ok!(cuGetErrorName(CUDA_ERROR_OUT_OF_MEMORY, &mut text));
     // SAFETY: the driver answered with a string that lives as long as it does.
-    assert_eq!(
-        unsafe { std::ffi::CStr::from_ptr(text) },
-        c"CUDA_ERROR_OUT_OF_MEMORY"
-    );
+    let name = unsafe { std::ffi::CStr::from_ptr(text) };
+    assert_eq!(name, c"CUDA_ERROR_OUT_OF_MEMORY");
     assert_eq!(
         cu!(cuGetErrorString(123_456, &mut text)),
         CUDA_ERROR_INVALID_VALUE

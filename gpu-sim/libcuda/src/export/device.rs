@@ -3,6 +3,7 @@
 use std::ffi::c_char;
 
 use cuda_sys_stubs::abi::*;
+use gpu_sim::profile::CUDA_VERSION;
 
 use super::{put, put_text, text, wanted};
 use crate::context;
@@ -10,9 +11,6 @@ use crate::device;
 use crate::door::{Answer, exports};
 use crate::launch::{BLOCK_MAX, BLOCK_THREADS_MAX, GRID_MAX, SHARED_BYTES_DEFAULT};
 use crate::process::{Device, process};
-
-/// The newest CUDA whose symbols this library exports, as `cuDriverGetVersion` counts.
-pub(super) const DRIVER_VERSION: i32 = 13050;
 
 /// Memory of a device, in bytes, and the device.
 fn with_device<T>(device: CUdevice, ask: impl FnOnce(&Device) -> T) -> Answer<T> {
@@ -54,7 +52,7 @@ exports! {
         if Flags == 0 { crate::process::init() } else { Err(CUDA_ERROR_INVALID_VALUE) }
     }
     fn cuDriverGetVersion(driverVersion: *mut i32) {
-        put(driverVersion, DRIVER_VERSION)
+        put(driverVersion, CUDA_VERSION)
     }
     fn cuDeviceGetCount(count: *mut i32) {
         put(count, i32::try_from(process()?.devices.len()).unwrap_or(i32::MAX))
