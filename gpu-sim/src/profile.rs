@@ -21,6 +21,13 @@ pub const BUILT_IN: &[(&str, &str)] = &[
     ("v100", include_str!("../profiles/v100.toml")),
 ];
 
+/// CUDA version of the simulated driver, as `cuDriverGetVersion` says it: it exports what 13.5 exports, on every device.
+pub const CUDA_VERSION: i32 = 13_050;
+
+/// Version of the simulated driver, for whoever shows one. A number of the right form: the newest branch of NVIDIA's open
+/// kernel modules that was at hand for study. No such driver is simulated in particular.
+pub const DRIVER_VERSION: &str = "595.45.04";
+
 /// The machine: what a profile file says.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -31,10 +38,6 @@ pub struct MachineProfile {
     /// The file's text.
     #[serde(skip)]
     pub text: String,
-    /// Version of the driver, such as `535.183.01`.
-    pub driver_version: String,
-    /// Newest CUDA version that the driver serves, as `cuDriverGetVersion` says it: 12020 = 12.2.
-    pub cuda_version: i32,
     /// How long things take; defaults where the file is silent.
     #[serde(default)]
     pub timing: Timing,

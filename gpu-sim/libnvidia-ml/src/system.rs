@@ -5,21 +5,24 @@ use std::fs;
 
 use cuda_sys_stubs::nvml_abi::{self, NVML_ERROR_NOT_FOUND, nvmlReturn_t};
 
+use gpu_sim::profile::{CUDA_VERSION, DRIVER_VERSION};
+
 use crate::door::{exports, give, give_text};
 use crate::session::machine;
 
 exports! {
     fn nvmlSystemGetDriverVersion(version: *mut c_char, length: c_uint) {
-        give_text(version, length, &machine()?.profile().driver_version)
+        machine()?;
+        give_text(version, length, DRIVER_VERSION)
     }
     fn nvmlSystemGetNVMLVersion(version: *mut c_char, length: c_uint) {
         // NVML's version is the driver's behind the number of the CUDA major version.
-        let machine = machine()?;
-        let profile = machine.profile();
-        give_text(version, length, &format!("{}.{}", profile.cuda_version / 1000, profile.driver_version))
+        machine()?;
+        give_text(version, length, &format!("{}.{DRIVER_VERSION}", CUDA_VERSION / 1000))
     }
     fn nvmlSystemGetCudaDriverVersion / nvmlSystemGetCudaDriverVersion_v2(cudaDriverVersion: *mut c_int) {
-        give(cudaDriverVersion, machine()?.profile().cuda_version)
+        machine()?;
+        give(cudaDriverVersion, CUDA_VERSION)
     }
     fn nvmlSystemGetProcessName(pid: c_uint, name: *mut c_char, length: c_uint) {
         machine()?;
