@@ -1,4 +1,4 @@
-//! What machine is simulated: its devices and the driver's version, from a TOML file.
+//! What machine is simulated: its devices and their times, from a TOML file.
 
 use crate::parameters::Timing;
 use serde::Deserialize;
@@ -318,12 +318,12 @@ mod tests {
     fn what_is_wrong_is_said_with_line_and_key() {
         let unknown = changed("sm_count = 40", "sm_cuont = 40");
         assert!(
-            unknown.contains("unknown field `sm_cuont`") && unknown.contains("line 11"),
+            unknown.contains("unknown field `sm_cuont`") && unknown.contains("line 9"),
             "{unknown}"
         );
         let kind = changed("sm_count = 40", "sm_count = \"40\"");
         assert!(
-            kind.contains("sm_count") && kind.contains("line 11"),
+            kind.contains("sm_count") && kind.contains("line 9"),
             "{kind}"
         );
         let zero = changed("sm_count = 40", "sm_count = 0");
