@@ -7,12 +7,12 @@
 use std::collections::{HashMap, VecDeque};
 use std::ptr;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
 
 use cuda_sys_stubs::abi::*;
 use limiter::clock;
-use limiter::share::{Reservation, Share, Timing};
-use limiter::units::{GpuNs, MonotonicNs};
+use limiter::price::KernelKey;
+use limiter::share::{Reservation, Share};
+use limiter::units::MonotonicNs;
 use once_cell::sync::OnceCell;
 use parking_lot::Mutex;
 use rustix::thread::futex;
@@ -21,6 +21,7 @@ use rustix::time::Timespec;
 use crate::driver::Driver;
 use crate::entry::Cx;
 use crate::runtime::{self, Attachment};
+use crate::timing::{FairTimings, Start, Stood};
 
 /// How often outstanding launches are looked at: an end is known too late by half of it on the average.
 const LOOK_EVERY_NS: i64 = 100_000;
@@ -33,11 +34,12 @@ type Handle = usize;
 
 /// An event of ours, with the kind that it was made as.
 #[derive(Clone, Copy)]
-struct Event {
+pub(crate) struct Event {
     handle: Handle,
     kind: EventKind,
 }
 
+/// What an event can tell.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum EventKind {
     /// Carries a timestamp.
@@ -47,21 +49,15 @@ pub(crate) enum EventKind {
 }
 
 impl Event {
-    fn raw(self) -> CUevent {
+    /// The driver's handle.
+    pub(crate) fn raw(self) -> CUevent {
         ptr::with_exposed_provenance_mut(self.handle)
     }
 }
 
-/// The beginning of a timed launch.
-#[derive(Clone, Copy)]
-struct Start {
-    event: Event,
-    /// Time between the two events in which the launch was not on the device yet, in ns.
-    lead_ns: u64,
-}
-
 /// A launch that has not been seen to have ended.
 struct Outstanding {
+    key: KernelKey,
     start: Option<Start>,
     end: Event,
     reservation: Reservation,
@@ -152,6 +148,7 @@ pub(crate) struct Completion {
     /// Rises when the first launch becomes outstanding: the futex on which the watching thread sleeps.
     woken: AtomicU32,
     watch: OnceCell<()>,
+    fair: FairTimings,
 }
 
 impl Completion {
@@ -197,6 +194,16 @@ impl Completion {
         })
     }
 
+    /// What the launch met that was just made on `stream`, behind an event recorded at `recorded_at`.
+    fn stood(&self, driver: &Driver, stream: StreamKey, recorded_at: MonotonicNs) -> Stood {
+        let lead_ns = clock::monotonic().saturating_ns_since(recorded_at);
+        let earlier = self.state.lock().last_end(stream);
+        match earlier.map(|end| driver.event_reached(end.raw())) {
+            Some(Ok(false)) => Stood::Behind,
+            Some(Ok(true) | Err(_)) | None => Stood::Alone { lead_ns },
+        }
+    }
+
     /// Looks once at the oldest launch of every stream, and at its next if that has ended; how many are left.
     fn look(&self, driver: &Driver, share: &Share) -> usize {
         let _looking = self.looking.lock();
@@ -238,18 +245,13 @@ impl Completion {
                 return;
             };
             let now = clock::monotonic();
-            let elapsed = ended
-                .start
-                .filter(|_| reached.is_ok())
-                .and_then(|start| elapsed(driver, start, end));
-            share.completed(
-                ended.reservation,
-                elapsed.map(|elapsed| Timing {
-                    elapsed,
-                    ended_at: now,
-                }),
-                now,
-            );
+            let timing = match ended.start {
+                Some(start) if reached.is_ok() => {
+                    self.fair.timing(driver, ended.key, start, end, now)
+                }
+                _ => None,
+            };
+            share.completed(ended.reservation, timing, now);
             if reached.is_ok() {
                 self.state.lock().put_spare(
                     key.context,
@@ -262,15 +264,6 @@ impl Completion {
             }
         }
     }
-}
-
-/// The time that a launch between two reached events took.
-fn elapsed(driver: &Driver, start: Start, end: Event) -> Option<GpuNs> {
-    let between_ms = driver.elapsed_ms(start.event.raw(), end.raw()).ok()?;
-    let between = Duration::try_from_secs_f64(f64::from(between_ms) / 1e3).ok()?;
-    let between_ns = u64::try_from(between.as_nanos()).ok()?;
-    tracing::trace!(between_ns, lead_ns = start.lead_ns, "timed a launch");
-    Some(GpuNs::new(between_ns.saturating_sub(start.lead_ns)))
 }
 
 /// The watching thread.
@@ -299,6 +292,7 @@ fn watch(cx: Cx) {
 
 /// A launch on its way to the driver.
 pub(crate) struct Launch {
+    key: KernelKey,
     stream: StreamKey,
     /// When the first event was recorded.
     start: Option<(Event, MonotonicNs)>,
@@ -307,7 +301,7 @@ pub(crate) struct Launch {
 
 impl Launch {
     /// Gets ready to see the end of what is about to be launched on `stream`, and to time it if so asked.
-    pub(crate) fn begin(cx: Cx, stream: CUstream, timed: bool) -> Self {
+    pub(crate) fn begin(cx: Cx, stream: CUstream, key: KernelKey, timed: bool) -> Self {
         let completion = &cx.attachment.completion;
         let context = cx
             .driver
@@ -322,6 +316,7 @@ impl Launch {
         let start = if timed { event(EventKind::Timed) } else { None };
         let recorded = start.filter(|start| cx.driver.record_event(start.raw(), stream).is_ok());
         Self {
+            key,
             stream: StreamKey {
                 context,
                 stream: stream.expose_provenance(),
@@ -338,7 +333,7 @@ impl Launch {
         } = cx.attachment;
         let start = self.start.map(|(event, recorded_at)| Start {
             event,
-            lead_ns: completion.lead_ns(cx.driver, self.stream, recorded_at),
+            stood: completion.stood(cx.driver, self.stream, recorded_at),
         });
         let stream = ptr::with_exposed_provenance_mut(self.stream.stream);
         let recorded = self
@@ -351,6 +346,7 @@ impl Launch {
         if completion.state.lock().push(
             self.stream,
             Outstanding {
+                key: self.key,
                 start,
                 end,
                 reservation,
@@ -374,19 +370,5 @@ impl Launch {
             .state
             .lock()
             .put_spare(self.stream.context, events);
-    }
-}
-
-impl Completion {
-    /// On a stream that has nothing to do, the first event is reached at once and waits there for the launch to come from the
-    /// host, which is no time of the launch's own. On one that is busy with an earlier launch it is reached with this one
-    /// already behind it.
-    fn lead_ns(&self, driver: &Driver, stream: StreamKey, recorded_at: MonotonicNs) -> u64 {
-        let lead_ns = clock::monotonic().saturating_ns_since(recorded_at);
-        let earlier = self.state.lock().last_end(stream);
-        match earlier.map(|end| driver.event_reached(end.raw())) {
-            Some(Ok(false)) => 0,
-            Some(Ok(true) | Err(_)) | None => lead_ns,
-        }
     }
 }

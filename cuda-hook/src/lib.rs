@@ -26,3 +26,4 @@ mod not_yet;
 mod runtime;
 mod table;
 mod throttle;
+mod timing;

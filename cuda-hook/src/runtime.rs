@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 use std::{fmt, io, mem, ptr, thread};
 
 use cuda_sys_stubs::abi::{CUDA_ERROR_DEINITIALIZED, CUDA_ERROR_NOT_INITIALIZED, CUdevice};
-use limiter::config::{self, GpuLimits, Limits, Refusal, Settings};
+use limiter::config::{self, Limits, Refusal, Settings};
 use limiter::ledger::Ledger;
 use limiter::sample;
 use limiter::share::Share;
@@ -28,7 +28,7 @@ use crate::driver::{Driver, Nvml};
 use crate::hooks::pool::Pools;
 use crate::hooks::vmm::Vmm;
 use crate::live::LiveMap;
-use crate::{entry, log};
+use crate::{entry, log, throttle};
 
 /// What one process knows for good.
 pub(crate) struct Runtime {
@@ -295,8 +295,16 @@ pub(crate) struct Attachment {
     pub(crate) pools: Pools,
     /// What this process has launched and not seen end.
     pub(crate) completion: Completion,
-    /// The driver's devices, in the order of the ledger and the share.
-    devices: Vec<(CUdevice, DeviceUuid)>,
+    /// In the order of the ledger and the share.
+    devices: Vec<Device>,
+}
+
+/// A device that the program sees.
+struct Device {
+    device: CUdevice,
+    uuid: DeviceUuid,
+    /// [`throttle::gather_ns`] of its cap.
+    gather_ns: u64,
 }
 
 impl Attachment {
@@ -307,14 +315,7 @@ impl Attachment {
         let quotas: Vec<_> = uuids
             .iter()
             .zip(&limits)
-            .map(
-                |(
-                    &uuid,
-                    GpuLimits {
-                        memory_bytes_max, ..
-                    },
-                )| (uuid, *memory_bytes_max),
-            )
+            .map(|(&uuid, limits)| (uuid, limits.memory_bytes_max))
             .collect();
         let ledger = Ledger::attach(dir, container, &quotas).map_err(Complaint::unusable)?;
         let share = Share::attach(&ledger, dir, &limits).map_err(Complaint::unusable)?;
@@ -326,18 +327,33 @@ impl Attachment {
             vmm: Vmm::default(),
             pools: Pools::default(),
             completion: Completion::default(),
-            devices: devices.to_vec(),
+            devices: devices
+                .iter()
+                .zip(&limits)
+                .map(|(&(device, uuid), limits)| Device {
+                    device,
+                    uuid,
+                    gather_ns: throttle::gather_ns(limits.sm_max),
+                })
+                .collect(),
         })
     }
 
     /// The index of the driver's `device` in the ledger and the share.
     pub(crate) fn device_index(&self, device: CUdevice) -> Option<usize> {
-        self.devices.iter().position(|&(ours, _)| ours == device)
+        self.devices.iter().position(|ours| ours.device == device)
     }
 
     /// The index of the only device, if there is but one.
     pub(crate) fn only_device_index(&self) -> Option<usize> {
         (self.devices.len() == 1).then_some(0)
+    }
+
+    /// How much longer than it must a launch on that device waits.
+    pub(crate) fn gather_ns(&self, device_index: usize) -> u64 {
+        self.devices
+            .get(device_index)
+            .map_or(0, |device| device.gather_ns)
     }
 
     /// The container's memory on the device of that index; `None` without a quota there.
@@ -349,7 +365,7 @@ impl Attachment {
     }
 
     fn memory_use(&self, uuid: DeviceUuid) -> Option<MemoryUse> {
-        self.memory_use_of(self.devices.iter().position(|&(_, ours)| ours == uuid)?)
+        self.memory_use_of(self.devices.iter().position(|ours| ours.uuid == uuid)?)
     }
 }
 

@@ -4,12 +4,15 @@
 //! launched.
 
 use cuda_sys_stubs::abi::*;
+use limiter::bucket::BURST;
 use limiter::clock;
 use limiter::price::KernelKey;
 use limiter::share::{Admit, Reservation};
+use limiter::units::Percent;
 
 use crate::completion::Launch;
 use crate::entry::Cx;
+use crate::runtime::Attachment;
 
 /// The device that `stream` runs on, in the share's order.
 fn device_index(cx: Cx, stream: CUstream) -> Option<usize> {
@@ -19,22 +22,31 @@ fn device_index(cx: Cx, stream: CUstream) -> Option<usize> {
     })
 }
 
-/// Who must wait waits this much longer, in ns, and then may launch several at once: a GPU that is given one small kernel
-/// at a time by each of its tenants spends its time switching between them. Less than what a bucket lets through at once
-/// takes to fill at any cap (2 ms), so that nothing of the share is lost by it.
-const GATHER_NS: u64 = 1_500_000;
+/// How much longer than it must a launch waits, once it has to: several may then go at once. A GPU that is given one small
+/// kernel at a time by each of its tenants spends its time switching between them.
+///
+/// The bucket lets [`BURST`] through at once after a rest, which takes `BURST / cap` to come together: nothing of the share is
+/// lost by a wait that is shorter. The less a container is capped, the less time it has to lose, so it gathers for half of
+/// what of that rest is not its own.
+pub(crate) fn gather_ns(cap: Option<Percent>) -> u64 {
+    const GATHER_NS_MAX: u64 = 2_000_000;
+    let cap = u64::from(cap.unwrap_or(Percent::ALL).thousandths());
+    let whole = u64::from(Percent::ALL.thousandths());
+    let idle = BURST.get().saturating_mul(whole.saturating_sub(cap));
+    let half_idle = idle.checked_div(cap.saturating_mul(2)).unwrap_or(0);
+    half_idle.min(GATHER_NS_MAX)
+}
 
 /// Waits for the container's turn.
 fn admitted(cx: Cx, device_index: usize, key: KernelKey) -> Reservation {
+    let Attachment { share, .. } = cx.attachment;
     let mut now = clock::monotonic();
     loop {
-        match cx.attachment.share.admit(device_index, key, now) {
+        match share.admit(device_index, key, now) {
             Admit::Granted(reservation) => return reservation,
             Admit::NotBefore(then) => {
-                now = cx
-                    .attachment
-                    .share
-                    .wait(device_index, then.saturating_add_ns(GATHER_NS));
+                let then = then.saturating_add_ns(cx.attachment.gather_ns(device_index));
+                now = share.wait(device_index, then);
             }
         }
     }
@@ -64,7 +76,7 @@ pub(crate) fn throttled(
     }
     let reservation = admitted(cx, device_index, key);
     let timed = share.should_time(device_index, key, clock::monotonic());
-    let launch = Launch::begin(cx, stream, timed);
+    let launch = Launch::begin(cx, stream, key, timed);
     let status = call();
     if status == CUDA_SUCCESS {
         launch.finish(cx, reservation);
@@ -73,4 +85,27 @@ pub(crate) fn throttled(
         share.cancel(reservation);
     }
     status
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gathering_container_loses_nothing_of_its_share() {
+        for thousandths in (1_000..=100_000).step_by(500) {
+            let rest_ns = BURST.get() * 100_000 / u64::from(thousandths);
+            let gather_ns = gather_ns(Percent::from_thousandths(thousandths));
+            assert!(
+                gather_ns <= rest_ns / 2,
+                "{thousandths}: {gather_ns} of {rest_ns}"
+            );
+        }
+    }
+
+    #[test]
+    fn who_may_use_nearly_all_of_a_gpu_hardly_gathers() {
+        assert!(gather_ns(Percent::from_thousandths(90_000)) < 150_000);
+        assert_eq!(gather_ns(None), 0);
+    }
 }
