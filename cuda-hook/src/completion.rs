@@ -12,7 +12,6 @@ use cuda_sys_stubs::abi::*;
 use limiter::clock;
 use limiter::price::KernelKey;
 use limiter::share::{Reservation, Share};
-use limiter::units::MonotonicNs;
 use once_cell::sync::OnceCell;
 use parking_lot::Mutex;
 use rustix::thread::futex;
@@ -194,9 +193,8 @@ impl Completion {
         })
     }
 
-    /// What the launch met that was just made on `stream`, behind an event recorded at `recorded_at`.
-    fn stood(&self, driver: &Driver, stream: StreamKey, recorded_at: MonotonicNs) -> Stood {
-        let lead_ns = clock::monotonic().saturating_ns_since(recorded_at);
+    /// What the launch met that was just made on `stream`, `lead_ns` behind its first event.
+    fn stood(&self, driver: &Driver, stream: StreamKey, lead_ns: u64) -> Stood {
         let earlier = self.state.lock().last_end(stream);
         match earlier.map(|end| driver.event_reached(end.raw())) {
             Some(Ok(false)) => Stood::Behind,
@@ -294,8 +292,8 @@ fn watch(cx: Cx) {
 pub(crate) struct Launch {
     key: KernelKey,
     stream: StreamKey,
-    /// When the first event was recorded.
-    start: Option<(Event, MonotonicNs)>,
+    /// The first event, and how far ahead of the launch it was on its way to the device, in ns.
+    start: Option<(Event, u64)>,
     end: Option<Event>,
 }
 
@@ -314,14 +312,16 @@ impl Launch {
             EventKind::Untimed
         });
         let start = if timed { event(EventKind::Timed) } else { None };
+        let asked_at = clock::monotonic();
         let recorded = start.filter(|start| cx.driver.record_event(start.raw(), stream).is_ok());
+        let lead_ns = clock::monotonic().saturating_ns_since(asked_at);
         Self {
             key,
             stream: StreamKey {
                 context,
                 stream: stream.expose_provenance(),
             },
-            start: recorded.map(|start| (start, clock::monotonic())),
+            start: recorded.map(|start| (start, lead_ns)),
             end,
         }
     }
@@ -331,9 +331,9 @@ impl Launch {
         let Attachment {
             completion, share, ..
         } = cx.attachment;
-        let start = self.start.map(|(event, recorded_at)| Start {
+        let start = self.start.map(|(event, lead_ns)| Start {
             event,
-            stood: completion.stood(cx.driver, self.stream, recorded_at),
+            stood: completion.stood(cx.driver, self.stream, lead_ns),
         });
         let stream = ptr::with_exposed_provenance_mut(self.stream.stream);
         let recorded = self

@@ -28,9 +28,11 @@ pub(crate) struct Start {
 pub(crate) enum Stood {
     /// An earlier launch that had not ended.
     Behind,
-    /// Nothing: the first event waited about this long for the launch to come, in ns.
+    /// Nothing: the first event waited for the launch to come from the host.
     Alone {
-        /// From the record of the event to the return of the launch.
+        /// For how long, in ns. Both calls take about as long to reach the device, so this is the time between their
+        /// beginnings. What a call does after that (on the simulation, its thread is often put off the processor by the
+        /// device that it woke) does not count.
         lead_ns: u64,
     },
 }
