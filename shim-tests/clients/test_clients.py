@@ -10,7 +10,7 @@ from machine import ARTEFACTS, BARE, PROFILE, ROOT, TRANSPARENT, Machine, Outcom
 MIB = 1 << 20
 GIB = 1 << 30
 COMPILED = ROOT / f".venv/resnet50-{PROFILE}-tests.pickle"
-RESNET = ("resnet50.py", "--batch", "4", "--quiet", "--compiled", str(COMPILED))
+RESNET = ("resnet50.py", "--batch", "16", "--quiet", "--compiled", str(COMPILED))
 A_FEW = ("--batches", "3")
 SHARE_WINDOW_SECONDS = 4
 
@@ -66,7 +66,7 @@ class Bare(Clients):
         outcome = self.run_well(BARE, *RESNET, *A_FEW)
         called = {call.split()[0] for call in outcome.trace}
         self.assertLessEqual({"cuGraphLaunch", "cuGraphExecKernelNodeSetParams", "cuModuleLoadData"}, called)
-        self.assertEqual(outcome.record["images"], 12)
+        self.assertEqual(outcome.record["images"], 48)
 
     def test_nvml_and_nvitop_see_the_whole_board(self):
         (gpu,) = self.run_well(BARE, "nvml.py").record["gpus"]
@@ -135,10 +135,10 @@ class Limited(Clients):
         self.assertEqual(gpu["total_bytes"], GIB)
 
     def test_resnet50_gets_its_share_of_sm_time_and_no_more(self):
-        for percent in (30, 60):
+        for percent in (20, 40):
             with self.subTest(percent=percent):
                 self.assertAlmostEqual(self.measured_percent({"sm": str(percent)}), percent, delta=percent / 5)
-        self.assertGreater(self.measured_percent(BARE), 80)
+        self.assertGreater(self.measured_percent(BARE), 60)
 
     def measured_percent(self, world: World) -> float:
         """The device's own figure for a window in which ResNet-50 has the machine for itself."""

@@ -18,6 +18,9 @@ struct kind {
     CUresult (*release)(struct block *);
 };
 
+/* Of an array, so that large ones stay within the extents that devices allow. */
+#define ROW_BYTES 32768
+
 /* Where cuMemCreate and pools allocate, and in which stream order. */
 static CUdevice device;
 static CUstream stream;
@@ -95,14 +98,14 @@ static CUresult allocate_pooled(struct block *block, size_t bytes, size_t *charg
 
 static CUresult allocate_array(struct block *block, size_t bytes, size_t *charged)
 {
-    CUDA_ARRAY_DESCRIPTOR plane = { 1024, bytes / 1024, FORMAT_UNSIGNED_INT8, 1 };
+    CUDA_ARRAY_DESCRIPTOR plane = { ROW_BYTES, bytes / ROW_BYTES, FORMAT_UNSIGNED_INT8, 1 };
     *charged = bytes;
     return CU(cuArrayCreate_v2)((CUarray *)&block->handle, &plane);
 }
 
 static CUresult allocate_array3d(struct block *block, size_t bytes, size_t *charged)
 {
-    CUDA_ARRAY3D_DESCRIPTOR volume = { 1024, 16, bytes / 1024 / 16, FORMAT_UNSIGNED_INT8, 1, 0 };
+    CUDA_ARRAY3D_DESCRIPTOR volume = { ROW_BYTES / 32, 32, bytes / ROW_BYTES, FORMAT_UNSIGNED_INT8, 1, 0 };
     *charged = bytes;
     return CU(cuArray3DCreate_v2)((CUarray *)&block->handle, &volume);
 }
@@ -114,7 +117,7 @@ static CUresult release_array(struct block *block)
 
 static CUresult allocate_mipmap(struct block *block, size_t bytes, size_t *charged)
 {
-    CUDA_ARRAY3D_DESCRIPTOR plane = { 1024, bytes / 1024, 0, FORMAT_UNSIGNED_INT8, 1, 0 };
+    CUDA_ARRAY3D_DESCRIPTOR plane = { ROW_BYTES, bytes / ROW_BYTES, 0, FORMAT_UNSIGNED_INT8, 1, 0 };
     *charged = bytes;
     return CU(cuMipmappedArrayCreate)((CUmipmappedArray *)&block->handle, &plane, 1);
 }

@@ -17,8 +17,8 @@ fn sixteen_threads_within_the_quota_are_never_refused() {
     let budget_bytes = tenant.free_bytes();
     let held_bytes = machine.truth_of(tenant.pid()).memory_bytes;
     assert_eq!(
-        tenant.numbers(&format!("threads 16 100 {}", 2 * MIB)),
-        [1600, 0, 0]
+        tenant.numbers(&format!("threads 16 400 {}", 2 * MIB)),
+        [6400, 0, 0]
     );
     assert_eq!(tenant.free_bytes(), budget_bytes, "nothing stays charged");
     assert_eq!(machine.truth_of(tenant.pid()).memory_bytes, held_bytes);
@@ -32,8 +32,8 @@ fn sixteen_threads_at_the_quota_are_granted_or_refused() {
         &[("CUDA_HOOK_MEMORY", "1GiB"), ("CUDA_HOOK_SM", "80")],
     );
     let budget_bytes = tenant.free_bytes();
-    let counts = tenant.numbers(&format!("threads 16 100 {}", budget_bytes / 3));
-    assert_eq!(counts.iter().sum::<u64>(), 1600);
+    let counts = tenant.numbers(&format!("threads 16 400 {}", budget_bytes / 3));
+    assert_eq!(counts.iter().sum::<u64>(), 6400);
     assert_eq!(
         counts[2], 0,
         "granted or out of memory, nothing else: {counts:?}"
@@ -47,7 +47,7 @@ fn every_launch_of_sixteen_threads_reaches_the_device() {
     let machine = Machine::new();
     let mut tenant = tenant(&machine, &[("CUDA_HOOK_SM", "50")]);
     let before = machine.truth_of(tenant.pid()).kernels;
-    assert_eq!(tenant.numbers("threads 16 100 4096"), [1600, 0, 0]);
+    assert_eq!(tenant.numbers("threads 16 400 4096"), [6400, 0, 0]);
     assert_eq!(machine.truth_of(tenant.pid()).kernels - before, 1600);
 }
 
