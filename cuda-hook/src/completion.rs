@@ -162,11 +162,13 @@ impl Completion {
 
     /// Lets go of a context that is about to end: its events end with it.
     pub(crate) fn forget_context(&self, share: &Share, context: CUcontext) {
-        let removed = self
-            .state
-            .lock()
-            .remove_context(context.expose_provenance());
+        self.forget(share, context.expose_provenance());
+        // A look that had begun before may still ask for those events.
         drop(self.looking.lock());
+    }
+
+    fn forget(&self, share: &Share, context: Handle) {
+        let removed = self.state.lock().remove_context(context);
         let now = clock::monotonic();
         for launch in removed {
             share.completed(launch.reservation, None, now);
@@ -218,10 +220,7 @@ impl Completion {
                 }
             });
             if looked.is_err() {
-                // The context is gone in a way that we did not see.
-                for launch in self.state.lock().remove_context(first.context) {
-                    share.completed(launch.reservation, None, clock::monotonic());
-                }
+                self.forget(share, first.context); // gone in a way that we did not see
             }
         }
         let mut state = self.state.lock();

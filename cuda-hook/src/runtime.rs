@@ -127,7 +127,7 @@ impl Runtime {
         };
         let open = || {
             Driver::open(path)
-                .inspect_err(|reason| tracing::error!("no driver: {reason}"))
+                .inspect_err(|reason| tracing::warn!("no driver: {reason}"))
                 .ok()
         };
         self.driver.get_or_init(|| Box::new(open())).as_ref()
@@ -137,7 +137,7 @@ impl Runtime {
     pub(crate) fn nvml(&self) -> Option<&Nvml> {
         let open = || {
             Nvml::open()
-                .inspect_err(|reason| tracing::error!("no NVML: {reason}"))
+                .inspect_err(|reason| tracing::warn!("no NVML: {reason}"))
                 .ok()
         };
         self.nvml.get_or_init(|| Box::new(open())).as_ref()
@@ -303,7 +303,7 @@ pub(crate) struct Attachment {
 struct Device {
     device: CUdevice,
     uuid: DeviceUuid,
-    /// [`throttle::gather_ns`] of its cap.
+    /// [`throttle::gather_ns`] of the cap that was configured; one that is changed later does not change it.
     gather_ns: u64,
 }
 

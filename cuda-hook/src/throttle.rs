@@ -1,4 +1,4 @@
-//! A launch under a share: a container that is past it waits here, exactly as long as needed, holding no lock.
+//! A launch under a share: a container that is past it waits here until its turn, holding no lock.
 //!
 //! What is launched on a stream that records into a graph is not run now: it passes, and is paid for when its graph is
 //! launched.
