@@ -10,6 +10,7 @@ use crate::door::Answer;
 use crate::pool::Pool;
 use crate::process::Device;
 use crate::table::Key;
+use crate::virtual_memory::Physical;
 
 /// Whose memory a stretch is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +19,12 @@ pub(crate) enum Backing {
     Device(Block),
     /// Managed: the bytes lie in host memory; the block is what the device counts for it.
     Managed(Block),
+    /// Physical memory that the program mapped here; its bytes can be reached at `shadow`.
+    Mapped {
+        physical: Key<Physical>,
+        shadow: u64,
+        has_access: bool,
+    },
     /// Page-locked host memory that the driver allocated.
     HostAllocated { flags: u32 },
     /// The program's own memory, page-locked.
@@ -30,7 +37,8 @@ pub(crate) struct Range {
     pub(crate) start: CUdeviceptr,
     pub(crate) bytes: u64,
     pub(crate) backing: Backing,
-    pub(crate) context: Key<Context>,
+    /// `None`: it belongs to no context, and outlives them.
+    pub(crate) context: Option<Key<Context>>,
     /// Ordinal of the device.
     pub(crate) device: usize,
     /// The pool it came from.
@@ -50,12 +58,17 @@ impl Range {
     pub(crate) fn block(&self) -> Option<Block> {
         match self.backing {
             Backing::Device(block) | Backing::Managed(block) => Some(block),
-            Backing::HostAllocated { .. } | Backing::HostRegistered { .. } => None,
+            Backing::Mapped { .. }
+            | Backing::HostAllocated { .. }
+            | Backing::HostRegistered { .. } => None,
         }
     }
 
     pub(crate) fn is_host(&self) -> bool {
-        self.block().is_none()
+        matches!(
+            self.backing,
+            Backing::HostAllocated { .. } | Backing::HostRegistered { .. }
+        )
     }
 }
 
@@ -74,6 +87,8 @@ pub(crate) enum HostKind {
     PageLocked,
     /// Host memory that counts as the device's.
     Managed,
+    /// The shadow of device memory that the program mapped.
+    Mapped,
 }
 
 /// All stretches, by where they start. They never overlap.
@@ -133,7 +148,7 @@ impl AddressBook {
         let starts: Vec<_> = self
             .ranges
             .values()
-            .filter(|range| range.context == context)
+            .filter(|range| range.context == Some(context))
             .map(|range| range.start)
             .collect();
         starts
@@ -167,6 +182,10 @@ impl AddressBook {
 
     /// As [`AddressBook::place`], for memory that a device reaches: `CUDA_ERROR_INVALID_VALUE` for the program's own.
     pub(crate) fn known_place(&self, address: CUdeviceptr, bytes: u64) -> Answer<Place> {
+        let first = self.find(address).ok_or(CUDA_ERROR_INVALID_VALUE)?;
+        if let Backing::Mapped { shadow, .. } = first.backing {
+            return self.mapped_place(address, bytes, shadow + (address - first.start));
+        }
         let range = self
             .find_all(address, bytes)
             .ok_or(CUDA_ERROR_INVALID_VALUE)?;
@@ -183,6 +202,29 @@ impl AddressBook {
                 address,
                 kind: HostKind::PageLocked,
             },
+            Backing::Mapped { .. } => return Err(CUDA_ERROR_INVALID_VALUE),
+        })
+    }
+
+    /// As [`AddressBook::known_place`], over as many mappings as lie side by side and may be used.
+    fn mapped_place(&self, address: CUdeviceptr, bytes: u64, at_shadow: u64) -> Answer<Place> {
+        let end = address.checked_add(bytes).ok_or(CUDA_ERROR_INVALID_VALUE)?;
+        let mut at = address;
+        while at < end {
+            let range = self.find(at).ok_or(CUDA_ERROR_INVALID_VALUE)?;
+            match range.backing {
+                Backing::Mapped {
+                    shadow,
+                    has_access: true,
+                    ..
+                } if shadow + (at - range.start) == at_shadow + (at - address) => {}
+                _ => return Err(CUDA_ERROR_INVALID_VALUE),
+            }
+            at = range.end();
+        }
+        Ok(Place::Host {
+            address: at_shadow,
+            kind: HostKind::Mapped,
         })
     }
 }
@@ -205,7 +247,7 @@ mod tests {
             start,
             bytes,
             backing: Backing::Device(block),
-            context,
+            context: Some(context),
             device: 0,
             pool: None,
             id: 0,

@@ -12,7 +12,7 @@ use crate::address::{HostKind, Place};
 use crate::door::{Answer, NullStream};
 use crate::graph::Operation;
 use crate::process::{Process, State, lost};
-use crate::{bytes, capture, stream};
+use crate::{array, bytes, capture, stream};
 
 /// One side of a copy as the program describes it; lengths in bytes, `height` in rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +21,7 @@ pub(crate) struct SideParams {
     pub(crate) y: u64,
     pub(crate) z: u64,
     pub(crate) memory_type: CUmemorytype,
+    /// Of an array: its handle.
     pub(crate) address: u64,
     pub(crate) pitch: u64,
     pub(crate) height: u64,
@@ -184,45 +185,34 @@ impl Side {
         side: &SideParams,
         params: &CopyParams,
     ) -> Answer<Self> {
-        let rows = params.height.max(1);
-        let pitch = if side.pitch == 0 {
-            side.x.saturating_add(params.width)
-        } else {
-            side.pitch
-        };
-        let height = if side.height == 0 {
-            side.y.saturating_add(rows)
-        } else {
-            side.height
-        };
-        let fits =
-            side.x.saturating_add(params.width) <= pitch || rows.saturating_mul(params.depth) <= 1;
+        let side = &side.of_memory(state)?;
+        let (rows, right) = (params.height.max(1), side.x.saturating_add(params.width));
+        let or = |given: u64, least: u64| if given == 0 { least } else { given };
+        let pitch = or(side.pitch, right);
+        let height = or(side.height, side.y.saturating_add(rows));
+        let fits = right <= pitch || rows.saturating_mul(params.depth) <= 1;
         if !fits || (params.depth > 1 && side.y.saturating_add(rows) > height) {
             return Err(CUDA_ERROR_INVALID_VALUE);
         }
         let slice = pitch.checked_mul(height).ok_or(CUDA_ERROR_INVALID_VALUE)?;
-        let first = [
-            side.z.checked_mul(slice),
-            side.y.checked_mul(pitch),
-            Some(side.x),
-        ]
-        .into_iter()
-        .try_fold(0u64, |sum, part| sum.checked_add(part?));
-        let start = first
-            .and_then(|first| side.address.checked_add(first))
+        let at = |(x, y, z): (u64, u64, u64)| {
+            let parts = [z.checked_mul(slice), y.checked_mul(pitch), Some(x)];
+            let sum = parts
+                .into_iter()
+                .try_fold(0u64, |sum, part| sum.checked_add(part?));
+            sum.ok_or(CUDA_ERROR_INVALID_VALUE)
+        };
+        let first = at((side.x, side.y, side.z))?;
+        let start = side
+            .address
+            .checked_add(first)
             .ok_or(CUDA_ERROR_INVALID_VALUE)?;
-        let before_last = (params.depth.saturating_sub(1))
-            .checked_mul(slice)
-            .and_then(|sum| sum.checked_add((rows - 1).checked_mul(pitch)?));
-        let bytes = before_last
-            .and_then(|sum| sum.checked_add(params.width))
-            .ok_or(CUDA_ERROR_INVALID_VALUE)?;
+        let bytes = at((params.width, rows - 1, params.depth.saturating_sub(1)))?;
         let place = match side.memory_type {
             CU_MEMORYTYPE_HOST | CU_MEMORYTYPE_UNIFIED => {
                 state.book.place(&process.devices, start, bytes)?
             }
             CU_MEMORYTYPE_DEVICE => state.book.known_place(start, bytes)?,
-            CU_MEMORYTYPE_ARRAY => return Err(CUDA_ERROR_NOT_SUPPORTED),
             _ => return Err(CUDA_ERROR_INVALID_VALUE),
         };
         Ok(Self {
@@ -233,13 +223,31 @@ impl Side {
     }
 }
 
+impl SideParams {
+    /// An array as the device memory that it is.
+    fn of_memory(&self, state: &State) -> Answer<Self> {
+        if self.memory_type != CU_MEMORYTYPE_ARRAY {
+            return Ok(*self);
+        }
+        let handle = usize::try_from(self.address).map_err(|_| CUDA_ERROR_INVALID_HANDLE)?;
+        let array = array::find(state, std::ptr::without_provenance_mut(handle))?;
+        Ok(Self {
+            memory_type: CU_MEMORYTYPE_DEVICE,
+            address: array.start,
+            pitch: array.shape.row_bytes()?,
+            height: array.shape.height.max(1),
+            ..*self
+        })
+    }
+}
+
 impl Place {
     /// `None`: it counts as device memory.
     fn host_kind(self) -> Option<HostKind> {
         match self {
             Self::Vram { .. }
             | Self::Host {
-                kind: HostKind::Managed,
+                kind: HostKind::Managed | HostKind::Mapped,
                 ..
             } => None,
             Self::Host { kind, .. } => Some(kind),

@@ -6,6 +6,7 @@
 //! **compute nothing**. What is not simulated answers `CUDA_ERROR_NOT_SUPPORTED` ([`symbols`]).
 
 mod address;
+mod array;
 mod bytes;
 mod capture;
 mod context;
@@ -32,6 +33,7 @@ mod symbols;
 mod table;
 mod trace;
 mod user_object;
+mod virtual_memory;
 mod visible;
 mod watch;
 mod window;

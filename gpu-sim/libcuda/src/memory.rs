@@ -38,7 +38,7 @@ fn range(
         start,
         bytes,
         backing,
-        context,
+        context: Some(context),
         device,
         pool: None,
         id: 0,
@@ -261,7 +261,7 @@ fn take_back(
 /// Returns what is behind a stretch that was taken out of the book.
 pub(crate) fn give_back(process: &Process, range: Range) -> Answer {
     match range.backing {
-        Backing::HostRegistered { .. } => return Ok(()),
+        Backing::HostRegistered { .. } | Backing::Mapped { .. } => return Ok(()),
         Backing::Managed(_) | Backing::HostAllocated { .. } => {
             let start = usize::try_from(range.start).map_err(|_| CUDA_ERROR_INVALID_VALUE)?;
             unmap_host(start, length(range.bytes)?);
@@ -320,6 +320,11 @@ pub(crate) fn device_pointer(process: &Process, address: CUdeviceptr) -> Answer<
         .ok_or(CUDA_ERROR_INVALID_VALUE)
 }
 
+/// The number that a handle is.
+fn number<T>(key: Key<T>) -> u64 {
+    u64::try_from(key.handle::<()>().addr()).unwrap_or(0)
+}
+
 /// A value of `cuPointerGetAttribute`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Attribute {
@@ -346,11 +351,9 @@ pub(crate) fn attribute(
         };
     };
     let is_managed = matches!(range.backing, Backing::Managed(_));
-    let is_device = range.block().is_some();
+    let is_device = !range.is_host();
     Ok(Some(match attribute {
-        CU_POINTER_ATTRIBUTE_CONTEXT => {
-            Attribute::Pointer(u64::try_from(range.context.handle::<()>().addr()).unwrap_or(0))
-        }
+        CU_POINTER_ATTRIBUTE_CONTEXT => Attribute::Pointer(range.context.map_or(0, number)),
         CU_POINTER_ATTRIBUTE_MEMORY_TYPE => Attribute::Word(if is_device {
             CU_MEMORYTYPE_DEVICE
         } else {
@@ -382,9 +385,7 @@ pub(crate) fn attribute(
         | CU_POINTER_ATTRIBUTE_IS_HW_DECOMPRESS_CAPABLE => Attribute::Byte(0),
         CU_POINTER_ATTRIBUTE_ALLOWED_HANDLE_TYPES => Attribute::Long(0),
         CU_POINTER_ATTRIBUTE_ACCESS_FLAGS => Attribute::Word(CU_MEM_ACCESS_FLAGS_PROT_READWRITE),
-        CU_POINTER_ATTRIBUTE_MEMPOOL_HANDLE => Attribute::Pointer(range.pool.map_or(0, |pool| {
-            u64::try_from(pool.handle::<()>().addr()).unwrap_or(0)
-        })),
+        CU_POINTER_ATTRIBUTE_MEMPOOL_HANDLE => Attribute::Pointer(range.pool.map_or(0, number)),
         _ => return Err(CUDA_ERROR_INVALID_VALUE),
     }))
 }

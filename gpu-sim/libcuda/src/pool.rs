@@ -199,7 +199,7 @@ pub(crate) fn alloc(
         start,
         bytes,
         backing: Backing::Device(block),
-        context,
+        context: Some(context),
         device: ordinal,
         pool: Some(pool),
         id: 0,

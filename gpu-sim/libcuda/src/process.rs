@@ -16,6 +16,7 @@ use gpu_sim::profile::Profile;
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::address::AddressBook;
+use crate::array::{Array, Mipmap};
 use crate::capture::Capture;
 use crate::context::{Context, Primary};
 use crate::door::Answer;
@@ -31,6 +32,7 @@ use crate::pool::{Pool, Retired};
 use crate::stream::Stream;
 use crate::table::Table;
 use crate::user_object::UserObject;
+use crate::virtual_memory::{Physical, Reservations};
 use crate::visible;
 use crate::window::Window;
 
@@ -62,6 +64,10 @@ pub(crate) struct State {
     /// Functions of user objects that ended, to be called when the lock is gone.
     pub(crate) to_call: Vec<HostCall>,
     pub(crate) pools: Table<Pool>,
+    pub(crate) physicals: Table<Physical>,
+    pub(crate) reservations: Reservations,
+    pub(crate) arrays: Table<Array>,
+    pub(crate) mipmaps: Table<Mipmap>,
     pub(crate) book: AddressBook,
     /// One a device.
     pub(crate) primaries: Vec<Primary>,

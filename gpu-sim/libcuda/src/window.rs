@@ -7,12 +7,17 @@
     reason = "reserves address space with mmap, and maps host memory for the driver's host allocators"
 )]
 
-use cuda_sys_stubs::abi::{CUDA_ERROR_OUT_OF_MEMORY, CUdeviceptr};
+use std::ptr::NonNull;
+
+use cuda_sys_stubs::abi::{
+    CUDA_ERROR_INVALID_VALUE, CUDA_ERROR_MAP_FAILED, CUDA_ERROR_OUT_OF_MEMORY,
+    CUDA_ERROR_UNMAP_FAILED, CUdeviceptr,
+};
 
 use crate::door::Answer;
 
 /// Alignment of a device's first byte: a large page of the GPU.
-const ALIGNMENT: usize = 2 << 20;
+const ALIGNMENT: u64 = 2 << 20;
 
 /// The addresses of one device's memory: `start` is that of its first byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,10 +29,7 @@ pub(crate) struct Window {
 impl Window {
     /// Reserves addresses for a device of `bytes`. They stay reserved for the life of the process.
     pub(crate) fn reserve(bytes: u64) -> Answer<Self> {
-        let length = usize::try_from(bytes).map_err(|_| CUDA_ERROR_OUT_OF_MEMORY)?;
-        let reserved = map(length.saturating_add(ALIGNMENT), libc::PROT_NONE)?;
-        let start = u64::try_from(reserved.next_multiple_of(ALIGNMENT))
-            .map_err(|_| CUDA_ERROR_OUT_OF_MEMORY)?;
+        let start = reserve(bytes, ALIGNMENT)?;
         Ok(Self { start, bytes })
     }
 
@@ -54,6 +56,51 @@ pub(crate) fn unmap_host(address: usize, bytes: usize) {
     // SAFETY: the address book keeps each mapping of `map_host` once, with its size, and lets it go before this call (ours).
     let status = unsafe { libc::munmap(std::ptr::without_provenance_mut(address), bytes) };
     debug_assert_eq!(status, 0, "the book named a mapping that is none");
+}
+
+/// Reserves addresses for `bytes`, from a multiple of `alignment` on. They stay reserved for the life of the process.
+pub(crate) fn reserve(bytes: u64, alignment: u64) -> Answer<u64> {
+    let padded = bytes
+        .checked_add(alignment)
+        .and_then(|bytes| usize::try_from(bytes).ok());
+    let start = map(padded.ok_or(CUDA_ERROR_OUT_OF_MEMORY)?, libc::PROT_NONE)?;
+    let start = u64::try_from(start).map_err(|_| CUDA_ERROR_OUT_OF_MEMORY)?;
+    start
+        .checked_next_multiple_of(alignment)
+        .ok_or(CUDA_ERROR_OUT_OF_MEMORY)
+}
+
+/// Makes pages of a device's memory reachable at reserved addresses as well.
+pub(crate) fn duplicate(pages: NonNull<u8>, at: u64, bytes: u64) -> Answer {
+    let (to, length) = target(at, bytes)?;
+    let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+    // SAFETY: an old size of 0 makes a second mapping of shared pages and leaves the first (mremap(2)); the target lies in a
+    // reservation of ours, which nothing else uses.
+    let mapped = unsafe { libc::mremap(pages.as_ptr().cast(), 0, length, flags, to) };
+    if mapped == libc::MAP_FAILED {
+        Err(CUDA_ERROR_MAP_FAILED)
+    } else {
+        Ok(())
+    }
+}
+
+/// Takes pages away from reserved addresses, which stay reserved.
+pub(crate) fn hide(at: u64, bytes: u64) -> Answer {
+    let (to, length) = target(at, bytes)?;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;
+    // SAFETY: replaces a mapping of `duplicate`, which no pending work uses any more (ours).
+    let hidden = unsafe { libc::mmap(to, length, libc::PROT_NONE, flags, -1, 0) };
+    if hidden == libc::MAP_FAILED {
+        Err(CUDA_ERROR_UNMAP_FAILED)
+    } else {
+        Ok(())
+    }
+}
+
+fn target(at: u64, bytes: u64) -> Answer<(*mut libc::c_void, usize)> {
+    let address = usize::try_from(at).map_err(|_| CUDA_ERROR_INVALID_VALUE)?;
+    let length = usize::try_from(bytes).map_err(|_| CUDA_ERROR_INVALID_VALUE)?;
+    Ok((std::ptr::with_exposed_provenance_mut(address), length))
 }
 
 fn map(bytes: usize, protection: i32) -> Answer<usize> {

@@ -151,7 +151,7 @@ fn cuda_get_proc_address_itself_is_the_version_that_the_caller_can_call() {
 fn what_is_not_simulated_says_so() {
     let mut array = std::ptr::null_mut();
     assert_eq!(
-        cu!(cuArrayCreate_v2(&mut array, std::ptr::null())),
+        cu!(cuArrayCreate(&mut array, std::ptr::null())),
         CUDA_ERROR_NOT_SUPPORTED
     );
 }

@@ -5,7 +5,7 @@ mod support;
 use std::ffi::c_void;
 
 use cuda_sys_stubs::abi::*;
-use support::{LONG, alloc, context, cu, event, free_stream, launch, ok, read, spin};
+use support::{LONG, alloc, context, cu, event, free_stream, launch, measuring, ok, read, spin};
 
 const NULL: CUstream = std::ptr::null_mut();
 
@@ -226,6 +226,7 @@ fn memory_is_freed_once_by_its_start_and_by_its_own_call() {
 
 #[test]
 fn more_than_the_device_has_is_refused_and_takes_nothing() {
+    let _measuring = measuring();
     context();
     let (mut address, before) = (17, free_bytes());
     assert_eq!(
@@ -263,6 +264,7 @@ fn bytes_outside_of_a_block_are_refused_in_either_direction() {
 
 #[test]
 fn managed_memory_is_one_memory_for_host_and_device() {
+    let _measuring = measuring();
     context();
     let (mut managed, device) = (0, alloc(8));
     let before = free_bytes();

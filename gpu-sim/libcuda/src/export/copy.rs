@@ -36,12 +36,15 @@ fn linear(
 
 fn side(
     memory_type: CUmemorytype,
-    host: u64,
-    device: u64,
+    (host, device, array): (u64, u64, u64),
     (x, y, z): (usize, usize, usize),
     (pitch, height): (usize, usize),
 ) -> SideParams {
-    let address = if memory_type == HOST { host } else { device };
+    let address = match memory_type {
+        HOST => host,
+        CU_MEMORYTYPE_ARRAY => array,
+        _ => device,
+    };
     SideParams {
         x: wide(x),
         y: wide(y),
@@ -57,15 +60,21 @@ pub(super) fn from_2d(copy: &CUDA_MEMCPY2D) -> CopyParams {
     CopyParams {
         src: side(
             copy.srcMemoryType,
-            address(copy.srcHost),
-            copy.srcDevice,
+            (
+                address(copy.srcHost),
+                copy.srcDevice,
+                address(copy.srcArray),
+            ),
             (copy.srcXInBytes, copy.srcY, 0),
             (copy.srcPitch, 0),
         ),
         dst: side(
             copy.dstMemoryType,
-            address(copy.dstHost),
-            copy.dstDevice,
+            (
+                address(copy.dstHost),
+                copy.dstDevice,
+                address(copy.dstArray),
+            ),
             (copy.dstXInBytes, copy.dstY, 0),
             (copy.dstPitch, 0),
         ),
@@ -83,15 +92,21 @@ pub(super) fn from_3d(copy: &CUDA_MEMCPY3D) -> CopyParams {
     CopyParams {
         src: side(
             copy.srcMemoryType,
-            address(copy.srcHost),
-            copy.srcDevice,
+            (
+                address(copy.srcHost),
+                copy.srcDevice,
+                address(copy.srcArray),
+            ),
             src,
             (copy.srcPitch, copy.srcHeight),
         ),
         dst: side(
             copy.dstMemoryType,
-            address(copy.dstHost),
-            copy.dstDevice,
+            (
+                address(copy.dstHost),
+                copy.dstDevice,
+                address(copy.dstArray),
+            ),
             dst,
             (copy.dstPitch, copy.dstHeight),
         ),
@@ -109,15 +124,21 @@ fn from_peer(copy: &CUDA_MEMCPY3D_PEER) -> CopyParams {
     CopyParams {
         src: side(
             copy.srcMemoryType,
-            address(copy.srcHost),
-            copy.srcDevice,
+            (
+                address(copy.srcHost),
+                copy.srcDevice,
+                address(copy.srcArray),
+            ),
             src,
             (copy.srcPitch, copy.srcHeight),
         ),
         dst: side(
             copy.dstMemoryType,
-            address(copy.dstHost),
-            copy.dstDevice,
+            (
+                address(copy.dstHost),
+                copy.dstDevice,
+                address(copy.dstArray),
+            ),
             dst,
             (copy.dstPitch, copy.dstHeight),
         ),

@@ -337,20 +337,15 @@ fn copy_params(_: &State, operation: &Operation) -> Option<CUDA_MEMCPY3D> {
     else {
         return None;
     };
-    let host = |side: &SideParams| {
-        if side.memory_type == CU_MEMORYTYPE_HOST {
-            length(side.address)
-        } else {
-            0
-        }
+    // Of the three ways to name memory, the one that the type says is filled in.
+    let of = |side: &SideParams, kind: CUmemorytype| match side.memory_type {
+        CU_MEMORYTYPE_UNIFIED if kind == CU_MEMORYTYPE_DEVICE => side.address,
+        own if own == kind => side.address,
+        _ => 0,
     };
-    let device = |side: &SideParams| {
-        if side.memory_type == CU_MEMORYTYPE_HOST {
-            0
-        } else {
-            side.address
-        }
-    };
+    let host = |side| length(of(side, CU_MEMORYTYPE_HOST));
+    let device = |side| of(side, CU_MEMORYTYPE_DEVICE);
+    let array = |side| std::ptr::without_provenance_mut(length(of(side, CU_MEMORYTYPE_ARRAY)));
     Some(CUDA_MEMCPY3D {
         srcXInBytes: length(src.x),
         srcY: length(src.y),
@@ -359,7 +354,7 @@ fn copy_params(_: &State, operation: &Operation) -> Option<CUDA_MEMCPY3D> {
         srcMemoryType: src.memory_type,
         srcHost: std::ptr::with_exposed_provenance(host(src)),
         srcDevice: device(src),
-        srcArray: std::ptr::null_mut(),
+        srcArray: array(src),
         reserved0: std::ptr::null_mut(),
         srcPitch: length(src.pitch),
         srcHeight: length(src.height),
@@ -370,7 +365,7 @@ fn copy_params(_: &State, operation: &Operation) -> Option<CUDA_MEMCPY3D> {
         dstMemoryType: dst.memory_type,
         dstHost: std::ptr::with_exposed_provenance_mut(host(dst)),
         dstDevice: device(dst),
-        dstArray: std::ptr::null_mut(),
+        dstArray: array(dst),
         reserved1: std::ptr::null_mut(),
         dstPitch: length(dst.pitch),
         dstHeight: length(dst.height),

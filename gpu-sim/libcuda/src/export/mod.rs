@@ -8,6 +8,7 @@
 )]
 #![expect(non_snake_case, reason = "arguments are spelled as in cuda.h")]
 
+mod array;
 mod capture;
 mod context;
 mod copy;
@@ -29,6 +30,7 @@ mod resolver;
 mod stream;
 mod stream_memory;
 mod user_object;
+mod virtual_memory;
 
 use std::ffi::{CStr, c_char};
 

@@ -16,6 +16,7 @@ use std::sync::OnceLock;
 
 use cuda_sys_stubs::abi::*;
 use libloading::Library;
+use parking_lot::{Mutex, MutexGuard};
 use tempfile::TempDir;
 
 /// `libcuda.so.1` and `gpu-sim-device`, built and side by side in a folder that a loader can be pointed at.
@@ -107,6 +108,13 @@ macro_rules! ok {
     ($name:ident($($argument:expr),* $(,)?)) => {
         assert_eq!($crate::support::cu!($name($($argument),*)), 0, stringify!($name))
     };
+}
+
+/// Held by a test that looks at how much memory there is, while it does: tests of one program share their machine. The others
+/// take no more than a context each.
+pub(crate) fn measuring() -> MutexGuard<'static, ()> {
+    static MEASURING: Mutex<()> = Mutex::new(());
+    MEASURING.lock()
 }
 
 /// A fresh context, current for the calling thread.

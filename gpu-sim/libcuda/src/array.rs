@@ -1,0 +1,254 @@
+//! Arrays and mipmapped arrays: rows of elements in device memory, without an address of their own.
+//!
+//! They are laid out row after row, without the tiles of hardware, and take exactly their bytes. Textures and surfaces are not
+//! simulated: an array can be copied to and from.
+
+use cuda_sys_stubs::abi::*;
+
+use crate::context;
+use crate::door::Answer;
+use crate::memory;
+use crate::process::{Process, State};
+use crate::table::Key;
+use crate::{capture, stream};
+
+/// Extent and element of an array; `height` and `depth` are 0 in dimensions that it does not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Shape {
+    pub(crate) width: u64,
+    pub(crate) height: u64,
+    pub(crate) depth: u64,
+    pub(crate) format: CUarray_format,
+    pub(crate) channels: u32,
+    pub(crate) flags: u32,
+}
+
+/// An array.
+pub(crate) struct Array {
+    pub(crate) shape: Shape,
+    /// Where its first element is, in the device's addresses.
+    pub(crate) start: CUdeviceptr,
+    /// The mipmapped array that it is a level of, and goes with.
+    mipmap: Option<Key<Mipmap>>,
+}
+
+/// A mipmapped array: each level half the size of the one before.
+pub(crate) struct Mipmap {
+    pub(crate) levels: Vec<Key<Array>>,
+}
+
+/// Arrays of these kinds have no memory when they are made.
+const FLAGS_WITHOUT_MEMORY: u32 = CUDA_ARRAY3D_SPARSE | CUDA_ARRAY3D_DEFERRED_MAPPING;
+
+impl Shape {
+    /// Bytes of an element.
+    fn element_bytes(&self) -> Answer<u64> {
+        let channel = match self.format {
+            CU_AD_FORMAT_UNSIGNED_INT8 | CU_AD_FORMAT_SIGNED_INT8 => 1,
+            CU_AD_FORMAT_UNSIGNED_INT16 | CU_AD_FORMAT_SIGNED_INT16 | CU_AD_FORMAT_HALF => 2,
+            CU_AD_FORMAT_UNSIGNED_INT32 | CU_AD_FORMAT_SIGNED_INT32 | CU_AD_FORMAT_FLOAT => 4,
+            _ => return Err(CUDA_ERROR_NOT_SUPPORTED),
+        };
+        if matches!(self.channels, 1 | 2 | 4) {
+            Ok(channel * u64::from(self.channels))
+        } else {
+            Err(CUDA_ERROR_INVALID_VALUE)
+        }
+    }
+
+    /// Bytes of a row.
+    pub(crate) fn row_bytes(&self) -> Answer<u64> {
+        self.width
+            .checked_mul(self.element_bytes()?)
+            .filter(|bytes| *bytes > 0)
+            .ok_or(CUDA_ERROR_INVALID_VALUE)
+    }
+
+    fn bytes(&self) -> Answer<u64> {
+        let rows = self
+            .height
+            .max(1)
+            .checked_mul(self.depth.max(1))
+            .ok_or(CUDA_ERROR_INVALID_VALUE)?;
+        self.row_bytes()?
+            .checked_mul(rows)
+            .ok_or(CUDA_ERROR_INVALID_VALUE)
+    }
+
+    fn level(&self, level: u32) -> Self {
+        let half = |extent: u64| {
+            if extent == 0 {
+                0
+            } else {
+                extent.checked_shr(level).unwrap_or(0).max(1)
+            }
+        };
+        Self {
+            width: half(self.width),
+            height: half(self.height),
+            depth: half(self.depth),
+            ..*self
+        }
+    }
+
+    fn check(&self) -> Answer {
+        if self.flags & FLAGS_WITHOUT_MEMORY != 0 {
+            return Err(CUDA_ERROR_NOT_SUPPORTED);
+        }
+        if self.depth > 0 && self.height == 0 && self.flags & CUDA_ARRAY3D_LAYERED == 0 {
+            return Err(CUDA_ERROR_INVALID_VALUE);
+        }
+        self.bytes().map(drop)
+    }
+}
+
+/// Makes an array on the current context's device.
+pub(crate) fn create(process: &Process, shape: Shape) -> Answer<Key<Array>> {
+    let mut state = process.lock();
+    context::current(&state)?;
+    capture::forbid(&mut state)?;
+    shape.check()?;
+    make(process, &mut state, shape, None)
+}
+
+fn make(
+    process: &Process,
+    state: &mut State,
+    shape: Shape,
+    mipmap: Option<Key<Mipmap>>,
+) -> Answer<Key<Array>> {
+    let context = context::current(state)?;
+    let mut range = memory::take(process, state, context, shape.bytes()?)?;
+    range.is_global = true;
+    state.book.insert(range);
+    Ok(state.arrays.insert(Array {
+        shape,
+        start: range.start,
+        mipmap,
+    }))
+}
+
+/// Makes a mipmapped array; of more levels than the extent has, those that it has.
+pub(crate) fn create_mipmap(process: &Process, shape: Shape, levels: u32) -> Answer<Key<Mipmap>> {
+    let mut state = process.lock();
+    context::current(&state)?;
+    capture::forbid(&mut state)?;
+    shape.check()?;
+    let longest = shape.width.max(shape.height).max(shape.depth);
+    let levels = levels.min(longest.checked_ilog2().unwrap_or(0) + 1);
+    if levels == 0 {
+        return Err(CUDA_ERROR_INVALID_VALUE);
+    }
+    let key = state.mipmaps.insert(Mipmap { levels: Vec::new() });
+    for level in 0..levels {
+        match make(process, &mut state, shape.level(level), Some(key)) {
+            Ok(array) => state
+                .mipmaps
+                .get_mut(key)
+                .ok_or(CUDA_ERROR_UNKNOWN)?
+                .levels
+                .push(array),
+            Err(error) => {
+                end_mipmap(process, &mut state, key)?;
+                return Err(error);
+            }
+        }
+    }
+    Ok(key)
+}
+
+/// The array behind a handle.
+pub(crate) fn find(state: &State, handle: CUarray) -> Answer<&Array> {
+    let key = Key::of(handle).ok_or(CUDA_ERROR_INVALID_HANDLE)?;
+    state.arrays.get(key).ok_or(CUDA_ERROR_INVALID_HANDLE)
+}
+
+/// Ends an array, when all work is done.
+pub(crate) fn destroy(process: &Process, handle: CUarray) -> Answer {
+    let pending = stream::pending(&process.lock(), None);
+    stream::wait_all(process, &pending)?;
+    let mut state = process.lock();
+    if find(&state, handle)?.mipmap.is_some() {
+        return Err(CUDA_ERROR_INVALID_HANDLE);
+    }
+    end(
+        process,
+        &mut state,
+        Key::of(handle).ok_or(CUDA_ERROR_INVALID_HANDLE)?,
+    )
+}
+
+fn end(process: &Process, state: &mut State, key: Key<Array>) -> Answer {
+    let array = state.arrays.remove(key).ok_or(CUDA_ERROR_INVALID_HANDLE)?;
+    let range = state.book.remove(array.start, |range| range.is_global);
+    range.map_or(Ok(()), |range| memory::give_back(process, range))
+}
+
+/// Ends a mipmapped array with its levels, when all work is done.
+pub(crate) fn destroy_mipmap(process: &Process, handle: CUmipmappedArray) -> Answer {
+    let pending = stream::pending(&process.lock(), None);
+    stream::wait_all(process, &pending)?;
+    let mut state = process.lock();
+    let key = Key::of(handle).ok_or(CUDA_ERROR_INVALID_HANDLE)?;
+    end_mipmap(process, &mut state, key)
+}
+
+fn end_mipmap(process: &Process, state: &mut State, key: Key<Mipmap>) -> Answer {
+    let mipmap = state.mipmaps.remove(key).ok_or(CUDA_ERROR_INVALID_HANDLE)?;
+    mipmap
+        .levels
+        .into_iter()
+        .try_for_each(|level| end(process, state, level))
+}
+
+/// A level of a mipmapped array.
+pub(crate) fn level(state: &State, handle: CUmipmappedArray, level: u32) -> Answer<Key<Array>> {
+    let key = Key::of(handle).ok_or(CUDA_ERROR_INVALID_HANDLE)?;
+    let levels = &state
+        .mipmaps
+        .get(key)
+        .ok_or(CUDA_ERROR_INVALID_HANDLE)?
+        .levels;
+    usize::try_from(level)
+        .ok()
+        .and_then(|level| levels.get(level))
+        .copied()
+        .ok_or(CUDA_ERROR_INVALID_VALUE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shape(width: u64, height: u64, depth: u64) -> Shape {
+        Shape {
+            width,
+            height,
+            depth,
+            format: CU_AD_FORMAT_FLOAT,
+            channels: 4,
+            flags: 0,
+        }
+    }
+
+    #[test]
+    fn an_array_takes_what_its_elements_take() {
+        assert_eq!(shape(10, 0, 0).bytes(), Ok(160));
+        assert_eq!(shape(10, 3, 2).bytes(), Ok(960));
+        assert_eq!(shape(u64::MAX, 2, 0).bytes(), Err(CUDA_ERROR_INVALID_VALUE));
+        assert_eq!(
+            Shape {
+                channels: 3,
+                ..shape(1, 0, 0)
+            }
+            .bytes(),
+            Err(CUDA_ERROR_INVALID_VALUE)
+        );
+    }
+
+    #[test]
+    fn levels_halve_down_to_one_element_and_keep_missing_dimensions_missing() {
+        assert_eq!(shape(10, 3, 0).level(1), shape(5, 1, 0));
+        assert_eq!(shape(10, 3, 0).level(40), shape(1, 1, 0));
+    }
+}

@@ -1,0 +1,303 @@
+//! Virtual memory management: physical memory by handle, reserved addresses, and mappings of the one at the other.
+//!
+//! A reservation is two equal stretches of address space: the one that the program gets, never accessible, and a shadow, at which
+//! the pages of mapped physical memory can be reached. So bytes that run on over several mappings can be copied as one.
+
+use std::collections::BTreeMap;
+
+use cuda_sys_stubs::abi::*;
+use gpu_sim::command::{AllocKind, Block};
+
+use crate::address::{Backing, Range};
+use crate::door::Answer;
+use crate::process::{Process, State, refused};
+use crate::table::Key;
+use crate::window::{duplicate, hide, reserve};
+use crate::{pool, stream};
+
+/// Physical memory comes in pages of this size, and so do mappings.
+pub(crate) const GRANULARITY: u64 = 2 << 20;
+
+/// Physical memory of a device.
+pub(crate) struct Physical {
+    pub(crate) block: Block,
+    /// Ordinal of the device.
+    pub(crate) device: usize,
+    /// Handles that the program holds.
+    handles: u32,
+    /// Places at which it is mapped.
+    mappings: u32,
+}
+
+/// Addresses without memory, until some is mapped.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reservation {
+    bytes: u64,
+    shadow: u64,
+}
+
+/// All reservations, by their start.
+pub(crate) type Reservations = BTreeMap<CUdeviceptr, Reservation>;
+
+fn check_size(bytes: u64) -> Answer {
+    if bytes > 0 && bytes.is_multiple_of(GRANULARITY) {
+        Ok(())
+    } else {
+        Err(CUDA_ERROR_INVALID_VALUE)
+    }
+}
+
+/// `cuMemCreate`.
+pub(crate) fn create(process: &Process, bytes: u64, device: CUdevice) -> Answer<Key<Physical>> {
+    let (ordinal, device) = process.device(device)?;
+    check_size(bytes)?;
+    let mut state = process.lock();
+    let block = pool::with_reclaim(process, &mut state, |process| {
+        process
+            .machine
+            .alloc(device.index, bytes, AllocKind::Physical)
+    })?;
+    Ok(state.physicals.insert(Physical {
+        block,
+        device: ordinal,
+        handles: 1,
+        mappings: 0,
+    }))
+}
+
+/// The memory behind a handle, which is a number.
+pub(crate) fn find(state: &State, handle: CUmemGenericAllocationHandle) -> Answer<Key<Physical>> {
+    let address = usize::try_from(handle).map_err(|_| CUDA_ERROR_INVALID_VALUE)?;
+    let key =
+        Key::of(std::ptr::without_provenance_mut::<()>(address)).ok_or(CUDA_ERROR_INVALID_VALUE)?;
+    state
+        .physicals
+        .get(key)
+        .map(|_| key)
+        .ok_or(CUDA_ERROR_INVALID_VALUE)
+}
+
+/// `cuMemRelease`: memory that is mapped stays until it is not.
+pub(crate) fn release(process: &Process, handle: CUmemGenericAllocationHandle) -> Answer {
+    let mut state = process.lock();
+    let key = find(&state, handle)?;
+    let physical = state
+        .physicals
+        .get_mut(key)
+        .ok_or(CUDA_ERROR_INVALID_VALUE)?;
+    physical.handles = physical
+        .handles
+        .checked_sub(1)
+        .ok_or(CUDA_ERROR_INVALID_VALUE)?;
+    end_if_unused(process, &mut state, key)
+}
+
+/// `cuMemRetainAllocationHandle`: one more handle for what is mapped here.
+pub(crate) fn retain(process: &Process, address: CUdeviceptr) -> Answer<Key<Physical>> {
+    let mut state = process.lock();
+    let Some(Backing::Mapped { physical, .. }) =
+        state.book.find(address).map(|range| range.backing)
+    else {
+        return Err(CUDA_ERROR_INVALID_VALUE);
+    };
+    let owner = state
+        .physicals
+        .get_mut(physical)
+        .ok_or(CUDA_ERROR_INVALID_VALUE)?;
+    owner.handles = owner.handles.saturating_add(1);
+    Ok(physical)
+}
+
+fn end_if_unused(process: &Process, state: &mut State, key: Key<Physical>) -> Answer {
+    let is_used = state
+        .physicals
+        .get(key)
+        .is_some_and(|physical| physical.handles > 0 || physical.mappings > 0);
+    let ended = if is_used {
+        None
+    } else {
+        state.physicals.remove(key)
+    };
+    ended.map_or(Ok(()), |physical| {
+        process.machine.free(physical.block.id).map_err(refused)
+    })
+}
+
+/// `cuMemAddressReserve`.
+pub(crate) fn reserve_addresses(
+    process: &Process,
+    bytes: u64,
+    alignment: u64,
+) -> Answer<CUdeviceptr> {
+    check_size(bytes)?;
+    if alignment != 0 && !alignment.is_power_of_two() {
+        return Err(CUDA_ERROR_INVALID_VALUE);
+    }
+    let start = reserve(bytes, alignment.max(GRANULARITY))?;
+    let shadow = reserve(bytes, GRANULARITY)?;
+    process
+        .lock()
+        .reservations
+        .insert(start, Reservation { bytes, shadow });
+    Ok(start)
+}
+
+/// `cuMemAddressFree`: a whole reservation, without mappings. Its addresses are never given out again.
+pub(crate) fn free_addresses(process: &Process, start: CUdeviceptr, bytes: u64) -> Answer {
+    let mut state = process.lock();
+    let is_whole = state
+        .reservations
+        .get(&start)
+        .is_some_and(|reservation| reservation.bytes == bytes);
+    if !is_whole || state.book.overlaps(start, bytes) {
+        return Err(CUDA_ERROR_INVALID_VALUE);
+    }
+    state.reservations.remove(&start);
+    Ok(())
+}
+
+/// Where the shadow of these addresses is, if one reservation has them all.
+fn shadow(state: &State, start: CUdeviceptr, bytes: u64) -> Answer<u64> {
+    let (first, reservation) = state
+        .reservations
+        .range(..=start)
+        .next_back()
+        .ok_or(CUDA_ERROR_INVALID_VALUE)?;
+    let offset = start - first;
+    let fits = offset
+        .checked_add(bytes)
+        .is_some_and(|end| end <= reservation.bytes);
+    if fits {
+        Ok(reservation.shadow + offset)
+    } else {
+        Err(CUDA_ERROR_INVALID_VALUE)
+    }
+}
+
+/// `cuMemMap`: all of a physical allocation at addresses that have none yet. It cannot be used until access is set.
+pub(crate) fn map(
+    process: &Process,
+    start: CUdeviceptr,
+    bytes: u64,
+    handle: CUmemGenericAllocationHandle,
+) -> Answer {
+    let mut state = process.lock();
+    let key = find(&state, handle)?;
+    check_size(bytes)?;
+    let shadow = shadow(&state, start, bytes)?;
+    let physical = state
+        .physicals
+        .get_mut(key)
+        .ok_or(CUDA_ERROR_INVALID_VALUE)?;
+    let (block, device) = (physical.block, physical.device);
+    if bytes > block.bytes || !start.is_multiple_of(GRANULARITY) {
+        return Err(CUDA_ERROR_INVALID_VALUE);
+    }
+    if state.book.overlaps(start, bytes) {
+        return Err(CUDA_ERROR_ALREADY_MAPPED);
+    }
+    let pages = process
+        .machine
+        .vram(block.device, block.offset, bytes)
+        .ok_or(CUDA_ERROR_INVALID_VALUE)?;
+    duplicate(pages, shadow, bytes)?;
+    state
+        .physicals
+        .get_mut(key)
+        .ok_or(CUDA_ERROR_INVALID_VALUE)?
+        .mappings += 1;
+    let backing = Backing::Mapped {
+        physical: key,
+        shadow,
+        has_access: false,
+    };
+    state.book.insert(Range {
+        start,
+        bytes,
+        backing,
+        context: None,
+        device,
+        pool: None,
+        id: 0,
+        is_global: true,
+    });
+    Ok(())
+}
+
+/// Starts of the mappings that make up these bytes exactly.
+fn mappings(state: &State, start: CUdeviceptr, bytes: u64) -> Answer<Vec<CUdeviceptr>> {
+    let end = start.checked_add(bytes).ok_or(CUDA_ERROR_INVALID_VALUE)?;
+    let (mut found, mut at) = (Vec::new(), start);
+    while at < end {
+        let range = state
+            .book
+            .find(at)
+            .filter(|range| range.start == at && matches!(range.backing, Backing::Mapped { .. }));
+        found.push(at);
+        at = at.saturating_add(range.ok_or(CUDA_ERROR_INVALID_VALUE)?.bytes);
+    }
+    if at == end && bytes > 0 {
+        Ok(found)
+    } else {
+        Err(CUDA_ERROR_INVALID_VALUE)
+    }
+}
+
+/// `cuMemUnmap`: whole mappings, when no work can use them any more.
+pub(crate) fn unmap(process: &Process, start: CUdeviceptr, bytes: u64) -> Answer {
+    let pending = {
+        let state = process.lock();
+        mappings(&state, start, bytes)?;
+        stream::pending(&state, None)
+    };
+    stream::wait_all(process, &pending)?;
+    let mut state = process.lock();
+    for at in mappings(&state, start, bytes)? {
+        let range = state
+            .book
+            .remove(at, |_| true)
+            .ok_or(CUDA_ERROR_INVALID_VALUE)?;
+        let Backing::Mapped {
+            physical, shadow, ..
+        } = range.backing
+        else {
+            return Err(CUDA_ERROR_INVALID_VALUE);
+        };
+        hide(shadow, range.bytes)?;
+        if let Some(owner) = state.physicals.get_mut(physical) {
+            owner.mappings = owner.mappings.saturating_sub(1);
+        }
+        end_if_unused(process, &mut state, physical)?;
+    }
+    Ok(())
+}
+
+/// `cuMemSetAccess`, for one device. There is one kind of access: to read and write.
+pub(crate) fn set_access(
+    process: &Process,
+    start: CUdeviceptr,
+    bytes: u64,
+    has_access: bool,
+) -> Answer {
+    let mut state = process.lock();
+    for at in mappings(&state, start, bytes)? {
+        let mut range = *state.book.find(at).ok_or(CUDA_ERROR_INVALID_VALUE)?;
+        if let Backing::Mapped {
+            has_access: known, ..
+        } = &mut range.backing
+        {
+            *known = has_access;
+        }
+        state.book.insert(range);
+    }
+    Ok(())
+}
+
+/// `cuMemGetAccess`.
+pub(crate) fn has_access(process: &Process, address: CUdeviceptr) -> Answer<bool> {
+    let state = process.lock();
+    match state.book.find(address).map(|range| range.backing) {
+        Some(Backing::Mapped { has_access, .. }) => Ok(has_access),
+        _ => Err(CUDA_ERROR_INVALID_VALUE),
+    }
+}
