@@ -14,6 +14,9 @@ ROOT = CLIENTS.parent.parent
 ARTEFACTS = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).absolute() / "release"
 COMMAND = ARTEFACTS / "cuda-hook"
 PROFILE = "t4"
+# Compiling ResNet-50 takes half a minute: once is enough, for all tests, for the demo, and for all runs of them.
+COMPILED_BATCH = "16"
+COMPILED = ROOT / f".venv/resnet50-simulated-{PROFILE}-batch-{COMPILED_BATCH}.pickle"
 PROGRAM_SECONDS_MAX = 300
 
 # Where the program stands: without the preload; with it and without limits; or a dictionary of `cuda-hook run` options.

@@ -5,12 +5,11 @@ import subprocess
 import sys
 import unittest
 
-from machine import ARTEFACTS, BARE, PROFILE, ROOT, TRANSPARENT, Machine, Outcome, World
+from machine import ARTEFACTS, BARE, COMPILED, COMPILED_BATCH, TRANSPARENT, Machine, Outcome, World
 
 MIB = 1 << 20
 GIB = 1 << 30
-COMPILED = ROOT / f".venv/resnet50-{PROFILE}-tests.pickle"
-RESNET = ("resnet50.py", "--batch", "16", "--quiet", "--compiled", str(COMPILED))
+RESNET = ("resnet50.py", "--batch", COMPILED_BATCH, "--quiet", "--compiled", str(COMPILED))
 A_FEW = ("--batches", "3")
 SHARE_WINDOW_SECONDS = 4
 
@@ -22,7 +21,7 @@ class Clients(unittest.TestCase):
 
     @classmethod
     def setUpClass(cls):
-        """Compiling the network takes half a minute: once is enough, for all tests and all runs of them."""
+        """Compiles the network, if no run before has."""
         if not COMPILED.exists():
             machine = Machine()
             cls.addClassCleanup(machine.close)
