@@ -10,6 +10,8 @@ struct block {
     CUdeviceptr address;
     void *handle;
     CUmemoryPool pool;
+    CUdeviceptr window;
+    size_t window_bytes;
 };
 
 struct kind {
@@ -74,6 +76,23 @@ static CUresult allocate_physical(struct block *block, size_t bytes, size_t *cha
 static CUresult release_physical(struct block *block)
 {
     return CU(cuMemRelease)(block->address);
+}
+
+/* Maps memory of cuMemCreate into a window of its own, where a program can use it. */
+static CUresult map_window(struct block *block, size_t bytes)
+{
+    CUmemAccessDesc access = { { LOCATION_DEVICE, device }, ACCESS_READ_WRITE };
+    CUresult status = CU(cuMemAddressReserve)(&block->window, bytes, 0, 0, 0);
+    block->window_bytes = bytes;
+    status = status ? status : CU(cuMemMap)(block->window, bytes, 0, block->address, 0);
+    status = status ? status : CU(cuMemSetAccess)(block->window, bytes, &access, 1);
+    return status ? status : CU(cuMemsetD8_v2)(block->window, 7, bytes);
+}
+
+static CUresult unmap_window(struct block *block)
+{
+    CUresult status = CU(cuMemUnmap)(block->window, block->window_bytes);
+    return status ? status : CU(cuMemAddressFree)(block->window, block->window_bytes);
 }
 
 static CUresult allocate_async(struct block *block, size_t bytes, size_t *charged)

@@ -9,6 +9,7 @@
  *     on ORDINAL                              let cuMemCreate allocate on this device
  *     alloc NAME KIND BYTES                   status, bytes as the program can know them
  *     free NAME                               status; the name stays known, so that it can be freed again
+ *     map NAME BYTES | unmap NAME             maps memory of cuMemCreate and fills it | ends that; status
  *     free-address NUMBER
  *     info | total | nvml                     status, then free and total | total | NVML's total, free, used by v1 and by v2
  *     processes                               NVML's status, then the pids of its compute processes
@@ -116,6 +117,20 @@ static void do_free(char *answer, char *rest)
 {
     struct block *block = find_block(rest, 0);
     answer_status(answer, block->kind->release(block));
+}
+
+static void do_map(char *answer, char *rest)
+{
+    char name[32];
+    size_t bytes = 0;
+    if (sscanf(rest, "%31s %zu", name, &bytes) != 2)
+        fail("map NAME BYTES, not %s", rest);
+    answer_status(answer, map_window(find_block(name, 0), bytes));
+}
+
+static void do_unmap(char *answer, char *rest)
+{
+    answer_status(answer, unmap_window(find_block(rest, 0)));
 }
 
 static void do_free_address(char *answer, char *rest)
@@ -453,6 +468,8 @@ static const struct {
     { "release", do_release },
     { "alloc", do_alloc },
     { "free", do_free },
+    { "map", do_map },
+    { "unmap", do_unmap },
     { "free-address", do_free_address },
     { "info", do_info },
     { "total", do_total },

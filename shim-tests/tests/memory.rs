@@ -86,6 +86,23 @@ fn the_quota_is_exact_for_physical_memory() {
     assert_exact("cuMemCreate", 2 * MIB);
 }
 
+/// Physical memory lives on after its release for as long as it is mapped, and so does its charge.
+#[test]
+fn what_is_mapped_stays_charged_after_its_release() {
+    let machine = Machine::new();
+    let mut tenant = tenant(&machine);
+    let budget_bytes = tenant.free_bytes();
+    let (pid, idle_bytes) = (tenant.pid(), machine.truth_of(tenant.pid()).memory_bytes);
+    assert_eq!(tenant.alloc("a", "cuMemCreate", 100 * MIB), 0);
+    assert_eq!(tenant.status(&format!("map a {}", 100 * MIB)), 0);
+    assert_eq!(tenant.status("free a"), 0);
+    assert_eq!(tenant.free_bytes(), budget_bytes - 100 * MIB);
+    assert_eq!(machine.truth_of(pid).memory_bytes, idle_bytes + 100 * MIB);
+    assert_eq!(tenant.status("unmap a"), 0);
+    assert_eq!(tenant.free_bytes(), budget_bytes);
+    assert_eq!(machine.truth_of(pid).memory_bytes, idle_bytes);
+}
+
 /// Asserts that an allocator whose charge is known only afterwards is charged what it took, and undone beyond the quota.
 #[track_caller]
 fn assert_settled(kind: &str) {
