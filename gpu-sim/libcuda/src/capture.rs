@@ -114,6 +114,22 @@ pub(crate) fn invalidate(state: &mut State, key: Key<Capture>) {
     }
 }
 
+/// Minds that a stream is gone: the capture that it began is over, one that it took part in is void.
+pub(crate) fn forget_stream(state: &mut State, key: Key<Stream>, stream: &Stream) {
+    let Some(capturing) = &stream.capture else {
+        return;
+    };
+    let began = state
+        .captures
+        .get(capturing.capture)
+        .is_some_and(|capture| capture.origin == key);
+    if began {
+        release(state, capturing.capture, true);
+    } else {
+        invalidate(state, capturing.capture);
+    }
+}
+
 /// Where in a capture a stream is; `None`: it is not capturing. `CUDA_ERROR_STREAM_CAPTURE_INVALIDATED`: the capture is void.
 pub(crate) fn place(state: &mut State, stream: Key<Stream>) -> Answer<Option<Captured>> {
     let Some(capturing) = &stream::get(state, stream)?.capture else {

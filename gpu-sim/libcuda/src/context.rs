@@ -12,7 +12,7 @@ use crate::pool::Pool;
 use crate::process::{Process, State, refused};
 use crate::stream::{self, Stream};
 use crate::table::Key;
-use crate::{memory, module};
+use crate::{capture, memory, module, pool};
 
 /// Limits of `cuCtxSetLimit` as the driver starts with them, by `CUlimit`: stack 1 KiB, printf FIFO 1 MiB, malloc heap
 /// 8 MiB, two levels of device-side synchronisation, 2048 pending launches, 64 B fetches (CUDA Driver API, `cuCtxSetLimit`).
@@ -252,12 +252,14 @@ pub(crate) fn destroy(process: &Process, key: Key<Context>) -> Answer {
         .contexts
         .remove(key)
         .ok_or(CUDA_ERROR_INVALID_CONTEXT)?;
-    for each in state.streams.extract(|stream| stream.context == key) {
+    for (stream_key, each) in state.streams.extract(|stream| stream.context == key) {
+        capture::forget_stream(&mut state, stream_key, &each);
         stream::end(process, each)?;
     }
     state.events.extract(|event| event.context == key);
     module::unload_all(&mut state, key);
     for range in state.book.remove_of(key) {
+        pool::forget(&mut state, &range);
         memory::give_back(process, range)?;
     }
     for (_, other) in state.contexts.iter_mut() {
@@ -273,7 +275,7 @@ pub(crate) fn destroy(process: &Process, key: Key<Context>) -> Answer {
 pub(crate) fn synchronize(process: &Process, key: Key<Context>) -> Answer {
     let pending = {
         let mut state = process.lock();
-        crate::capture::forbid(&mut state)?;
+        capture::forbid(&mut state)?;
         if state
             .streams
             .iter()
@@ -284,5 +286,5 @@ pub(crate) fn synchronize(process: &Process, key: Key<Context>) -> Answer {
         stream::pending(&state, Some(key))
     };
     stream::wait_all(process, &pending)?;
-    crate::pool::reclaim(process, &mut process.lock())
+    pool::reclaim(process, &mut process.lock())
 }

@@ -24,9 +24,9 @@ pub(crate) enum NullStream {
 }
 
 /// Runs one call: its body, the trace line, and the last stop for a panic.
-pub(crate) fn enter(
+pub(crate) fn enter<const N: usize>(
     symbol: &str,
-    arguments: &[Argument],
+    arguments: impl FnOnce() -> [Argument; N],
     body: impl FnOnce() -> Answer,
 ) -> CUresult {
     let answer = catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|_| {
@@ -36,7 +36,7 @@ pub(crate) fn enter(
         Err(CUDA_ERROR_UNKNOWN)
     });
     let status = answer.err().unwrap_or(CUDA_SUCCESS);
-    trace::call(symbol, arguments, status);
+    trace::call(symbol, status, arguments);
     status
 }
 
@@ -82,9 +82,9 @@ macro_rules! export {
         #[unsafe(no_mangle)]
         #[allow(clippy::too_many_arguments, reason = "the driver's signature")]
         unsafe extern "C" fn $name($($arg: $type),*) -> cuda_sys_stubs::abi::CUresult {
-            let arguments = $crate::trace::arguments!($($arg),*);
+            let arguments = || $crate::trace::arguments!($($arg),*);
             // SAFETY: arguments pass through unchanged under the caller's contract.
-            $crate::door::enter(stringify!($name), &arguments, || unsafe { body($($null,)? $($arg),*) })
+            $crate::door::enter(stringify!($name), arguments, || unsafe { body($($null,)? $($arg),*) })
         }
         const _: cuda_sys_stubs::pfn::$name = $name; // a row that disagrees with the ABI does not compile
     };

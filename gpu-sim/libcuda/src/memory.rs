@@ -255,7 +255,10 @@ fn take_back(
         stream::pending(&state, None)
     };
     stream::wait_all(process, &pending)?;
-    process.lock().book.remove(start, which).ok_or(otherwise)
+    let mut state = process.lock();
+    let range = state.book.remove(start, which).ok_or(otherwise)?;
+    pool::forget(&mut state, &range);
+    Ok(range)
 }
 
 /// Returns what is behind a stretch that was taken out of the book.

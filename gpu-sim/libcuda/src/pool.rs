@@ -277,6 +277,16 @@ fn take_back(process: &Process, state: &mut State, retired: Retired) -> Answer {
         .map_or(Ok(()), |key| trim(process, state, key, threshold))
 }
 
+/// Minds that a block of a pool was freed by other means than the pool's.
+pub(crate) fn forget(state: &mut State, range: &Range) {
+    let pool = range.pool.and_then(|key| state.pools.get_mut(key));
+    if let Some((pool, block)) = pool.zip(range.block()) {
+        pool.used.subtract(block.bytes);
+        pool.reserved.subtract(block.bytes);
+        pool.live = pool.live.saturating_sub(1);
+    }
+}
+
 /// Asks the device for memory; when it has none, once more with everything that pools keep given back.
 pub(crate) fn with_reclaim(
     process: &Process,

@@ -267,11 +267,8 @@ pub(crate) fn destroy(process: &Process, handle: CUstream) -> Answer {
     if stream.kind != Kind::Created {
         return Err(CUDA_ERROR_INVALID_HANDLE);
     }
-    if let Some(capturing) = &stream.capture {
-        let capture = capturing.capture;
-        capture::invalidate(&mut state, capture);
-    }
     let stream = state.streams.remove(key).ok_or(CUDA_ERROR_INVALID_HANDLE)?;
+    capture::forget_stream(&mut state, key, &stream);
     end(process, stream)
 }
 

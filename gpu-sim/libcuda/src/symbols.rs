@@ -31,7 +31,7 @@ fn refuse(symbol: &str, said: &AtomicBool) -> CUresult {
             "{symbol} is not simulated, and answers CUDA_ERROR_NOT_SUPPORTED"
         ));
     }
-    trace::call(symbol, &[], CUDA_ERROR_NOT_SUPPORTED);
+    trace::call(symbol, CUDA_ERROR_NOT_SUPPORTED, || []);
     CUDA_ERROR_NOT_SUPPORTED
 }
 

@@ -106,14 +106,9 @@ impl<T> Table<T> {
     }
 
     /// Takes out every object that `unwanted` names.
-    pub(crate) fn extract(&mut self, mut unwanted: impl FnMut(&T) -> bool) -> Vec<T> {
-        let keys: Vec<_> = self
-            .iter()
-            .filter(|(_, object)| unwanted(object))
-            .map(|(key, _)| key)
-            .collect();
-        keys.into_iter()
-            .filter_map(|key| self.remove(key))
+    pub(crate) fn extract(&mut self, mut unwanted: impl FnMut(&T) -> bool) -> Vec<(Key<T>, T)> {
+        self.0
+            .extract_if(.., |_, object| unwanted(object))
             .collect()
     }
 }

@@ -103,11 +103,15 @@ macro_rules! arguments {
 }
 pub(crate) use arguments;
 
-/// Writes one line, if a trace is wanted.
-pub(crate) fn call(symbol: &str, arguments: &[Argument], status: CUresult) {
+/// Writes one line, if a trace is wanted; only then it asks for the arguments.
+pub(crate) fn call<const N: usize>(
+    symbol: &str,
+    status: CUresult,
+    arguments: impl FnOnce() -> [Argument; N],
+) {
     static TRACE: OnceLock<Option<Trace>> = OnceLock::new();
     if let Some(trace) = TRACE.get_or_init(Trace::open) {
-        trace.write(&line(symbol, arguments, status));
+        trace.write(&line(symbol, &arguments(), status));
     }
 }
 

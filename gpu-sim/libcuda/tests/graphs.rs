@@ -313,7 +313,7 @@ fn a_capture_that_forks_and_joins_keeps_the_order() {
     ok!(cuMemsetD8_v2(device, 0, 4));
     ok!(cuStreamBeginCapture_v2(
         first,
-        CU_STREAM_CAPTURE_MODE_GLOBAL
+        CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
     ));
     assert_eq!(launch(function, first), 0);
     ok!(cuMemsetD8Async(device, 1, 4, first));
@@ -528,4 +528,16 @@ fn a_user_object_lives_as_long_as_the_last_graph_that_refers_to_it() {
         cu!(cuUserObjectRelease(object, 1)),
         CUDA_ERROR_INVALID_VALUE
     );
+}
+
+#[test]
+fn a_capture_whose_stream_was_destroyed_stands_in_nobodys_way() {
+    context();
+    let stream = stream();
+    ok!(cuStreamBeginCapture_v2(
+        stream,
+        CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+    ));
+    ok!(cuStreamDestroy_v2(stream));
+    alloc(4);
 }
