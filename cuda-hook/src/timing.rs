@@ -37,8 +37,9 @@ pub(crate) enum Stood {
     },
 }
 
-/// For how long the timing of a launch that stood behind another one makes those of launches that stood alone unwelcome.
-const FAIR_NS: u64 = 5_000_000_000;
+/// For how long the timing of a launch that stood behind another one makes those of launches that stood alone unwelcome. A
+/// kernel that often stands behind others is timed so many times in this time.
+const FAIR_NS: u64 = 200_000_000;
 
 /// Kernels that are told apart. Two that are not make each other's timings rarer, not wrong.
 const KERNELS: usize = 1024;
