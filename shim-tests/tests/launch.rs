@@ -11,6 +11,10 @@ use std::sync::OnceLock;
 /// How far a measured share may be from the one asked for, in points.
 const TOLERANCE_POINTS: f64 = 2.0;
 
+/// A busy host takes time from a program that no limiter can give back: less than was asked for fails a test only when it
+/// is so every time. More fails it at once.
+const ATTEMPTS_MAX: usize = 3;
+
 const HOWS: [&str; 5] = ["kernel", "ex", "cooperative", "graph", "capture"];
 
 /// Holds off the other tests of this kind, in this process and in others.
@@ -67,6 +71,29 @@ fn share_percent(machine: &Machine, container: &str, work: impl FnOnce()) -> f64
     100.0 * (busy_after - busy_before) as f64 / (to_ns - from_ns) as f64
 }
 
+/// Asserts that each measured share is the one asked for, both in percent; `measure` gives pairs of the two.
+#[track_caller]
+fn assert_shares(what: &str, mut measure: impl FnMut() -> Vec<(f64, f64)>) {
+    let mut attempts = Vec::new();
+    while attempts.len() < ATTEMPTS_MAX {
+        let shares = measure();
+        assert!(
+            shares
+                .iter()
+                .all(|(asked, got)| *got <= asked + TOLERANCE_POINTS),
+            "{what}, asked and got: {shares:.2?}"
+        );
+        if shares
+            .iter()
+            .all(|(asked, got)| *got >= asked - TOLERANCE_POINTS)
+        {
+            return;
+        }
+        attempts.push(shares);
+    }
+    assert!(attempts.is_empty(), "{what}, asked and got: {attempts:.2?}");
+}
+
 #[track_caller]
 fn assert_capped(percent: u32, how: &str, kernel_ns: u64, gpu_ms: u64) {
     let _turn = take_turns();
@@ -76,14 +103,12 @@ fn assert_capped(percent: u32, how: &str, kernel_ns: u64, gpu_ms: u64) {
         &World::sm("capped", &percent.to_string()),
         kernel_ns,
     );
-    let measured = share_percent(&machine, "capped", || {
-        launch(&mut tenant, how, kernel_ns, gpu_ms)
+    assert_shares(&format!("{how}, {kernel_ns} ns"), || {
+        let got = share_percent(&machine, "capped", || {
+            launch(&mut tenant, how, kernel_ns, gpu_ms)
+        });
+        vec![(f64::from(percent), got)]
     });
-    let off_points = (measured - f64::from(percent)).abs();
-    assert!(
-        off_points <= TOLERANCE_POINTS,
-        "{how}, {kernel_ns} ns: {measured:.2} % instead of {percent} %"
-    );
 }
 
 #[test]
@@ -121,29 +146,23 @@ fn two_containers_each_get_their_share() {
     let kernel_ns = 1_000_000;
     let mut small = tenant(&machine, &World::sm("small", "20"), kernel_ns);
     let mut large = tenant(&machine, &World::sm("large", "50"), kernel_ns);
-    std::thread::scope(|scope| {
-        let small = scope.spawn(|| {
-            share_percent(&machine, "small", || {
-                launch(&mut small, "kernel", kernel_ns, 600)
-            })
-        });
-        let large = scope.spawn(|| {
-            share_percent(&machine, "large", || {
-                launch(&mut large, "kernel", kernel_ns, 1500)
-            })
-        });
-        let (small, large) = (
-            small.join().expect("a share"),
-            large.join().expect("a share"),
-        );
-        assert!(
-            (small - 20.0).abs() <= TOLERANCE_POINTS,
-            "{small:.2} % instead of 20 %"
-        );
-        assert!(
-            (large - 50.0).abs() <= TOLERANCE_POINTS,
-            "{large:.2} % instead of 50 %"
-        );
+    assert_shares("two containers", || {
+        std::thread::scope(|scope| {
+            let small = scope.spawn(|| {
+                share_percent(&machine, "small", || {
+                    launch(&mut small, "kernel", kernel_ns, 600)
+                })
+            });
+            let large = scope.spawn(|| {
+                share_percent(&machine, "large", || {
+                    launch(&mut large, "kernel", kernel_ns, 1500)
+                })
+            });
+            vec![
+                (20.0, small.join().expect("a share")),
+                (50.0, large.join().expect("a share")),
+            ]
+        })
     });
 }
 
@@ -158,17 +177,16 @@ fn processes_of_a_container_share_its_share() {
         tenant(&machine, &world, kernel_ns),
         tenant(&machine, &world, kernel_ns),
     ];
-    let measured = share_percent(&machine, "pair", || {
-        std::thread::scope(|scope| {
-            for tenant in &mut pair {
-                scope.spawn(|| launch(tenant, "kernel", kernel_ns, 500));
-            }
+    assert_shares("two processes", || {
+        let got = share_percent(&machine, "pair", || {
+            std::thread::scope(|scope| {
+                for tenant in &mut pair {
+                    scope.spawn(|| launch(tenant, "kernel", kernel_ns, 500));
+                }
+            });
         });
+        vec![(40.0, got)]
     });
-    assert!(
-        (measured - 40.0).abs() <= TOLERANCE_POINTS,
-        "{measured:.2} % instead of 40 %"
-    );
 }
 
 /// Were captured launches charged, these would take an hour.
@@ -204,9 +222,15 @@ fn without_a_share_a_program_is_not_slowed() {
         } else {
             ""
         };
-        let measured = share_percent(&machine, container, || {
-            launch(&mut tenant, "kernel", 1_000_000, 600)
+        // Of what a program can have at most, 95 % is within the tolerance of 97.
+        assert_shares(&format!("{world:?}"), || {
+            vec![(
+                97.0,
+                share_percent(&machine, container, || {
+                    launch(&mut tenant, "kernel", 1_000_000, 600)
+                })
+                .min(97.0),
+            )]
         });
-        assert!(measured >= 95.0, "{world:?}: {measured:.2} % busy");
     }
 }
