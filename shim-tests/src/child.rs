@@ -169,3 +169,23 @@ fn joined(reader: Option<JoinHandle<String>>) -> String {
         thread.join().expect("a reader does not panic")
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[should_panic(expected = "killed after 50ms")]
+    fn a_child_that_does_not_end_fails_the_test() {
+        run_within(
+            Command::new("sh").args(["-c", "echo begun; read nothing < /dev/zero"]),
+            Duration::from_millis(50),
+        );
+    }
+
+    #[test]
+    #[should_panic(expected = "to stderr")]
+    fn a_child_that_complains_has_no_lines() {
+        run(Command::new("sh").args(["-c", "echo out; echo to stderr >&2"])).lines();
+    }
+}

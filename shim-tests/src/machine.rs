@@ -209,3 +209,31 @@ impl Drop for Machine {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[should_panic(expected = "left")]
+    fn a_file_that_a_machine_leaves_fails_the_test() {
+        let machine = Machine::new();
+        fs::create_dir(machine.sim_dir()).expect("a folder");
+        fs::write(machine.sim_dir().join("socket"), "").expect("a file");
+        drop(machine);
+    }
+
+    #[test]
+    fn a_process_of_a_machine_is_found() {
+        let machine = Machine::new();
+        let mut child = machine.command(&World::Bare, "cat");
+        let mut child = child
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .expect("cat");
+        assert_eq!(machine.processes_left(), [child.id()]);
+        drop(child.stdin.take());
+        child.wait().expect("it ends with its input");
+        assert_eq!(machine.processes_left(), []);
+    }
+}
