@@ -50,7 +50,8 @@ class Demo(unittest.TestCase):
             self.assertTrue(any("one tenant" in line for line in demo.stderr), "the scene begins")
             self.assertGreaterEqual(len(self.running()), 4, "the demo and three services")
             os.killpg(demo.pid, signal.SIGINT)
-            self.assertIn("stopped", demo.stderr.read())
+            # Not to its end: whatever is left running would hold that back, and be gone when we look.
+            self.assertTrue(any("stopped" in line for line in demo.stderr), "it says so")
         self.assertEqual(demo.returncode, 130)
         self.assertEqual(self.still_running_after(LEAVE_SECONDS_MAX), [])
 
