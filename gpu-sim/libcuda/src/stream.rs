@@ -231,32 +231,46 @@ pub(crate) fn wait_all(process: &Process, pending: &Pending) -> Answer {
     Ok(())
 }
 
-/// Waits for one stream; the null stream waits for what it is ordered after as well.
-pub(crate) fn synchronize(process: &Process, handle: CUstream, null: NullStream) -> Answer {
-    let (gpu, sequence) = {
-        let mut state = process.lock();
-        let key = resolve(process, &mut state, handle, null)?;
-        capture::refuse_query(&mut state, key)?;
-        order(process, &mut state, key)?;
-        let stream = get(&state, key)?;
-        (Arc::clone(&stream.gpu), stream.gpu.submitted())
+/// Work that a stream's own call waits for: its own, and for the null stream that of all blocking streams.
+fn asked_for(
+    process: &Process,
+    state: &mut State,
+    handle: CUstream,
+    null: NullStream,
+) -> Answer<Pending> {
+    let key = resolve(process, state, handle, null)?;
+    capture::refuse_query(state, key)?;
+    let Stream { context, kind, .. } = *get(state, key)?;
+    if kind == Kind::Legacy {
+        capture::refuse_implicit(state, context)?;
+    }
+    let counts = |(other_key, other): &(Key<Stream>, &Stream)| {
+        let joined = kind == Kind::Legacy && other.context == context && other.is_blocking();
+        joined || *other_key == key
     };
-    process.machine.wait_stream(&gpu, sequence).map_err(lost)?;
+    let asked = state.streams.iter().filter(counts);
+    Ok(asked
+        .map(|(_, stream)| (Arc::clone(&stream.gpu), stream.gpu.submitted()))
+        .collect())
+}
+
+/// Waits for one stream.
+pub(crate) fn synchronize(process: &Process, handle: CUstream, null: NullStream) -> Answer {
+    let asked = asked_for(process, &mut process.lock(), handle, null)?;
+    wait_all(process, &asked)?;
     crate::pool::reclaim(process, &mut process.lock())
 }
 
 /// Whether a stream has done all its work.
 pub(crate) fn query(process: &Process, handle: CUstream, null: NullStream) -> Answer {
-    let mut state = process.lock();
-    let key = resolve(process, &mut state, handle, null)?;
-    capture::refuse_query(&mut state, key)?;
-    order(process, &mut state, key)?;
-    let stream = get(&state, key)?;
-    let done = process
-        .machine
-        .poll_stream(&stream.gpu, stream.gpu.submitted())
-        .map_err(lost)?;
-    done.map(drop).ok_or(CUDA_ERROR_NOT_READY)
+    for (stream, sequence) in asked_for(process, &mut process.lock(), handle, null)? {
+        let done = process
+            .machine
+            .poll_stream(&stream, sequence)
+            .map_err(lost)?;
+        done.ok_or(CUDA_ERROR_NOT_READY)?;
+    }
+    Ok(())
 }
 
 /// `cuStreamDestroy`: work that was submitted still completes.

@@ -89,7 +89,7 @@ fn the_null_stream_waits_for_blocking_streams_and_they_for_it() {
     assert_eq!(launch(long, NULL), 0);
     ok!(cuEventRecord(after, blocking));
     assert_eq!(cu!(cuEventQuery(after)), CUDA_ERROR_NOT_READY);
-    ok!(cuEventSynchronize(after));
+    ok!(cuStreamSynchronize(blocking));
     ok!(cuStreamQuery(NULL));
 }
 
