@@ -3,10 +3,8 @@
 
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::Value;
-use shim_tests::child::{self, DEADLINE, Running};
-use shim_tests::{Door, MIB, Machine, Tenant, World, artefacts, program};
-use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
+use shim_tests::{Door, MIB, Machine, Tenant, World, artefacts, child, program};
+use std::process::Command;
 
 /// `cuda-hook` with these arguments; where the program finds its driver is left to it.
 fn cuda_hook(machine: &Machine, arguments: &[&str]) -> Command {
@@ -222,22 +220,11 @@ fn an_interrupt_is_the_programs_to_handle() {
         &machine,
         &["run", "--memory", "1GiB", "--", "sh", "-c", script],
     );
-    let mut running = Running::start_talking(
-        command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped()),
-    );
-    let input = running.child().stdin.take();
-    let mut output = BufReader::new(running.child().stdout.take().expect("its output is piped"));
-    let mut line = String::new();
-    output.read_line(&mut line).expect("a line");
-    assert_eq!(line, "ready\n");
-    let group = Pid::from_raw(i32::try_from(running.pid()).expect("a pid fits")).expect("a pid");
-    kill_process_group(group, Signal::INT).expect("its group is there");
-    line.clear();
-    output.read_line(&mut line).expect("a line");
-    assert_eq!(line, "caught\n");
-    assert_eq!(running.wait(DEADLINE).status.code(), Some(5));
-    drop(input);
+    let mut program = Tenant::spawn(&mut command);
+    assert_eq!(program.hear(), "ready");
+    let pid = i32::try_from(program.pid()).expect("a pid fits");
+    kill_process_group(Pid::from_raw(pid).expect("a pid"), Signal::INT)
+        .expect("its group is there");
+    assert_eq!(program.hear(), "caught");
+    assert_eq!(program.end().status.code(), Some(5));
 }
