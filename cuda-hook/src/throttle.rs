@@ -31,9 +31,10 @@ fn device_index(cx: Cx, stream: CUstream) -> Option<usize> {
 /// container's own time anyway. What remains covers a host that is late.
 pub(crate) fn gather_ns(cap: Option<Percent>) -> u64 {
     const GATHER_NS_MAX: u64 = 7_000_000;
+    const PART_MAX_THOUSANDTHS: u64 = 62_500;
     let cap = u64::from(cap.unwrap_or(Percent::ALL).thousandths());
     let whole = u64::from(Percent::ALL.thousandths());
-    let part = whole.saturating_sub(cap).min(whole / 8 * 5);
+    let part = whole.saturating_sub(cap).min(PART_MAX_THOUSANDTHS);
     let gathered = BURST.get().saturating_mul(part).checked_div(cap);
     gathered.unwrap_or(0).min(GATHER_NS_MAX)
 }
