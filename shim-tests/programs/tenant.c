@@ -4,7 +4,7 @@
  *
  * Every answer begins with a driver status, unless the command says otherwise. It ends with its standard input.
  *
- *     init | release                          start; give the primary context back
+ *     init                                    start
  *     context [ORDINAL]                       start, make the primary context of a device current
  *     on ORDINAL                              let cuMemCreate allocate on this device
  *     alloc NAME KIND BYTES                   status, bytes as the program can know them
@@ -12,7 +12,6 @@
  *     map NAME BYTES | unmap NAME             maps memory of cuMemCreate and fills it | ends that; status
  *     free-address NUMBER
  *     info | total | nvml                     status, then free and total | total | NVML's total, free, used by v1 and by v2
- *     processes                               NVML's status, then the pids of its compute processes
  *     kernel TRIPS                            loads the kernel that `launch` launches: a loop of so many trips, in a grid that
  *                                             the device holds at once
  *     measure                                 status, nanoseconds that the kernel takes on an idle device
@@ -95,12 +94,6 @@ static void do_on(char *answer, char *rest)
     answer_status(answer, CU(cuDeviceGet)(&device, atoi(rest)));
 }
 
-static void do_release(char *answer, char *rest)
-{
-    (void)rest;
-    answer_status(answer, CU(cuDevicePrimaryCtxRelease_v2)(device));
-}
-
 static void do_alloc(char *answer, char *rest)
 {
     char name[32], kind[64];
@@ -165,20 +158,6 @@ static void do_nvml(char *answer, char *rest)
     status = status ? status : NVML(nvmlDeviceGetMemoryInfo)(board, &v1);
     status = status ? status : NVML(nvmlDeviceGetMemoryInfo_v2)(board, &v2);
     snprintf(answer, ANSWER_MAX, "%u %llu %llu %llu %llu %llu %llu", status, v1.total, v1.free, v1.used, v2.total, v2.free, v2.used);
-}
-
-static void do_processes(char *answer, char *rest)
-{
-    nvmlDevice_t board = NULL;
-    nvmlProcessInfo_t process[64];
-    unsigned count = 64;
-    (void)rest;
-    CUresult status = NVML(nvmlInit_v2)();
-    status = status ? status : NVML(nvmlDeviceGetHandleByIndex_v2)(0, &board);
-    status = status ? status : NVML(nvmlDeviceGetComputeRunningProcesses_v3)(board, &count, process);
-    int written = snprintf(answer, ANSWER_MAX, "%u", status);
-    for (unsigned at = 0; !status && at < count; at++)
-        written += snprintf(answer + written, ANSWER_MAX - (size_t)written, " %u", process[at].pid);
 }
 
 /* A counted loop: its trips are its cost, on hardware as in the simulation. */
@@ -465,7 +444,6 @@ static const struct {
     { "init", do_init },
     { "context", do_context },
     { "on", do_on },
-    { "release", do_release },
     { "alloc", do_alloc },
     { "free", do_free },
     { "map", do_map },
@@ -474,7 +452,6 @@ static const struct {
     { "info", do_info },
     { "total", do_total },
     { "nvml", do_nvml },
-    { "processes", do_processes },
     { "kernel", do_kernel },
     { "measure", do_measure },
     { "launch", do_launch },
