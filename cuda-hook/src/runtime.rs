@@ -28,7 +28,7 @@ use crate::driver::{Driver, Nvml};
 use crate::hooks::pool::Pools;
 use crate::hooks::vmm::Vmm;
 use crate::live::LiveMap;
-use crate::{entry, log, throttle};
+use crate::{entry, log};
 
 /// What one process knows for good.
 pub(crate) struct Runtime {
@@ -303,8 +303,6 @@ pub(crate) struct Attachment {
 struct Device {
     device: CUdevice,
     uuid: DeviceUuid,
-    /// [`throttle::gather_ns`] of the cap that was configured; one that is changed later does not change it.
-    gather_ns: u64,
 }
 
 impl Attachment {
@@ -329,12 +327,7 @@ impl Attachment {
             completion: Completion::default(),
             devices: devices
                 .iter()
-                .zip(&limits)
-                .map(|(&(device, uuid), limits)| Device {
-                    device,
-                    uuid,
-                    gather_ns: throttle::gather_ns(limits.sm_max),
-                })
+                .map(|&(device, uuid)| Device { device, uuid })
                 .collect(),
         })
     }
@@ -347,13 +340,6 @@ impl Attachment {
     /// The index of the only device, if there is but one.
     pub(crate) fn only_device_index(&self) -> Option<usize> {
         (self.devices.len() == 1).then_some(0)
-    }
-
-    /// How much longer than it must a launch on that device waits.
-    pub(crate) fn gather_ns(&self, device_index: usize) -> u64 {
-        self.devices
-            .get(device_index)
-            .map_or(0, |device| device.gather_ns)
     }
 
     /// The container's memory on the device of that index; `None` without a quota there.

@@ -103,12 +103,25 @@ const LIVENESS_NS: u64 = 10_000_000;
 /// A launch that waits for others of this process to finish is woken by them; should that be missed, it looks again
 /// after this.
 const LOOK_AGAIN_NS: u64 = 1_000_000;
-/// Who must wait for the bucket waits this much longer and then may launch several at once: a GPU that is given one small
-/// kernel at a time by each of its tenants spends its time switching. Less than the bucket's burst takes to fill at any
-/// cap (2 ms), so that nothing of the share is lost by it.
-const GATHER_NS: u64 = 1_500_000;
 /// The virtual clock is not advanced more often.
 const TICK_NS: u64 = 50_000;
+
+/// How much longer than it must a launch waits, once it has to: several may then go at once. A GPU that is given one small
+/// kernel at a time by each of its tenants spends its time switching between them, and a launch that stands behind
+/// another can be timed more exactly than one that stands alone.
+///
+/// The bucket lets [`BURST`] through at once after a rest of `BURST / cap`: nothing of the share is lost by a wait that is
+/// shorter. Five eighths of that rest are gathered, which is two kernels of up to 1.25 ms; of a large cap, only what is not the
+/// container's own time anyway. What remains covers a host that is late.
+fn gather_ns(cap: Option<Percent>) -> u64 {
+    const GATHER_NS_MAX: u64 = 7_000_000;
+    const PART_MAX_THOUSANDTHS: u64 = 62_500;
+    let cap = u64::from(cap.unwrap_or(Percent::ALL).thousandths());
+    let whole = u64::from(Percent::ALL.thousandths());
+    let part = whole.saturating_sub(cap).min(PART_MAX_THOUSANDTHS);
+    let gathered = BURST.get().saturating_mul(part).checked_div(cap);
+    gathered.unwrap_or(0).min(GATHER_NS_MAX)
+}
 
 impl Share {
     /// Take part in the shares of `ledger`'s container; `limits` in the ledger's device order. `dir` holds the boards of
@@ -196,15 +209,11 @@ impl Share {
                 Admit::Granted(reservation) => return reservation,
                 Admit::NotBefore(earliest) => earliest,
             };
-            let deadline = earliest.saturating_add_ns(GATHER_NS);
+            let gathered_ns = self.row(device_index).map_or(0, |row| gather_ns(cap(row)));
+            let deadline = earliest.saturating_add_ns(gathered_ns);
             now = self.sleep_until(device_index, deadline, !has_waited);
             has_waited = true;
         }
-    }
-
-    /// Wait until `deadline`, or until the limits change; returns the time then. Counts as one launch throttled.
-    pub fn wait(&self, device_index: usize, deadline: MonotonicNs) -> MonotonicNs {
-        self.sleep_until(device_index, deadline, true)
     }
 
     /// Whether this launch should be put between two timing events.

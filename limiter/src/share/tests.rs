@@ -226,7 +226,7 @@ fn a_wait_is_counted_and_ends_at_its_deadline() {
         ledger: _ledger,
     } = container(percent("30"));
     let deadline = clock::monotonic().saturating_add_ns(3 * MS);
-    let woken = share.wait(0, deadline);
+    let woken = share.sleep_until(0, deadline, true);
     assert!(woken >= deadline);
     assert_eq!(share.usage(0).throttled_count, 1);
     assert!(share.usage(0).throttled_ns > 0);
@@ -293,4 +293,22 @@ fn a_foreign_tenants_slices_are_not_charged() {
     }
     let price = share.devices[0].prices.price(KEY).unwrap().get();
     assert!((9_500_000..=10_500_000).contains(&price), "{price}");
+}
+
+#[test]
+fn a_gathering_container_loses_nothing_of_its_share() {
+    for thousandths in (1_000..=100_000).step_by(500) {
+        let gathered_ns = gather_ns(Percent::from_thousandths(thousandths));
+        let rest_ns = BURST.get() * 100_000 / u64::from(thousandths);
+        assert!(
+            gathered_ns <= rest_ns * 2 / 3,
+            "{thousandths}: {gathered_ns} of {rest_ns}"
+        );
+    }
+}
+
+#[test]
+fn who_may_use_nearly_all_of_a_gpu_hardly_gathers() {
+    assert!(gather_ns(Percent::from_thousandths(90_000)) < 250_000);
+    assert_eq!(gather_ns(None), 0);
 }
