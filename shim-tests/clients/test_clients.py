@@ -50,9 +50,18 @@ class Bare(Clients):
         self.assertEqual(record["nonsense_free"], "CUDA_ERROR_INVALID_VALUE")
 
     def test_a_kernel_of_cuda_core_takes_time_and_computes_nothing(self):
-        few, many = (self.run_well(BARE, "saxpy.py", "--launches", launches).record for launches in ("20", "2000"))
-        self.assertFalse(many["computed"])
-        self.assertGreater(many["device_ms"], 10 * few["device_ms"])
+        few_ns, many_ns = (self.saxpy_busy_ns(launches) for launches in (20, 2000))
+        self.assertTrue(50 * few_ns < many_ns < 200 * few_ns, f"{few_ns} ns for 20 launches, {many_ns} ns for 2000")
+
+    def saxpy_busy_ns(self, launches: int) -> int:
+        """How long so many launches kept the device busy. It keeps its books for a second after its last program."""
+        record = self.run_well(BARE, "saxpy.py", "--launches", str(launches)).record
+        books = self.machine.books()
+        self.assertFalse(record["computed"])
+        self.assertGreater(record["device_ms"], 0)
+        counted = [process["gpu_busy_ns_total"] for process in books["processes"] if process["kernels_total"] == launches]
+        self.assertEqual(len(counted), 1, books)
+        return counted[0]
 
     def test_a_greedy_program_gets_most_of_the_board_and_then_out_of_memory(self):
         record = self.run_well(BARE, "greedy.py").record
