@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use rustix::thread::futex;
 use rustix::time::Timespec;
 
-use crate::driver::Driver;
+use crate::driver::{Driver, EventKind};
 use crate::entry::Cx;
 use crate::runtime::{self, Attachment};
 use crate::timing::{FairTimings, Start, Stood};
@@ -39,14 +39,6 @@ pub(crate) struct Event {
 }
 
 /// What an event can tell.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum EventKind {
-    /// Carries a timestamp.
-    Timed,
-    /// Tells only that it was reached: a tenth of the cost.
-    Untimed,
-}
-
 impl Event {
     /// The driver's handle.
     pub(crate) fn raw(self) -> CUevent {

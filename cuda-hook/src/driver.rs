@@ -18,7 +18,6 @@ use cuda_sys_stubs::{nvml_pfn, pfn};
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use limiter::units::DeviceUuid;
 
-use crate::completion::EventKind;
 use crate::lookup;
 use crate::table::{DriverRows, NvmlRows};
 
@@ -93,6 +92,15 @@ fn open(name: &OsStr) -> Result<Library, OpenError> {
 /// The address of a symbol of `library`, asked of the real `dlsym`: ours would answer with ourselves.
 fn address_in(library: *mut c_void) -> impl Fn(&CStr) -> *mut c_void {
     move |name| lookup::real_dlsym(library, name)
+}
+
+/// What an event of ours is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum EventKind {
+    /// Carries a timestamp.
+    Timed,
+    /// Tells only that it was reached: a tenth of the cost.
+    Untimed,
 }
 
 /// The real driver.
