@@ -78,7 +78,9 @@ class Bare(Clients):
 
     def test_nvml_and_nvitop_see_the_whole_board(self):
         (gpu,) = self.run_well(BARE, "nvml.py").record["gpus"]
-        self.assertEqual(gpu["memory_v1"]["total_bytes"], gpu["memory_v2"]["total_bytes"])
+        for memory in (gpu["memory_v1"], gpu["memory_v2"]):
+            self.assertEqual(memory["total_bytes"], 15360 * MIB, "what NVML says of a T4")
+        self.assertEqual(gpu["memory_v2"]["used_bytes"], 0, "nobody has a context")
         nvitop = self.run_well(BARE, "nvitop_once.py").record
         self.assertTrue(nvitop["screen_names_each"])
         self.assertEqual(nvitop["gpus"][0]["total_bytes"], gpu["memory_v1"]["total_bytes"])
