@@ -11,8 +11,9 @@ use std::sync::OnceLock;
 /// How far above the share asked for a measured one may be, in points: a cap that leaks fails at once.
 const OVER_POINTS_MAX: f64 = 3.0;
 
-/// How far below it may be, alone and beside others. A busy host takes time from a program that no limiter can give back,
-/// so too little fails a test only when it stays so. How exact shares are on a quiet host is for the benches to say.
+/// How far below it may be, alone and beside others: what holds today, not what is good enough. The limiter prices a
+/// contended launch too high (docs/figures.md), and a busy host takes time that no limiter can give back; so too little
+/// fails a test only when it stays so.
 const UNDER_POINTS_MAX: f64 = 4.0;
 const UNDER_POINTS_MAX_CONTENDED: f64 = 8.0;
 const ATTEMPTS_MAX: usize = 3;
