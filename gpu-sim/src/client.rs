@@ -18,7 +18,7 @@ pub use semaphores::SemaphoreHandle;
 
 use crate::command::{
     AllocKind, Block, BlockId, Command, ContextId, EngineUsage, GraphId, GraphNode, MemoryInfo,
-    ProcessUsage, QUEUE_DEPTH, Sequence, StreamId, UtilizationSample,
+    ProcessUsage, Sequence, StreamId, UtilizationSample,
 };
 use crate::profile::{MachineProfile, Profile, ProfileError};
 use crate::shared::{Mapping, Semaphore};
@@ -408,7 +408,7 @@ impl Machine {
         Ok(self.inner.connection.send(&update)?)
     }
 
-    /// Appends a command to a stream; waits while [`QUEUE_DEPTH`] commands are pending in it.
+    /// Appends a command to a stream; waits while the stream's queue is full (`Timing::queue_depth`).
     pub fn submit(&self, stream: &Stream, command: Command) -> Result<Sequence, Lost> {
         self.push(stream, command, 0, Vec::new())
     }
@@ -543,8 +543,9 @@ impl Machine {
     ) -> Result<Sequence, Lost> {
         let mut submitted = stream.submitted.lock();
         let sequence = *submitted + 1;
-        if sequence > QUEUE_DEPTH {
-            self.wait_stream(stream, sequence - QUEUE_DEPTH)?;
+        let queue_depth = self.profile.timing.queue_depth;
+        if sequence > queue_depth {
+            self.wait_stream(stream, sequence - queue_depth)?;
         }
         stream.progress.reserve(stream.base + sequence);
         let submitted_ns = crate::clock::monotonic_ns();

@@ -25,9 +25,6 @@ pub struct SemaphoreId(pub u32);
 /// A command's place in its stream; the first is 1, so that 0 means "nothing yet".
 pub type Sequence = u64;
 
-/// Commands that may be pending in one stream (sm-share.md §4, "queue").
-pub const QUEUE_DEPTH: u64 = 1024;
-
 /// What a block of memory is for. It decides granularity, nothing else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum AllocKind {

@@ -17,11 +17,12 @@ mod report;
 mod tests;
 mod utilization;
 
+pub use duration::kernel_ns;
 pub use utilization::Sample;
 
 use crate::command::{
-    AllocKind, Block, BlockId, Command, ContextId, GraphId, GraphNode, QUEUE_DEPTH, SemaphoreId,
-    Sequence, StreamId,
+    AllocKind, Block, BlockId, Command, ContextId, GraphId, GraphNode, SemaphoreId, Sequence,
+    StreamId,
 };
 use crate::profile::{MachineProfile, Profile};
 use crate::wire::{Refusal, Submission};
@@ -33,7 +34,7 @@ use random::Random;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::sync::Arc;
-use utilization::{PERIOD_NS, Ring};
+use utilization::Ring;
 
 /// Rows of dead processes that the usage table keeps.
 const DEAD_PROCESSES_MAX: usize = 1024;
@@ -106,6 +107,8 @@ enum Due {
     RunStart(u64),
     /// A node's dependencies have completed, and the gap after them is over.
     NodeReady { run: u64, node: u32 },
+    /// A process is told to call a function.
+    HostCall(ProcessId, u64),
     /// What a dead process leaves goes.
     Teardown(ProcessId),
 }
@@ -169,6 +172,8 @@ struct Device {
     /// Host to device, device to host.
     copies: [CopyEngine; 2],
     ring: Ring,
+    /// Speed of the SM clock, as a part of the nominal one.
+    clock_factor: f64,
 }
 
 /// The machine.
@@ -177,6 +182,8 @@ pub struct Model {
     now_ns: u64,
     next_id: u64,
     next_sample_ns: u64,
+    /// `None`: the clocks are steady.
+    next_clock_step_ns: Option<u64>,
     random: Random,
     devices: Vec<Device>,
     processes: BTreeMap<ProcessId, Process>,
@@ -205,6 +212,7 @@ impl Model {
                 compute: Compute::new(),
                 copies: Default::default(),
                 ring: Ring::default(),
+                clock_factor: 1.0,
             };
             device.account(now_ns);
             device
@@ -212,7 +220,8 @@ impl Model {
         Self {
             now_ns,
             next_id: 1,
-            next_sample_ns: now_ns + PERIOD_NS,
+            next_sample_ns: now_ns + profile.timing.sample_period_ns,
+            next_clock_step_ns: flow::first_clock_step_ns(&profile.timing, now_ns),
             random: Random::new(profile.timing.seed),
             devices: profile.devices.iter().map(device).collect(),
             profile,
@@ -477,7 +486,8 @@ impl Model {
         let Some(stream) = self.streams.get_mut(&id) else {
             return Ok(()); // its context was destroyed while the submission was under way
         };
-        let in_order = sequence == stream.last + 1 && (stream.queue.len() as u64) < QUEUE_DEPTH;
+        let in_order = sequence == stream.last + 1
+            && (stream.queue.len() as u64) < self.profile.timing.queue_depth;
         if stream.place.process != process || stream.closing || !in_order {
             return Err(Refusal::Unknown);
         }
@@ -524,8 +534,12 @@ impl Model {
     /// Lets everything happen that is due up to `now_ns`; an earlier time than before changes nothing.
     pub fn advance_to(&mut self, now_ns: u64) {
         loop {
-            let sample_ns = Some(self.next_sample_ns);
-            let next_ns = self.next_event_ns().into_iter().chain(sample_ns).min();
+            let planned = [self.next_event_ns(), self.next_clock_step_ns];
+            let next_ns = planned
+                .into_iter()
+                .flatten()
+                .chain([self.next_sample_ns])
+                .min();
             match next_ns.filter(|&next_ns| next_ns <= now_ns) {
                 Some(next_ns) => self.step(next_ns.max(self.now_ns)),
                 None => break,

@@ -191,30 +191,14 @@ impl MachineProfile {
     }
 
     fn check(&self) -> Result<(), String> {
-        let timing = &self.timing;
         if !(1..=DEVICES_MAX).contains(&self.devices.len()) {
             let count = self.devices.len();
             return Err(format!(
                 "{count} [[device]] tables; allowed are 1 to {DEVICES_MAX}"
             ));
         }
-        if !(0.0..=1.0).contains(&timing.kernel_sigma) {
-            return Err(format!(
-                "timing.kernel_sigma = {}; allowed is 0 to 1",
-                timing.kernel_sigma
-            ));
-        }
-        if !(1.0..=1e6).contains(&timing.instruction_latency_cycles) {
-            let cycles = timing.instruction_latency_cycles;
-            return Err(format!(
-                "timing.instruction_latency_cycles = {cycles}; allowed is 1 to 1e6"
-            ));
-        }
-        positive("timing.slice_ns", timing.slice_ns)?;
-        positive(
-            "timing.kernels_resident_max",
-            timing.kernels_resident_max.into(),
-        )?;
+        let timing = self.timing.check();
+        timing.map_err(|refusal| format!("timing.{refusal}"))?;
         self.devices.iter().try_for_each(Profile::check)
     }
 }
@@ -335,6 +319,11 @@ mod tests {
         assert!(missing.contains("missing field `sm_count`"), "{missing}");
         let uneven = changed("memory_bytes = ", "memory_bytes = 1 # ");
         assert!(uneven.contains("multiple of 2 MiB"), "{uneven}");
+        let slice = changed("[[device]]", "[timing]\nslice_ns = 100\n[[device]]");
+        assert!(
+            slice.contains("slice_ns = 100; allowed is 300000 to 5000000"),
+            "{slice}"
+        );
     }
 
     #[test]

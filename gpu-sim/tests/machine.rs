@@ -5,7 +5,7 @@
 mod support;
 
 use gpu_sim::client::{Effect, RequestError};
-use gpu_sim::command::{AllocKind, Command, CopyDirection, GraphNode, QUEUE_DEPTH};
+use gpu_sim::command::{AllocKind, Command, CopyDirection, GraphNode};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use support::{Sandbox, kernel};
@@ -195,7 +195,7 @@ fn what_a_destroyed_context_would_have_done_takes_no_room() {
         machine
             .submit(&stream, Command::Wait { semaphore, payload })
             .unwrap();
-        for _ in 1..QUEUE_DEPTH {
+        for _ in 1..machine.profile().timing.queue_depth {
             let kept = Arc::clone(&undone);
             let effect = Effect::OnWait(Box::new(move || panic!("ran: {kept:?}")));
             machine
@@ -290,12 +290,13 @@ fn a_submission_waits_while_the_queue_is_full() {
     let machine = sandbox.connect();
     let context = machine.create_context(0).unwrap();
     let stream = machine.create_stream(context, 0).unwrap();
-    for _ in 0..QUEUE_DEPTH + 200 {
+    let queue_depth = machine.profile().timing.queue_depth;
+    for _ in 0..queue_depth + 200 {
         machine
             .submit(&stream, Command::Kernel(kernel(20)))
             .unwrap();
-        assert!(stream.submitted() - stream.completed() <= QUEUE_DEPTH);
+        assert!(stream.submitted() - stream.completed() <= queue_depth);
     }
     assert!(stream.completed() >= 200);
-    machine.wait_stream(&stream, QUEUE_DEPTH + 200).unwrap();
+    machine.wait_stream(&stream, queue_depth + 200).unwrap();
 }

@@ -7,9 +7,6 @@ use cuda_sys_stubs::nvml_abi::{nvmlDevice_t, nvmlUtilization_t};
 use crate::door::{Answer, exports, give};
 use crate::session::{Device, lost};
 
-/// Period of the ring: 72 samples in 10 s (NVIDIA's open kernel modules, as sampled by `nvmlDeviceGetProcessUtilization`).
-const PERIOD_US: c_uint = 10_000_000 / 72;
-
 exports! {
     fn nvmlDeviceGetUtilizationRates(device: nvmlDevice_t, utilization: *mut nvmlUtilization_t) {
         give(utilization, last(&Device::of(device)?)?)
@@ -18,9 +15,9 @@ exports! {
     fn nvmlDeviceGetEncoderUtilization / nvmlDeviceGetDecoderUtilization(
         device: nvmlDevice_t, utilization: *mut c_uint, samplingPeriodUs: *mut c_uint,
     ) {
-        Device::of(device)?;
+        let period_ns = Device::of(device)?.machine.profile().timing.sample_period_ns;
         give(utilization, 0)?;
-        give(samplingPeriodUs, PERIOD_US)
+        give(samplingPeriodUs, (period_ns / 1_000) as c_uint)
     }
 }
 

@@ -62,8 +62,13 @@ fn volume(dimensions: [u32; 3]) -> u64 {
     })
 }
 
-/// What a kernel takes.
-pub(super) fn kernel(device: &Profile, timing: &Timing, kernel: &KernelCost) -> Load {
+/// What a kernel takes at this SM clock, in MHz.
+pub(super) fn kernel(
+    device: &Profile,
+    timing: &Timing,
+    sm_clock_mhz: f64,
+    kernel: &KernelCost,
+) -> Load {
     let blocks = volume(kernel.grid);
     let sms = u64::from(device.sm_count);
     let occupancy = occupancy(device, kernel);
@@ -81,7 +86,7 @@ pub(super) fn kernel(device: &Profile, timing: &Timing, kernel: &KernelCost) -> 
         cycles(rest.div_ceil(sms))
     };
     let all_cycles = full_waves as f64 * cycles(occupancy) + rest_cycles;
-    let ns = all_cycles * 1_000.0 / f64::from(device.sm_clock_mhz);
+    let ns = all_cycles * 1_000.0 / sm_clock_mhz;
     let share = if full_waves > 0 {
         WHOLE
     } else {
@@ -91,6 +96,11 @@ pub(super) fn kernel(device: &Profile, timing: &Timing, kernel: &KernelCost) -> 
         duration_ns: timing.kernel_fixed_ns.saturating_add(ns as u64),
         share,
     }
+}
+
+/// How long a kernel takes on a device of its own at its nominal clock, without spread, in ns.
+pub fn kernel_ns(device: &Profile, timing: &Timing, cost: &KernelCost) -> u64 {
+    kernel(device, timing, f64::from(device.sm_clock_mhz), cost).duration_ns
 }
 
 /// What filling, or with `twice` copying, device memory takes.
@@ -150,10 +160,13 @@ mod tests {
         }
     }
 
+    fn load(machine: &MachineProfile, cost: &KernelCost) -> Load {
+        kernel(&machine.devices[0], &machine.timing, 1_590.0, cost)
+    }
+
     fn waves(grid: u32) -> u64 {
         let machine = t4();
-        kernel(&machine.devices[0], &machine.timing, &cost(grid, 256)).duration_ns
-            - machine.timing.kernel_fixed_ns
+        load(&machine, &cost(grid, 256)).duration_ns - machine.timing.kernel_fixed_ns
     }
 
     #[test]
@@ -167,7 +180,7 @@ mod tests {
         let machine = t4();
         // 32 warps / 4 schedulers = 8 cycles an instruction at 1590 MHz.
         assert_eq!(waves(160), 1_000_000 * 8 * 1_000 / 1_590);
-        let lone = kernel(&machine.devices[0], &machine.timing, &cost(1, 32));
+        let lone = load(&machine, &cost(1, 32));
         let latency = machine.timing.instruction_latency_cycles * 1e9 / 1_590.0;
         assert!(
             lone.duration_ns
@@ -217,8 +230,7 @@ mod tests {
     #[test]
     fn a_kernel_of_half_a_wave_leaves_half_of_the_engine() {
         let machine = t4();
-        let load = kernel(&machine.devices[0], &machine.timing, &cost(80, 256));
-        assert_eq!(load.share, WHOLE / 2);
+        assert_eq!(load(&machine, &cost(80, 256)).share, WHOLE / 2);
     }
 
     #[test]
@@ -230,9 +242,6 @@ mod tests {
             instructions_per_thread: u64::MAX,
             ..cost(1, 1)
         };
-        assert_eq!(
-            kernel(&machine.devices[0], &machine.timing, &huge).share,
-            WHOLE
-        );
+        assert_eq!(load(&machine, &huge).share, WHOLE);
     }
 }

@@ -5,11 +5,16 @@ use super::copy::CopyEngine;
 use super::duration::{self, Load};
 use super::graph::{Executable, Run};
 use super::memory::Pages;
-use super::utilization::PERIOD_NS;
 use super::{Counts, DEAD_PROCESSES_MAX, Due, Model, Origin, Output, Place, ProcessId, Released};
 use crate::command::{Command, ContextId, CopyDirection, KernelCost, SemaphoreId, StreamId};
+use crate::parameters::Timing;
 use std::cmp::Reverse;
 use std::sync::Arc;
+
+/// When the SM clocks change next after `now_ns`.
+pub(super) fn first_clock_step_ns(timing: &Timing, now_ns: u64) -> Option<u64> {
+    (timing.clock_step_pause_ns > 0).then(|| now_ns + timing.clock_step_pause_ns)
+}
 
 impl Model {
     pub(super) fn id(&mut self) -> u64 {
@@ -34,6 +39,9 @@ impl Model {
         if now_ns >= self.next_sample_ns {
             self.sample();
         }
+        if self.next_clock_step_ns.is_some_and(|at_ns| now_ns >= at_ns) {
+            self.step_clocks();
+        }
         while let Some(&Reverse((at_ns, _, due))) = self.agenda.peek()
             && at_ns <= now_ns
         {
@@ -49,15 +57,29 @@ impl Model {
     }
 
     fn sample(&mut self) {
+        let timing = &self.profile.timing;
         for device in &mut self.devices {
             let gpu_busy_ns = device.compute.usage().gpu_busy_ns_total;
             let copy_busy_ns = device.copies.each_ref().map(CopyEngine::busy_ns_total);
             let process = device.compute.running();
-            device
-                .ring
-                .push(self.next_sample_ns, gpu_busy_ns, copy_busy_ns, process);
+            device.ring.push(
+                self.next_sample_ns,
+                gpu_busy_ns,
+                copy_busy_ns,
+                process,
+                timing,
+            );
         }
-        self.next_sample_ns += PERIOD_NS;
+        self.next_sample_ns += timing.sample_period_ns;
+    }
+
+    /// Gives every SM clock another speed; kernels that run already keep theirs.
+    fn step_clocks(&mut self) {
+        let timing = &self.profile.timing;
+        for device in &mut self.devices {
+            device.clock_factor = self.random.around_one(timing.clock_step_part);
+        }
+        self.next_clock_step_ns = first_clock_step_ns(timing, self.now_ns);
     }
 
     fn happen(&mut self, due: Due) {
@@ -78,6 +100,11 @@ impl Model {
                         .compute
                         .release(place.context);
                     self.start_node(run, node);
+                }
+            }
+            Due::HostCall(process, token) => {
+                if self.host_calls.contains_key(&(process, token)) {
+                    self.outputs.push(Output::Log { process, token });
                 }
             }
             Due::Teardown(process) => self.teardown(process),
@@ -189,15 +216,14 @@ impl Model {
                     .push((payload, origin));
             }
             Command::Signal { semaphore, payload } => {
-                self.raise(place.process, semaphore, payload);
+                let at_ns = self.now_ns - self.now_ns % timing.event_resolution_ns;
+                self.raise_at(place.process, semaphore, payload, at_ns);
                 self.done.push_back(origin);
             }
             Command::HostCall if token != 0 => {
                 self.host_calls.insert((place.process, token), origin);
-                self.outputs.push(Output::Log {
-                    process: place.process,
-                    token,
-                });
+                let call_ns = self.now_ns + timing.host_call_latency_ns;
+                self.plan(call_ns, Due::HostCall(place.process, token));
             }
             // A graph in a graph is refused on upload; a host call that nobody listens to is none.
             Command::HostCall | Command::Graph { .. } | Command::Marker => {
@@ -208,7 +234,10 @@ impl Model {
 
     fn kernel_load(&mut self, place: Place, cost: &KernelCost) -> Load {
         let timing = &self.profile.timing;
-        let load = duration::kernel(&self.profile.devices[place.device as usize], timing, cost);
+        let profile = &self.profile.devices[place.device as usize];
+        let sm_clock_mhz =
+            f64::from(profile.sm_clock_mhz) * self.devices[place.device as usize].clock_factor;
+        let load = duration::kernel(profile, timing, sm_clock_mhz, cost);
         let factor = self.random.lognormal(timing.kernel_sigma);
         Load {
             duration_ns: (load.duration_ns as f64 * factor) as u64,
@@ -244,6 +273,11 @@ impl Model {
     }
 
     pub(super) fn raise(&mut self, process: ProcessId, semaphore: SemaphoreId, payload: u64) {
+        self.raise_at(process, semaphore, payload, self.now_ns);
+    }
+
+    /// Raises a semaphore now, with this time beside it.
+    fn raise_at(&mut self, process: ProcessId, semaphore: SemaphoreId, payload: u64, at_ns: u64) {
         let Some(owner) = self.processes.get_mut(&process) else {
             return;
         };
@@ -252,7 +286,6 @@ impl Model {
             return;
         }
         *reached = payload;
-        let at_ns = self.now_ns;
         self.outputs.push(Output::Raise {
             process,
             semaphore,

@@ -22,6 +22,11 @@ impl Random {
         ((self.bits() >> 11) + 1) as f64 / (1_u64 << 53) as f64
     }
 
+    /// Uniform in (1 - `part`, 1 + `part`].
+    pub(super) fn around_one(&mut self, part: f64) -> f64 {
+        1.0 + part * (2.0 * self.unit() - 1.0)
+    }
+
     /// exp(σ·N(0, 1)): median 1. The normal variate is Box and Muller's.
     pub(super) fn lognormal(&mut self, sigma: f64) -> f64 {
         let radius = (-2.0 * self.unit().ln()).sqrt();

@@ -16,6 +16,7 @@ fn exact() -> MachineProfile {
     let mut profile = MachineProfile::load("t4").unwrap();
     profile.timing.kernel_sigma = 0.0;
     profile.timing.kernel_fixed_ns = 0;
+    profile.timing.event_resolution_ns = 1;
     profile
 }
 

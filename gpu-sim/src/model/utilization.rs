@@ -1,14 +1,9 @@
-//! The ring of samples that NVML reads: 72 over 10 s, each the busy part of its period and the one
-//! process that was on the engine at its end (sm-share.md §0.2, read in NVIDIA's open kernel modules).
+//! The ring of samples that NVML reads: each the busy part of its period and the one process that was on the engine
+//! at its end, as read in NVIDIA's open kernel modules (`Timing::sample_period_ns`, `Timing::samples_kept`).
 
 use super::ProcessId;
+use crate::parameters::Timing;
 use std::collections::VecDeque;
-
-/// Samples that the ring holds.
-const SAMPLES: usize = 72;
-
-/// One sample's period, in ns.
-pub(super) const PERIOD_NS: u64 = 10_000_000_000 / SAMPLES as u64;
 
 /// One sample.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,15 +34,17 @@ impl Ring {
         gpu_busy_ns: u64,
         copy_busy_ns: [u64; 2],
         process: Option<ProcessId>,
+        timing: &Timing,
     ) {
-        let percent = |now: u64, before: u64| ((now - before) * 100 / PERIOD_NS).min(100) as u32;
+        let period_ns = timing.sample_period_ns;
+        let percent = |now: u64, before: u64| ((now - before) * 100 / period_ns).min(100) as u32;
         let gpu_percent = percent(gpu_busy_ns, self.gpu_busy_ns);
         let copies = std::iter::zip(copy_busy_ns, self.copy_busy_ns);
         let copy_percent = copies
             .map(|(now, before)| percent(now, before))
             .max()
             .unwrap_or(0);
-        if self.samples.len() == SAMPLES {
+        if self.samples.len() as u64 >= timing.samples_kept {
             self.samples.pop_front();
         }
         self.samples.push_back(Sample {
