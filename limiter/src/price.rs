@@ -4,7 +4,8 @@
 //! between. Three ways to its own time, each good for some lengths (`slice` is the GPU's time slice, about 2 ms):
 //! * shorter than 0.7 slices: most samples are clean and contamination only adds, so the mean of the samples near the
 //!   lower quartile;
-//! * measured while no other tenant was busy: the sample itself, for as long as it is fresh;
+//! * measured while no other tenant was busy: the mean of the middle half of such samples, for as long as they are fresh (a
+//!   first launch, or one that the host was late with, may take twice the usual);
 //! * otherwise the time since divided among the busy tenants ("virtual"). One sample is off by up to a slice; over
 //!   launches at random phases of the slices the error averages out, so the mean of many is right.
 
@@ -32,6 +33,8 @@ const TIMED_OF_DUE: u64 = 8;
 const SOLO_FRESH_NS: u64 = 8_000_000_000;
 /// Samples kept of a kernel.
 const SAMPLES: usize = 16;
+/// Samples kept of those without other tenants.
+const SOLO_SAMPLES: usize = 8;
 /// Virtual times are averaged over about as many samples.
 const VIRTUAL_MEMORY: u64 = 256;
 /// Places tried for a key before it is left without one.
@@ -64,79 +67,101 @@ struct Entry {
 /// What is known of a kernel.
 #[derive(Clone, Copy, Debug)]
 struct History {
-    elapsed_ns: [u64; SAMPLES],
-    samples: u64,
+    elapsed: Latest<SAMPLES>,
     virtual_mean_ns: u64,
-    solo_ns: u64,
+    solo: Latest<SOLO_SAMPLES>,
     solo_at: MonotonicNs,
+}
+
+/// The latest samples, in ns.
+#[derive(Clone, Copy, Debug)]
+struct Latest<const KEPT: usize> {
+    samples_ns: [u64; KEPT],
+    count: u64,
+}
+
+impl<const KEPT: usize> Latest<KEPT> {
+    const EMPTY: Self = Self {
+        samples_ns: [0; KEPT],
+        count: 0,
+    };
+
+    fn add(&mut self, sample: GpuNs) {
+        let at = usize::try_from(self.count).unwrap_or(0).checked_rem(KEPT);
+        if let Some(place) = at.and_then(|at| self.samples_ns.get_mut(at)) {
+            *place = sample.get();
+        }
+        self.count = self.count.saturating_add(1);
+    }
+
+    /// What is kept, in order of size. For a copy: which sample is the oldest is forgotten.
+    fn sorted(&mut self) -> &[u64] {
+        let kept = usize::try_from(self.count).unwrap_or(KEPT).min(KEPT);
+        let sorted = self.samples_ns.get_mut(..kept).unwrap_or_default();
+        sorted.sort_unstable();
+        sorted
+    }
 }
 
 impl History {
     const EMPTY: Self = Self {
-        elapsed_ns: [0; SAMPLES],
-        samples: 0,
+        elapsed: Latest::EMPTY,
         virtual_mean_ns: 0,
-        solo_ns: 0,
+        solo: Latest::EMPTY,
         solo_at: MonotonicNs::new(0),
     };
 
     fn add(&mut self, elapsed: GpuNs, own: GpuNs, now: MonotonicNs) {
-        let samples = u64::try_from(SAMPLES).unwrap_or(1);
-        let at = self
-            .samples
-            .checked_rem(samples)
-            .and_then(|at| usize::try_from(at).ok())
-            .unwrap_or(0);
-        if let Some(place) = self.elapsed_ns.get_mut(at) {
-            *place = elapsed.get();
-        }
-        self.samples = self.samples.saturating_add(1);
+        self.elapsed.add(elapsed);
         self.virtual_mean_ns = moved_mean(
             self.virtual_mean_ns,
             own.get(),
-            self.samples.min(VIRTUAL_MEMORY),
+            self.elapsed.count.min(VIRTUAL_MEMORY),
         );
         // Nobody else was busy for more than 1.5 % of the time.
         if own.get().saturating_mul(1_000) >= elapsed.get().saturating_mul(985) {
-            let weight = if self.solo_ns == 0 { 1 } else { 4 };
-            self.solo_ns = moved_mean(self.solo_ns, elapsed.get(), weight);
+            self.solo.add(elapsed);
             self.solo_at = now;
         }
     }
 
     fn price(&self, slice: GpuNs, now: MonotonicNs) -> GpuNs {
-        let mut sorted = self.elapsed_ns;
-        let kept = usize::try_from(self.samples)
-            .unwrap_or(SAMPLES)
-            .min(SAMPLES);
-        let Some(sorted) = sorted.get_mut(..kept) else {
+        let (mut elapsed, mut solo) = (self.elapsed, self.solo);
+        let elapsed = elapsed.sorted();
+        let Some(quartile) = elapsed.get(elapsed.len() / 4).copied() else {
             return FIRST_PRICE;
         };
-        sorted.sort_unstable();
-        let quartile = sorted.get(kept / 4).copied().unwrap_or(0);
         let is_short = quartile.saturating_mul(10) < slice.get().saturating_mul(7);
-        let is_solo_fresh =
-            self.solo_ns > 0 && now.saturating_ns_since(self.solo_at) < SOLO_FRESH_NS;
-        GpuNs::new(match (is_short, is_solo_fresh) {
-            (true, _) => mean_near(sorted, quartile, slice),
-            (false, true) => self.solo_ns,
-            (false, false) => self.virtual_mean_ns,
-        })
+        let is_solo_fresh = now.saturating_ns_since(self.solo_at) < SOLO_FRESH_NS;
+        let own = if is_short {
+            mean_near(elapsed, quartile, slice)
+        } else {
+            is_solo_fresh.then(|| middle_mean(solo.sorted())).flatten()
+        };
+        GpuNs::new(own.unwrap_or(self.virtual_mean_ns))
     }
 }
 
 /// Mean of the samples that hold no foreign slice.
-fn mean_near(sorted: &[u64], quartile: u64, slice: GpuNs) -> u64 {
+fn mean_near(sorted: &[u64], quartile: u64, slice: GpuNs) -> Option<u64> {
     let third_of_slice = slice.get().saturating_mul(3) / 10;
     let limit = quartile
         .saturating_mul(2)
         .min(quartile.saturating_add(third_of_slice));
-    let (mut sum, mut count) = (0_u64, 0_u64);
-    for sample in sorted.iter().take_while(|sample| **sample <= limit) {
-        sum = sum.saturating_add(*sample);
-        count = count.saturating_add(1);
-    }
-    sum.checked_div(count).unwrap_or(quartile)
+    mean(sorted.get(..sorted.partition_point(|sample| *sample <= limit))?)
+}
+
+/// Mean of the middle half; of two, the lower: what disturbs a timing adds to it.
+fn middle_mean(sorted: &[u64]) -> Option<u64> {
+    let above = sorted.len().saturating_add(2) / 4;
+    mean(sorted.get(sorted.len() / 4..sorted.len().saturating_sub(above))?)
+}
+
+fn mean(samples: &[u64]) -> Option<u64> {
+    let sum = samples
+        .iter()
+        .fold(0_u64, |sum, sample| sum.saturating_add(*sample));
+    sum.checked_div(u64::try_from(samples.len()).ok()?)
 }
 
 /// `mean`, moved towards `value` by a `weight`-th of the distance.
@@ -411,6 +436,34 @@ mod tests {
                 );
             }
             assert_eq!(table.price(KEY), Some(GpuNs::new(duration)));
+        }
+    }
+
+    #[test]
+    fn a_first_launch_that_took_longer_is_forgotten_with_the_second() {
+        let table = PriceTable::new(64, SLICE, 1);
+        let (first, usual) = (GpuNs::new(10 * MS), GpuNs::new(6 * MS));
+        for elapsed in [first, usual] {
+            table.observe(KEY, elapsed, elapsed, MonotonicNs::new(0));
+        }
+        assert_eq!(table.price(KEY), Some(usual));
+    }
+
+    #[test]
+    fn a_long_kernel_costs_what_it_took_alone_while_that_is_fresh() {
+        let table = PriceTable::new(64, SLICE, 1);
+        let (alone, shared) = (GpuNs::new(6 * MS), GpuNs::new(14 * MS));
+        table.observe(KEY, alone, alone, MonotonicNs::new(0));
+        for (now_ns, wanted) in [
+            (SOLO_FRESH_NS - 1, alone),
+            (SOLO_FRESH_NS, GpuNs::new(20 * MS / 3)),
+        ] {
+            table.observe(KEY, shared, GpuNs::new(7 * MS), MonotonicNs::new(now_ns));
+            let price = table.price(KEY).unwrap();
+            assert!(
+                price.get().abs_diff(wanted.get()) < MS / 100,
+                "{price:?} after {now_ns} ns"
+            );
         }
     }
 
