@@ -1,7 +1,14 @@
 //! What machine is simulated: its devices and their times, from a TOML file.
 
+mod device;
+mod document;
+mod shorthand;
+
+pub use device::Profile;
+
 use crate::parameters::Timing;
 use serde::Deserialize;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// What device memory is backed by, in bytes: 2 MiB (`cuMemGetAllocationGranularity` on every GPU listed here).
@@ -46,94 +53,20 @@ pub struct MachineProfile {
     pub devices: Vec<Profile>,
 }
 
-/// One device.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Profile {
-    /// Name as NVML and `cuDeviceGetName` say it.
-    pub name: String,
-    /// Made from the profile's name and the ordinal; not in the file.
-    #[serde(skip)]
-    pub uuid: [u8; 16],
-    /// Major, minor.
-    pub compute_capability: (u32, u32),
-    /// Streaming multiprocessors.
-    pub sm_count: u32,
-    /// FP32 lanes of one SM.
-    pub cores_per_sm: u32,
-    /// Threads that can be resident on one SM.
-    pub threads_per_sm_max: u32,
-    /// Blocks that can be resident on one SM.
-    pub blocks_per_sm_max: u32,
-    /// Registers of one SM, 32 bits each.
-    pub registers_per_sm: u32,
-    /// Shared memory of one SM, in bytes.
-    pub shared_bytes_per_sm: u32,
-    /// Most shared memory that one block can ask for by opting in, in bytes.
-    pub shared_bytes_per_block_max: u32,
-    /// Warp instructions that one SM issues in a clock cycle: one a scheduler.
-    pub warp_instructions_per_cycle: u32,
-    /// SM clock under load, in MHz.
-    pub sm_clock_mhz: u32,
-    /// Memory clock as NVML shows it, in MHz.
-    pub memory_clock_mhz: u32,
-    /// Width of the memory interface, in bits.
-    pub memory_bus_bits: u32,
-    /// Memory bandwidth, in bytes a second.
-    pub memory_bandwidth_bytes_per_s: u64,
-    /// Second-level cache, in bytes.
-    pub l2_bytes: u32,
-    /// Memory that a program can have in all, in bytes: `cuDeviceTotalMem`.
-    pub memory_bytes: u64,
-    /// Memory that the driver keeps for itself, on top of `memory_bytes`, in bytes.
-    pub memory_reserved_bytes: u64,
-    /// Memory that each context takes, in bytes.
-    pub context_bytes: u64,
-    /// Copies from and to page-locked host memory, in bytes a second and direction.
-    pub pcie_bytes_per_s: u64,
-    /// Copies from and to pageable host memory, in bytes a second and direction.
-    pub pageable_bytes_per_s: u64,
-    /// PCI Express generation.
-    pub pcie_generation: u32,
-    /// PCI Express lanes.
-    pub pcie_lanes: u32,
-    /// PCI bus number; domain and function are 0.
-    pub pci_bus: u8,
-    /// PCI device number on the bus.
-    pub pci_device: u8,
-    /// PCI device id in the upper and vendor id in the lower half, as NVML gives it.
-    pub pci_device_id: u32,
-    /// PCI subsystem id, in the same form.
-    pub pci_subsystem_id: u32,
-    /// Power limit, in mW.
-    pub power_limit_mw: u32,
-    /// Power when idle, in mW.
-    pub power_idle_mw: u32,
-    /// Whether the board has ECC memory, switched on.
-    pub ecc: bool,
-}
-
-impl Profile {
-    /// The UUID as NVML spells it: `GPU-xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx`.
-    pub fn uuid_text(&self) -> String {
-        let hex: String = self.uuid.iter().map(|byte| format!("{byte:02x}")).collect();
-        format!(
-            "GPU-{}-{}-{}-{}-{}",
-            &hex[..8],
-            &hex[8..12],
-            &hex[12..16],
-            &hex[16..20],
-            &hex[20..]
-        )
-    }
-}
-
 /// Why a profile could not be had.
 #[derive(Debug, thiserror::Error)]
 pub enum ProfileError {
-    /// Neither a built-in name nor the path of a file.
-    #[error("GPU_SIM_PROFILE={0}: no such profile; known: {known}, or the path of a .toml file", known = names())]
-    Unknown(String),
+    /// Neither a built-in name, nor several, nor the path of a file.
+    #[error(
+        "GPU_SIM_PROFILE={name}: {reason}; known: {known}; several devices: 2xa100, or 2xa100,t4; or the path of a .toml file",
+        known = names()
+    )]
+    Unknown {
+        /// What was asked for.
+        name: String,
+        /// Which part of it is wrong.
+        reason: String,
+    },
     /// The file could not be read.
     #[error("GPU_SIM_PROFILE={path}: {source}", path = path.display())]
     Unreadable {
@@ -142,29 +75,52 @@ pub enum ProfileError {
         /// Why.
         source: std::io::Error,
     },
-    /// The file says something that is not a profile; the text has line and key.
-    #[error("profile {name}: {reason}")]
+    /// The file says something that is not a profile.
+    #[error("profile {name}, {complaint}")]
     Invalid {
         /// Name or path of the profile.
         name: String,
         /// Line, key and what is wrong.
-        reason: String,
+        complaint: Complaint,
     },
 }
+
+pub use document::Complaint;
 
 fn names() -> String {
     let names: Vec<&str> = BUILT_IN.iter().map(|(name, _)| *name).collect();
     names.join(", ")
 }
 
+/// The TOML of a built-in profile.
+fn built_in(name: &str) -> Option<&'static str> {
+    let found = BUILT_IN.iter().find(|(known, _)| *known == name);
+    found.map(|(_, text)| *text)
+}
+
+/// Whether this names a file rather than built-in profiles.
+fn is_path(name: &str) -> bool {
+    name.contains('/') || name.ends_with(".toml")
+}
+
+/// The name under which every process finds the same profile: a file's absolute path, any other name as it is.
+pub fn canonical_name(name: &str) -> String {
+    let path = std::fs::canonicalize(name).ok().filter(|_| is_path(name));
+    path.map_or_else(|| name.to_owned(), |path| path.display().to_string())
+}
+
 impl MachineProfile {
-    /// Finds a profile by built-in name, else by the path of a TOML file.
+    /// Finds a profile: by a built-in name, by several (`2xa100,t4`), else by the path of a TOML file.
     pub fn load(name: &str) -> Result<Self, ProfileError> {
-        if let Some((_, text)) = BUILT_IN.iter().find(|(known, _)| *known == name) {
+        if let Some(text) = built_in(name) {
             return Self::parse(name, text);
         }
-        if !name.contains('/') && !name.ends_with(".toml") {
-            return Err(ProfileError::Unknown(name.to_owned()));
+        if !is_path(name) {
+            let text = shorthand::expand(name).map_err(|reason| ProfileError::Unknown {
+                name: name.to_owned(),
+                reason,
+            })?;
+            return Self::parse(name, &text);
         }
         let path = Path::new(name);
         let text = std::fs::read_to_string(path).map_err(|source| ProfileError::Unreadable {
@@ -176,87 +132,47 @@ impl MachineProfile {
 
     /// Reads a profile; `name` seeds the devices' UUIDs.
     pub fn parse(name: &str, text: &str) -> Result<Self, ProfileError> {
-        let invalid = |reason: String| ProfileError::Invalid {
+        let mut machine = document::read(text).map_err(|complaint| ProfileError::Invalid {
             name: name.to_owned(),
-            reason,
-        };
-        let mut machine: Self = toml::from_str(text).map_err(|error| invalid(error.to_string()))?;
+            complaint,
+        })?;
         name.clone_into(&mut machine.name);
         text.clone_into(&mut machine.text);
-        machine.check().map_err(invalid)?;
         for (ordinal, device) in machine.devices.iter_mut().enumerate() {
             device.uuid = uuid(name, ordinal);
         }
+        machine.give_each_device_a_place();
         Ok(machine)
     }
 
-    fn check(&self) -> Result<(), String> {
-        if !(1..=DEVICES_MAX).contains(&self.devices.len()) {
-            let count = self.devices.len();
-            return Err(format!(
-                "{count} [[device]] tables; allowed are 1 to {DEVICES_MAX}"
-            ));
+    /// Moves a device whose place on the bus is taken to the next bus that is free: devices of one base
+    /// profile would all lie in its place.
+    fn give_each_device_a_place(&mut self) {
+        let mut taken = BTreeSet::new();
+        for device in &mut self.devices {
+            while !taken.insert((device.pci_bus, device.pci_device)) {
+                device.pci_bus = device.pci_bus.wrapping_add(1);
+            }
         }
-        let timing = self.timing.check();
-        timing.map_err(|refusal| format!("timing.{refusal}"))?;
-        self.devices.iter().try_for_each(Profile::check)
     }
 }
 
-impl Profile {
-    /// What the model divides by, or hands out in pages.
-    fn check(&self) -> Result<(), String> {
-        positive("device.sm_count", self.sm_count.into())?;
-        positive("device.threads_per_sm_max", self.threads_per_sm_max.into())?;
-        positive("device.blocks_per_sm_max", self.blocks_per_sm_max.into())?;
-        positive("device.registers_per_sm", self.registers_per_sm.into())?;
-        positive(
-            "device.shared_bytes_per_sm",
-            self.shared_bytes_per_sm.into(),
-        )?;
-        positive(
-            "device.warp_instructions_per_cycle",
-            self.warp_instructions_per_cycle.into(),
-        )?;
-        positive("device.sm_clock_mhz", self.sm_clock_mhz.into())?;
-        positive(
-            "device.memory_bandwidth_bytes_per_s",
-            self.memory_bandwidth_bytes_per_s,
-        )?;
-        positive("device.pcie_bytes_per_s", self.pcie_bytes_per_s)?;
-        positive("device.pageable_bytes_per_s", self.pageable_bytes_per_s)?;
-        positive("device.memory_bytes", self.memory_bytes)?;
-        if !self.memory_bytes.is_multiple_of(PAGE_BYTES) {
-            let bytes = self.memory_bytes;
-            return Err(format!(
-                "device.memory_bytes = {bytes}; it must be a multiple of 2 MiB"
-            ));
-        }
-        Ok(())
-    }
-}
-
-fn positive(key: &str, value: u64) -> Result<(), String> {
-    match value {
-        0 => Err(format!("{key} = 0; it must be positive")),
-        _ => Ok(()),
-    }
-}
-
-/// A UUID of version 8 (RFC 9562 §5.8) out of two FNV-1a hashes: the same for the same machine.
+/// A UUID of version 8 (RFC 9562 §5.8) out of two hashes: the same for the same machine.
 fn uuid(name: &str, ordinal: usize) -> [u8; 16] {
-    let hash = |salt: u8| {
-        let bytes = name.bytes().chain([salt]).chain(ordinal.to_le_bytes());
-        bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        })
-    };
+    let hash = |salt: u8| fnv1a(name.bytes().chain([salt]).chain(ordinal.to_le_bytes()));
     let mut uuid = [0; 16];
     uuid[..8].copy_from_slice(&hash(1).to_be_bytes());
     uuid[8..].copy_from_slice(&hash(2).to_be_bytes());
     uuid[6] = uuid[6] & 0x0f | 0x80;
     uuid[8] = uuid[8] & 0x3f | 0x80;
     uuid
+}
+
+/// The FNV-1a hash of 64 bits: the same in every build.
+pub(crate) fn fnv1a(bytes: impl Iterator<Item = u8>) -> u64 {
+    bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }
 
 #[cfg(test)]
@@ -289,41 +205,157 @@ mod tests {
         assert_eq!(t4.uuid_text(), "GPU-6d3ac1f9-fa7f-84fc-a779-c212b850b735");
     }
 
+    fn refused(text: &str) -> String {
+        MachineProfile::parse("mine", text).unwrap_err().to_string()
+    }
+
     #[test]
-    fn two_devices_of_one_machine_have_two_uuids() {
-        let text = MachineProfile::load("t4").unwrap().text;
-        let device = &text[text.find("[[device]]").unwrap()..];
-        let machine = MachineProfile::parse("two", &format!("{text}\n{device}")).unwrap();
-        assert_eq!(machine.devices.len(), 2);
-        assert_ne!(machine.devices[0].uuid, machine.devices[1].uuid);
+    fn one_file_describes_a_machine_of_several_devices() {
+        let text = "[[device]]\nprofile = \"a100\"\ncount = 4\n\n\
+                    [[device]]\nprofile = \"t4\"\nname = \"half a T4\"\nsm_count = 20\n";
+        let machine = MachineProfile::parse("mine", text).unwrap();
+        let (a100, t4) = (
+            &MachineProfile::load("a100").unwrap().devices[0],
+            &MachineProfile::load("t4").unwrap().devices[0],
+        );
+        assert_eq!(machine.devices.len(), 5);
+        for device in &machine.devices[..4] {
+            assert_eq!((&device.name, device.sm_count), (&a100.name, a100.sm_count));
+        }
+        let half = &machine.devices[4];
+        assert_eq!((half.name.as_str(), half.sm_count), ("half a T4", 20));
+        assert_eq!(half.memory_bytes, t4.memory_bytes);
+    }
+
+    #[test]
+    fn no_two_devices_of_a_machine_have_one_uuid_or_one_place_on_the_bus() {
+        let devices = MachineProfile::load("8xa100,4xv100,4xa10").unwrap().devices;
+        let uuids: BTreeSet<_> = devices.iter().map(|device| device.uuid).collect();
+        let places: BTreeSet<_> = devices
+            .iter()
+            .map(|device| (device.pci_bus, device.pci_device))
+            .collect();
+        assert_eq!((uuids.len(), places.len()), (16, 16));
+    }
+
+    #[test]
+    fn a_list_of_names_is_short_for_a_file() {
+        let list = MachineProfile::load("2xa100,t4").unwrap();
+        let names: Vec<_> = list.devices.iter().map(|device| &device.name[..]).collect();
+        let a100 = "NVIDIA A100-SXM4-40GB";
+        assert_eq!(names, [a100, a100, "Tesla T4"]);
+        let file = MachineProfile::parse(&list.name, &list.text).unwrap();
+        assert_eq!(file, list, "the text is the profile");
     }
 
     #[test]
     fn what_is_wrong_is_said_with_line_and_key() {
         let unknown = changed("sm_count = 40", "sm_cuont = 40");
         assert!(
-            unknown.contains("unknown field `sm_cuont`") && unknown.contains("line 9"),
+            unknown.contains("line 9, `sm_cuont = 40`: unknown field `sm_cuont`"),
             "{unknown}"
         );
         let kind = changed("sm_count = 40", "sm_count = \"40\"");
         assert!(
-            kind.contains("sm_count") && kind.contains("line 9"),
+            kind.contains("line 9, `sm_count = \"40\"`: invalid type"),
             "{kind}"
         );
         let zero = changed("sm_count = 40", "sm_count = 0");
         assert!(
-            zero.contains("device.sm_count = 0; it must be positive"),
+            zero.contains("line 9, `sm_count = 0`: sm_count: it must be positive"),
             "{zero}"
         );
         let missing = changed("sm_count = 40\n", "");
-        assert!(missing.contains("missing field `sm_count`"), "{missing}");
-        let uneven = changed("memory_bytes = ", "memory_bytes = 1 # ");
-        assert!(uneven.contains("multiple of 2 MiB"), "{uneven}");
-        let slice = changed("[[device]]", "[timing]\nslice_ns = 100\n[[device]]");
         assert!(
-            slice.contains("slice_ns = 100; allowed is 300000 to 5000000"),
-            "{slice}"
+            missing.contains("line 6, `[[device]]`: missing field `sm_count`"),
+            "{missing}"
         );
+        let uneven = changed("memory_bytes = ", "memory_bytes = 1 # ");
+        assert!(
+            uneven.contains("memory_bytes: it must be a multiple of 2 MiB"),
+            "{uneven}"
+        );
+        let syntax = changed("sm_count = 40", "sm_count 40");
+        assert!(syntax.contains("line 9, `sm_count 40`"), "{syntax}");
+    }
+
+    #[test]
+    fn a_figure_that_contradicts_the_one_it_starts_from_is_refused_where_it_stands() {
+        let small = refused("[[device]]\nprofile = \"t4\"\nmemory_bytes = 2097152\n");
+        assert!(
+            small.contains("line 1, `[[device]]`: context_bytes: it must not exceed memory_bytes"),
+            "{small}"
+        );
+        let idle = refused("[[device]]\nprofile = \"t4\"\n\npower_idle_mw = 80000\n");
+        assert!(idle.contains("line 4, `power_idle_mw = 80000`"), "{idle}");
+    }
+
+    #[test]
+    fn what_no_machine_can_have_is_refused() {
+        let base = |base: &str| refused(&format!("[[device]]\nprofile = {base}\n"));
+        for (text, said) in [
+            (
+                base("\"t5\""),
+                "line 2, `profile = \"t5\"`: profile: known are a10",
+            ),
+            (base("4"), "line 2, `profile = 4`: profile: known are"),
+            (
+                refused("[[device]]\nprofile = \"t4\"\ncount = 17\n"),
+                "line 3, `count = 17`: count: allowed is 1 to 16",
+            ),
+            (
+                refused("[[device]]\nprofile = \"t4\"\ncount = -1\n"),
+                "line 3, `count = -1`",
+            ),
+            (
+                refused(&"[[device]]\nprofile = \"t4\"\ncount = 9\n".repeat(2)),
+                "18 devices; allowed are 1 to 16",
+            ),
+            (refused(""), "0 devices"),
+            (refused("device = 4"), "line 1, `device = 4`: device:"),
+            (
+                refused("speed = 1\n[[device]]\nprofile = \"t4\"\n"),
+                "line 1, `speed = 1`: unknown field `speed`",
+            ),
+            (
+                refused("[[device]]\nprofile = \"t4\"\n[timing]\nkernel_sigma = 2.0\n"),
+                "line 4, `kernel_sigma = 2.0`: kernel_sigma = 2; allowed is 0 to 0.3",
+            ),
+        ] {
+            assert!(
+                text.starts_with("profile mine, ") && text.contains(said),
+                "{text}"
+            );
+        }
+    }
+
+    /// Bytes of a MiB, in which `nvidia-smi` shows a board's memory.
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn the_figures_of_each_board_agree_with_one_another() {
+        for (name, _) in BUILT_IN {
+            let board = &MachineProfile::load(name).unwrap().devices[0];
+            // Two transfers a clock: what NVML calls the memory clock is half the data rate, for GDDR6 and HBM2 alike.
+            let pins =
+                u64::from(board.memory_clock_mhz) * 2_000_000 * u64::from(board.memory_bus_bits)
+                    / 8;
+            let off = pins.abs_diff(board.memory_bandwidth_bytes_per_s);
+            assert!(
+                off * 100 < pins,
+                "{name}: {pins} bytes/s by clock and width"
+            );
+            let all = board.memory_bytes + board.memory_reserved_bytes;
+            assert!(all.is_multiple_of(MIB), "{name}: {all} bytes in all");
+            // One 16x link has 1 GB/s a lane at generation 3 less protocol, and doubles from each to the next.
+            let link = 15_750_000_000 << (board.pcie_generation - 3);
+            let part = board.pcie_bytes_per_s * 100 / link;
+            assert!(
+                (70..90).contains(&part) && board.pcie_lanes == 16,
+                "{name}: {part} % of the link"
+            );
+            assert_eq!(board.pci_device_id & 0xffff, 0x10de, "{name}");
+        }
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Which machine a process means: the only place that reads the environment.
 
 use super::ConnectError;
-use crate::profile::MachineProfile;
-use std::path::PathBuf;
+use crate::profile::{self, MachineProfile};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Profile of a process that names none.
@@ -11,7 +11,7 @@ const PROFILE_DEFAULT: &str = "t4";
 /// What names a machine.
 #[derive(Clone, Debug)]
 pub struct Environment {
-    /// `GPU_SIM_PROFILE`: a built-in name or the path of a TOML file.
+    /// `GPU_SIM_PROFILE`: a built-in name, several (`2xa100,t4`) or the path of a TOML file.
     pub profile: String,
     /// `GPU_SIM_DIR`: the machine's folder.
     pub dir: PathBuf,
@@ -35,7 +35,8 @@ impl Environment {
                 .filter(|value| !value.is_empty())
                 .map(PathBuf::from)
         };
-        let profile = text("GPU_SIM_PROFILE").unwrap_or_else(|| PROFILE_DEFAULT.to_owned());
+        let profile = text("GPU_SIM_PROFILE");
+        let profile = profile::canonical_name(profile.as_deref().unwrap_or(PROFILE_DEFAULT));
         Self {
             dir: path("GPU_SIM_DIR").unwrap_or_else(|| default_dir(&profile)),
             profile,
@@ -50,26 +51,38 @@ impl Environment {
 
     /// Reads the profile; a path is made absolute, so that every process means the same file.
     pub(super) fn profile(&self) -> Result<MachineProfile, ConnectError> {
-        let absolute = std::fs::canonicalize(&self.profile)
-            .ok()
-            .filter(|_| self.profile.contains('/'));
-        let name = absolute.map_or_else(|| self.profile.clone(), |path| path.display().to_string());
-        Ok(MachineProfile::load(&name)?)
+        Ok(MachineProfile::load(&profile::canonical_name(
+            &self.profile,
+        ))?)
     }
 }
 
-/// One folder a user and profile, in memory: `/dev/shm/gpu-sim-<uid>-<profile>`.
+/// One folder a user and profile, in memory: `/dev/shm/gpu-sim-<uid>-<profile>`. Of a file, its name and a hash of its
+/// path: the path of a socket may have 107 bytes in all (unix(7)).
 fn default_dir(profile: &str) -> PathBuf {
-    let name: String = profile
-        .chars()
-        .map(|letter| {
-            if letter.is_ascii_alphanumeric() {
-                letter
-            } else {
-                '_'
-            }
-        })
-        .collect();
     let uid = rustix::process::getuid().as_raw();
+    let name = match Path::new(profile).file_stem() {
+        Some(stem) if profile.contains('/') => {
+            let hash = profile::fnv1a(profile.bytes()) as u32;
+            format!("{:.24}-{hash:08x}", stem.to_string_lossy())
+        }
+        _ => profile.to_owned(),
+    };
+    let harmless = |letter: char| letter.is_ascii_alphanumeric() || letter == '-';
+    let name = name.replace(|letter| !harmless(letter), "_");
     PathBuf::from(format!("/dev/shm/gpu-sim-{uid}-{name}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_files_of_one_name_are_two_machines_whose_sockets_have_short_paths() {
+        let folder = "/a".repeat(500);
+        let [one, other] = ["x", "y"].map(|sub| default_dir(&format!("{folder}/{sub}/mine.toml")));
+        assert_ne!(one, other);
+        assert!(one.as_os_str().len() < 90, "{one:?}");
+        assert_ne!(default_dir("2xa100"), default_dir("a100"));
+    }
 }
