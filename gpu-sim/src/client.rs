@@ -8,20 +8,24 @@
 mod connection;
 mod effects;
 mod environment;
+mod graph;
 mod quiet_thread;
 mod semaphores;
+mod sharing;
 mod start;
 
 pub use effects::Effect;
 pub use environment::Environment;
+pub use graph::Graph;
 pub use semaphores::SemaphoreHandle;
+pub use sharing::Imported;
 
 use crate::command::{
-    AllocKind, Block, BlockId, Command, ContextId, EngineUsage, GraphId, GraphNode, MemoryInfo,
-    ProcessUsage, Sequence, StreamId, UtilizationSample,
+    AllocKind, Block, BlockId, Command, ContextId, EngineUsage, MemoryInfo, ProcessUsage, Sequence,
+    StreamId, UtilizationSample,
 };
 use crate::profile::{MachineProfile, Profile, ProfileError};
-use crate::shared::{Mapping, Semaphore};
+use crate::shared::{CommonsMapping, Mapping, Semaphore};
 use crate::wire::{self, Refusal, Reply, Request, Submission};
 use connection::Connection;
 use effects::Effects;
@@ -30,7 +34,7 @@ use semaphores::Semaphores;
 use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 /// How long a wait looks before it sleeps.
@@ -168,33 +172,10 @@ impl Stream {
     }
 }
 
-/// An executable graph that the device holds. Dropping it lets it go; launches already submitted run.
-pub struct Graph {
-    id: GraphId,
-    nodes: u32,
-    machine: Arc<Inner>,
-}
-
-impl Graph {
-    /// How many nodes it has.
-    pub fn nodes(&self) -> u32 {
-        self.nodes
-    }
-}
-
-impl Drop for Graph {
-    fn drop(&mut self) {
-        // With the device gone there is no graph either.
-        let _ = self
-            .machine
-            .connection
-            .send(&Request::DestroyGraph { graph: self.id });
-    }
-}
-
 struct Inner {
     connection: Connection,
     semaphores: Arc<Semaphores>,
+    commons: CommonsMapping,
     effects: Effects,
     graphs: AtomicU64,
 }
@@ -251,6 +232,7 @@ impl Machine {
         let inner = Inner {
             connection: joined.connection,
             semaphores: Arc::new(Semaphores::new(Arc::clone(&joined.shared))),
+            commons: joined.commons,
             effects: Effects::new(joined.shared),
             graphs: AtomicU64::new(0),
         };
@@ -355,57 +337,6 @@ impl Machine {
     pub fn create_semaphore(&self) -> Result<SemaphoreHandle, RequestError> {
         self.inner.connection.own()?;
         Semaphores::create(&self.inner.semaphores).ok_or(RequestError::OutOfSemaphores)
-    }
-
-    /// Uploads a graph. Its nodes stand in an order in which each comes after those it depends on.
-    pub fn create_graph(&self, nodes: &[GraphNode]) -> Result<Graph, RequestError> {
-        let in_order = |(index, node): (usize, &GraphNode)| {
-            !matches!(node.command, Command::Graph { .. })
-                && node
-                    .dependencies
-                    .iter()
-                    .all(|&earlier| (earlier as usize) < index)
-        };
-        if !nodes.iter().enumerate().all(in_order) {
-            return Err(RequestError::NotAGraph);
-        }
-        let id = GraphId(self.inner.graphs.fetch_add(1, Relaxed));
-        let graph = Graph {
-            id,
-            nodes: nodes.len() as u32,
-            machine: Arc::clone(&self.inner),
-        };
-        self.inner.connection.send(&Request::GraphNodes {
-            graph: id,
-            nodes: Vec::new(),
-        })?;
-        for chunk in nodes.chunks(wire::GRAPH_NODES_PER_MESSAGE) {
-            self.inner.connection.send(&Request::GraphNodes {
-                graph: id,
-                nodes: chunk.to_vec(),
-            })?;
-        }
-        Ok(graph)
-    }
-
-    /// Changes what a node does, and whether, in launches submitted from now on.
-    pub fn update_graph(
-        &self,
-        graph: &Graph,
-        index: u32,
-        command: Command,
-        enabled: bool,
-    ) -> Result<(), RequestError> {
-        if index >= graph.nodes || matches!(command, Command::Graph { .. }) {
-            return Err(RequestError::NotAGraph);
-        }
-        let update = Request::GraphUpdate {
-            graph: graph.id,
-            index,
-            command,
-            enabled,
-        };
-        Ok(self.inner.connection.send(&update)?)
     }
 
     /// Appends a command to a stream; waits while the stream's queue is full (`Timing::queue_depth`).

@@ -18,9 +18,41 @@ pub struct StreamId(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct GraphId(pub u64);
 
-/// A semaphore slot of the process that names it: an index into its shared memory.
+/// A semaphore slot: an index into the shared memory of the process that names it, or, where [`SemaphoreId::is_shared`],
+/// into the machine's own, which all processes map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SemaphoreId(pub u32);
+
+impl SemaphoreId {
+    const SHARED: u32 = 1 << 31;
+
+    /// The machine's semaphore at this index.
+    pub fn shared(index: u32) -> Self {
+        Self(index | Self::SHARED)
+    }
+
+    /// Whether it is one of the machine's.
+    pub fn is_shared(self) -> bool {
+        self.0 & Self::SHARED != 0
+    }
+
+    /// Where it lies in its shared memory.
+    pub fn index(self) -> u32 {
+        self.0 & !Self::SHARED
+    }
+}
+
+/// What a descriptor stands for that one process gives another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Exported {
+    /// Device memory, which the descriptor keeps as long as it is open somewhere.
+    Block(BlockId),
+    /// A memory pool of a device; its blocks are opened one by one.
+    Pool {
+        /// Which device.
+        device: u32,
+    },
+}
 
 /// A command's place in its stream; the first is 1, so that 0 means "nothing yet".
 pub type Sequence = u64;

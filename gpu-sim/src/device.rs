@@ -3,7 +3,9 @@
 //! One thread, one `epoll`. It never waits for a client: what it sends it sends without blocking, and
 //! completions are stores to shared memory. A client that breaks the protocol is thrown out, alone.
 
+mod commons;
 mod detach;
+mod exports;
 mod log;
 mod peer;
 mod requests;
@@ -16,6 +18,9 @@ use crate::clock;
 use crate::folder::{LOCK_FILE, LOG_FILE, SOCKET_FILE, still_stands};
 use crate::model::{Model, Output, ProcessId};
 use crate::profile::MachineProfile;
+use crate::wire::{Reply, Request};
+use commons::Commons;
+use exports::Exports;
 use peer::{Buffer, Leave, Peer};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::fs::{FlockOperation, Mode, OFlags};
@@ -26,7 +31,7 @@ use rustix::time::{
     timerfd_settime,
 };
 use std::collections::BTreeMap;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use vram::Vram;
@@ -56,9 +61,12 @@ pub struct Device {
     model: Model,
     profile: MachineProfile,
     vram: Vram,
+    commons: Commons,
+    exports: Exports,
     peers: BTreeMap<u64, Peer>,
     by_process: BTreeMap<ProcessId, u64>,
-    next_peer: u64,
+    /// The next even number for a source.
+    next_source: u64,
     buffer: Buffer,
     linger_ns: u64,
     /// When the machine ends, unless somebody comes.
@@ -105,10 +113,12 @@ impl Device {
             timer,
             model: Model::new(profile.clone(), now_ns),
             vram: Vram::new(&profile, log)?,
+            commons: Commons::new()?,
+            exports: Exports::default(),
             profile,
             peers: BTreeMap::new(),
             by_process: BTreeMap::new(),
-            next_peer: FIRST_PEER,
+            next_source: FIRST_PEER,
             buffer: Buffer::new(),
             linger_ns,
             linger_until_ns: now_ns + linger_ns,
@@ -165,6 +175,7 @@ impl Device {
         match source {
             LISTENER => self.accept(),
             TIMER => Ok(()), // edge-triggered: setting it again is all it wants
+            source if self.let_go(source) => Ok(()),
             peer => {
                 self.serve(peer & !1, peer & 1 == 1);
                 Ok(())
@@ -188,9 +199,27 @@ impl Device {
         }
     }
 
+    fn next_source(&mut self) -> u64 {
+        let source = self.next_source;
+        self.next_source += 2;
+        source
+    }
+
+    /// Lets go of what a descriptor kept that was closed everywhere; says whether the source was one.
+    fn let_go(&mut self, source: u64) -> bool {
+        let Some(kept) = self.exports.hang_up(source) else {
+            return false;
+        };
+        if let Some(block) = kept {
+            // The machine has held it since the descriptor was made.
+            let _ = self.model.free(ProcessId::MACHINE, block);
+        }
+        self.flush();
+        true
+    }
+
     fn welcome(&mut self, socket: OwnedFd) {
-        let id = self.next_peer;
-        self.next_peer += 2;
+        let id = self.next_source();
         let peer = Peer::new(socket);
         let watched = epoll::add(
             &self.epoll,
@@ -232,18 +261,49 @@ impl Device {
                 break;
             };
             let Some(process) = peer.process else {
-                let process = peer.greet(&mut self.model, &self.profile, &self.vram, request)?;
+                let of_machine = [self.commons.descriptor()].into_iter();
+                let of_machine: Vec<_> = of_machine.chain(self.vram.descriptors()).collect();
+                let process = peer.greet(&mut self.model, &self.profile, &of_machine, request)?;
                 self.by_process.insert(process, id);
                 continue;
             };
-            if let Some(reply) = requests::handle(&mut self.model, process, request)? {
-                self.flush();
-                self.peers
-                    .get(&id)
-                    .map_or(Ok(()), |peer| peer.answer(&reply, &[]))?;
-            }
+            let Some((reply, descriptor)) = self.answer(process, request)? else {
+                continue;
+            };
+            self.flush();
+            let descriptors: Vec<BorrowedFd> = descriptor.iter().map(AsFd::as_fd).collect();
+            self.peers
+                .get(&id)
+                .map_or(Ok(()), |peer| peer.answer(&reply, &descriptors))?;
         }
         Ok(())
+    }
+
+    /// Does what a process asks: the reply, if there is one, and the descriptor that goes with it.
+    fn answer(
+        &mut self,
+        process: ProcessId,
+        request: Request,
+    ) -> Result<Option<(Reply, Option<OwnedFd>)>, Leave> {
+        match request {
+            Request::Export { what } => {
+                let watched = (&self.epoll, self.next_source);
+                let answer = self
+                    .exports
+                    .export(&mut self.model, watched, process, what)?;
+                self.next_source();
+                Ok(Some(answer))
+            }
+            Request::Import { file_device, inode } => {
+                let file = (file_device, inode);
+                let imported = self.exports.import(&mut self.model, process, file);
+                Ok(Some((imported.unwrap_or_else(Reply::Refused), None)))
+            }
+            request => {
+                let reply = requests::handle(&mut self.model, process, request)?;
+                Ok(reply.map(|reply| (reply, None)))
+            }
+        }
     }
 
     fn part(&mut self, peer: Peer, leave: &Leave) {
@@ -275,6 +335,15 @@ impl Device {
     }
 
     fn tell(&mut self, output: Output) {
+        if let Output::Raise {
+            process: ProcessId::MACHINE,
+            semaphore,
+            payload,
+            at_ns,
+        } = output
+        {
+            return self.commons.raise(semaphore, payload, at_ns);
+        }
         let (Output::Raise { process, .. } | Output::Log { process, .. }) = output;
         let Some(&id) = self.by_process.get(&process) else {
             return;

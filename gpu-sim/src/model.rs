@@ -13,6 +13,7 @@ mod graph;
 mod memory;
 mod random;
 mod report;
+mod sharing;
 #[cfg(test)]
 mod tests;
 mod utilization;
@@ -31,6 +32,7 @@ use copy::CopyEngine;
 use graph::{Executable, Run};
 use memory::Memory;
 use random::Random;
+use sharing::SharedSemaphores;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::sync::Arc;
@@ -116,7 +118,6 @@ enum Due {
 struct Process {
     info: ProcessInfo,
     alive: bool,
-    semaphores: BTreeMap<SemaphoreId, u64>,
     /// By device.
     counts: Vec<Counts>,
 }
@@ -191,6 +192,9 @@ pub struct Model {
     streams: BTreeMap<StreamId, Stream>,
     graphs: BTreeMap<(ProcessId, GraphId), Arc<Executable>>,
     runs: BTreeMap<u64, Run>,
+    /// Payloads.
+    semaphores: BTreeMap<(ProcessId, SemaphoreId), u64>,
+    shared: SharedSemaphores,
     waiters: BTreeMap<(ProcessId, SemaphoreId), Vec<(u64, Origin)>>,
     host_calls: BTreeMap<(ProcessId, u64), Origin>,
     /// By time, then in the order of planning.
@@ -230,6 +234,8 @@ impl Model {
             streams: BTreeMap::new(),
             graphs: BTreeMap::new(),
             runs: BTreeMap::new(),
+            semaphores: BTreeMap::new(),
+            shared: SharedSemaphores::default(),
             waiters: BTreeMap::new(),
             host_calls: BTreeMap::new(),
             agenda: BinaryHeap::new(),
@@ -262,7 +268,6 @@ impl Model {
         let process = Process {
             info,
             alive: true,
-            semaphores: BTreeMap::new(),
             counts,
         };
         self.processes.insert(id, process);

@@ -8,6 +8,7 @@ use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags};
 use rustix::thread::futex;
+use std::marker::PhantomData;
 use std::os::fd::{AsFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{
@@ -18,6 +19,9 @@ use std::time::Duration;
 
 /// Semaphores of one process.
 pub const SEMAPHORES_MAX: u32 = 1 << 16;
+
+/// Semaphores of the machine.
+pub const SHARED_SEMAPHORES_MAX: u32 = 1 << 14;
 
 /// Tokens that the completion log holds.
 pub const LOG_CAPACITY: usize = 1 << 14;
@@ -113,6 +117,37 @@ pub struct Shared {
     listeners: AtomicU32,
     log: [AtomicU64; LOG_CAPACITY],
     semaphores: [Semaphore; SEMAPHORES_MAX as usize],
+}
+
+/// A semaphore of the machine, with what its users have to agree on.
+#[repr(C, align(128))]
+pub struct SharedSemaphore {
+    pub(crate) semaphore: Semaphore,
+    /// Highest payload that any process gave out.
+    pub(crate) reserved: AtomicU64,
+    /// What `reserved` was when the semaphore was last given out.
+    pub(crate) base: AtomicU64,
+}
+
+/// The machine's shared memory: the same for all processes.
+#[repr(C)]
+pub struct Commons {
+    semaphores: [SharedSemaphore; SHARED_SEMAPHORES_MAX as usize],
+}
+
+impl Commons {
+    /// A semaphore; `None` beyond [`SHARED_SEMAPHORES_MAX`].
+    pub fn semaphore(&self, index: u32) -> Option<&SharedSemaphore> {
+        self.semaphores.get(index as usize)
+    }
+}
+
+impl std::ops::Index<u32> for Commons {
+    type Output = SharedSemaphore;
+
+    fn index(&self, index: u32) -> &SharedSemaphore {
+        &self.semaphores[index as usize]
+    }
 }
 
 /// The state of a process's bell, as somebody saw it.
@@ -238,26 +273,44 @@ impl Drop for Mapping {
     }
 }
 
-/// A process's [`Shared`], mapped.
-pub struct SharedMapping(Mapping);
+/// Memory of a type that can be shared between processes, mapped.
+pub struct Mapped<T>(Mapping, PhantomData<T>);
 
-impl SharedMapping {
+/// A process's [`Shared`].
+pub type SharedMapping = Mapped<Shared>;
+
+/// The machine's [`Commons`].
+pub type CommonsMapping = Mapped<Commons>;
+
+/// What may lie in a [`Mapped`].
+///
+/// # Safety
+/// Atomics alone, for which every bit pattern is a value; no stricter alignment than a page's.
+pub unsafe trait Atomics: Sync {}
+
+// SAFETY: atomics and arrays of them.
+unsafe impl Atomics for Shared {}
+// SAFETY: as above.
+unsafe impl Atomics for Commons {}
+
+impl<T: Atomics> Mapped<T> {
     /// Size of the file behind it, in bytes.
-    pub const BYTES: usize = size_of::<Shared>();
+    pub const BYTES: usize = size_of::<T>();
 
-    /// Maps a descriptor made by [`memory_file`] with [`SharedMapping::BYTES`].
+    /// Maps a descriptor made by [`memory_file`] with [`Mapped::BYTES`].
     pub fn new(descriptor: impl AsFd) -> Result<Self, Errno> {
-        Mapping::new(descriptor, Self::BYTES).map(Self)
+        let mapping = Mapping::new(descriptor, Self::BYTES)?;
+        Ok(Self(mapping, PhantomData))
     }
 }
 
-impl std::ops::Deref for SharedMapping {
-    type Target = Shared;
+impl<T: Atomics> std::ops::Deref for Mapped<T> {
+    type Target = T;
 
-    fn deref(&self) -> &Shared {
-        // SAFETY: the mapping is `BYTES` long and page-aligned; `Shared` is atomics alone, for which
-        // every bit pattern is a value; the file is sealed against shrinking (ours).
-        unsafe { self.0.start.cast::<Shared>().as_ref() }
+    fn deref(&self) -> &T {
+        // SAFETY: the mapping is `BYTES` long and page-aligned; every bit pattern is a value of `T` (`Atomics`); the file is
+        // sealed against shrinking (ours).
+        unsafe { self.0.start.cast::<T>().as_ref() }
     }
 }
 

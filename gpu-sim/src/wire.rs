@@ -1,13 +1,13 @@
 //! What crosses the socket between a process and the device: one message a packet.
 
 use crate::command::{
-    AllocKind, Block, BlockId, Command, ContextId, EngineUsage, GraphId, GraphNode, MemoryInfo,
-    ProcessUsage, SemaphoreId, Sequence, StreamId, UtilizationSample,
+    AllocKind, Block, BlockId, Command, ContextId, EngineUsage, Exported, GraphId, GraphNode,
+    MemoryInfo, ProcessUsage, SemaphoreId, Sequence, StreamId, UtilizationSample,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// Raised whenever a message or the shared memory changes its meaning.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Largest message, in bytes.
 pub const MESSAGE_BYTES_MAX: usize = 64 * 1024;
@@ -63,6 +63,35 @@ pub enum Request {
     Free {
         /// Which block.
         block: BlockId,
+    },
+    /// Answered by [`Reply::Block`]: from now on this process holds the block too, until it frees it.
+    Open {
+        /// Which block.
+        block: BlockId,
+    },
+    /// Answered by [`Reply::Done`] with a descriptor.
+    Export {
+        /// What it stands for.
+        what: Exported,
+    },
+    /// Answered by [`Reply::Block`], which this process then holds, or by [`Reply::Pool`].
+    Import {
+        /// Device number of the descriptor's file (fstat(2)).
+        file_device: u64,
+        /// Inode number of the descriptor's file.
+        inode: u64,
+    },
+    /// Answered by [`Reply::SharedSemaphore`].
+    CreateSharedSemaphore,
+    /// Answered by [`Reply::Done`].
+    OpenSharedSemaphore {
+        /// One that another process holds.
+        semaphore: SemaphoreId,
+    },
+    /// One-way.
+    DropSharedSemaphore {
+        /// One that this process holds.
+        semaphore: SemaphoreId,
     },
     /// Answered by [`Reply::Context`].
     CreateContext {
@@ -156,7 +185,7 @@ pub enum Refusal {
 /// From the device to a process; one for each request that is answered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Reply {
-    /// To `Hello`. With it come the descriptors of the shared memory and of each device's memory.
+    /// To `Hello`. With it come the descriptors of the process's shared memory, of the machine's, and of each device's memory.
     Welcome {
         /// [`VERSION`] of the device.
         version: u32,
@@ -167,8 +196,15 @@ pub enum Reply {
     },
     /// To `Memory`.
     Memory(MemoryInfo),
-    /// To `Alloc`.
+    /// To `Alloc`, `Open`, `Import`.
     Block(Block),
+    /// To `Import`.
+    Pool {
+        /// The device that its memory lies on.
+        device: u32,
+    },
+    /// To `CreateSharedSemaphore`.
+    SharedSemaphore(SemaphoreId),
     /// To `CreateContext`.
     Context(ContextId),
     /// To `CreateStream`.

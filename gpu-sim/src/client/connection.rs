@@ -2,7 +2,7 @@
 
 use super::{ConnectError, Lost};
 use crate::profile::{DEVICES_MAX, MachineProfile};
-use crate::shared::{Mapping, SharedMapping};
+use crate::shared::{CommonsMapping, Mapping, SharedMapping};
 use crate::wire::{self, MESSAGE_BYTES_MAX, Reply, Request};
 use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -18,8 +18,8 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-/// Descriptors that a welcome can bring: the shared memory and one a device.
-const DESCRIPTORS_MAX: usize = 1 + DEVICES_MAX;
+/// Descriptors that a welcome can bring: the process's shared memory, the machine's, and one a device.
+const DESCRIPTORS_MAX: usize = 2 + DEVICES_MAX;
 
 /// Lowest number of the socket's descriptor: out of the way of programs that count on theirs.
 const DESCRIPTOR_MIN: i32 = 512;
@@ -38,6 +38,7 @@ pub(super) struct Joined {
     pub(super) connection: Connection,
     pub(super) profile: MachineProfile,
     pub(super) shared: Arc<SharedMapping>,
+    pub(super) commons: CommonsMapping,
     pub(super) memories: Vec<Mapping>,
 }
 
@@ -55,7 +56,7 @@ pub(super) fn join(socket: OwnedFd, container: &str) -> Result<Joined, ConnectEr
         container: container.to_owned(),
     };
     connection.send(&hello)?;
-    let (reply, descriptors) = connection.welcome()?;
+    let (reply, descriptors) = connection.receive()?;
     let Reply::Welcome {
         version,
         profile_name,
@@ -69,7 +70,8 @@ pub(super) fn join(socket: OwnedFd, container: &str) -> Result<Joined, ConnectEr
     }
     let profile = MachineProfile::parse(&profile_name, &profile_text)?;
     let mut descriptors = descriptors.into_iter();
-    let (Some(shared), true) = (
+    let (Some(shared), Some(commons), true) = (
+        descriptors.next(),
         descriptors.next(),
         descriptors.len() == profile.devices.len(),
     ) else {
@@ -83,6 +85,7 @@ pub(super) fn join(socket: OwnedFd, container: &str) -> Result<Joined, ConnectEr
         }
     };
     let shared = SharedMapping::new(shared).map_err(io("mapping the semaphores"))?;
+    let commons = CommonsMapping::new(commons).map_err(io("mapping the machine's semaphores"))?;
     let memories: Result<Vec<Mapping>, Errno> = descriptors
         .zip(&profile.devices)
         .map(|(memory, device)| Mapping::new(memory, device.memory_bytes as usize))
@@ -92,6 +95,7 @@ pub(super) fn join(socket: OwnedFd, container: &str) -> Result<Joined, ConnectEr
         connection,
         profile,
         shared: Arc::new(shared),
+        commons,
         memories,
     })
 }
@@ -168,7 +172,19 @@ impl Connection {
         }
     }
 
-    fn welcome(&self) -> Result<(Reply, Vec<OwnedFd>), Lost> {
+    /// As [`Connection::request`], for what is answered with descriptors.
+    pub(super) fn request_descriptors(
+        &self,
+        request: &Request,
+    ) -> Result<(Reply, Vec<OwnedFd>), Lost> {
+        self.own()?;
+        let _one_at_a_time = self.replies.lock();
+        self.send(request)?;
+        self.receive()
+    }
+
+    /// The next reply, with the descriptors that come with it.
+    fn receive(&self) -> Result<(Reply, Vec<OwnedFd>), Lost> {
         let mut buffer = vec![0; MESSAGE_BYTES_MAX];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);

@@ -1,7 +1,9 @@
 //! The process's semaphores: given out and taken back without asking the device.
 
+use super::Inner;
 use crate::command::SemaphoreId;
-use crate::shared::{SEMAPHORES_MAX, Semaphore, SharedMapping};
+use crate::shared::{SEMAPHORES_MAX, Semaphore, SharedMapping, SharedSemaphore};
+use crate::wire::Request;
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -37,11 +39,11 @@ impl Semaphores {
     pub(super) fn create(this: &Arc<Self>) -> Option<SemaphoreHandle> {
         let index = this.take()?;
         let reserved = this.shared.semaphore(index)?.read().payload;
-        Some(SemaphoreHandle {
+        Some(SemaphoreHandle(Home::Process {
             index,
             reserved: AtomicU64::new(reserved),
             all: Arc::clone(this),
-        })
+        }))
     }
 
     fn take(&self) -> Option<u32> {
@@ -61,46 +63,108 @@ impl Semaphores {
     }
 }
 
-/// A semaphore of this process. Its payload starts wherever its last owner left it and only grows.
-pub struct SemaphoreHandle {
-    index: u32,
-    /// Highest payload that was given out.
-    reserved: AtomicU64,
-    all: Arc<Semaphores>,
+/// A semaphore. Its payload starts wherever its last owner left it and only grows.
+pub struct SemaphoreHandle(Home);
+
+/// Where a semaphore lies.
+enum Home {
+    Process {
+        index: u32,
+        /// Highest payload that was given out.
+        reserved: AtomicU64,
+        all: Arc<Semaphores>,
+    },
+    Machine {
+        index: u32,
+        machine: Arc<Inner>,
+    },
 }
 
 impl SemaphoreHandle {
+    /// A semaphore of the machine that this process holds; dropping the handle lets it go.
+    pub(super) fn shared(machine: &Arc<Inner>, semaphore: SemaphoreId) -> Option<Self> {
+        let index = semaphore.index();
+        machine.commons.semaphore(index)?;
+        let machine = Arc::clone(machine);
+        Some(Self(Home::Machine { index, machine }))
+    }
+
     /// Its name in [`crate::command::Command::Wait`] and [`crate::command::Command::Signal`].
     pub fn id(&self) -> SemaphoreId {
-        SemaphoreId(self.index)
+        match &self.0 {
+            Home::Process { index, .. } => SemaphoreId(*index),
+            Home::Machine { index, .. } => SemaphoreId::shared(*index),
+        }
     }
 
     /// A payload higher than any before: what the next signal raises it to.
     pub fn next_payload(&self) -> u64 {
-        self.reserved.fetch_add(1, SeqCst) + 1
+        self.reserved().fetch_add(1, SeqCst) + 1
     }
 
-    /// The last payload that [`SemaphoreHandle::next_payload`] gave out, or the payload it started with.
+    /// The last payload that [`SemaphoreHandle::next_payload`] gave out – of a semaphore of the machine, in any process –
+    /// or the payload it started with.
     pub fn last_payload(&self) -> u64 {
-        self.reserved.load(SeqCst)
+        self.reserved().load(SeqCst)
+    }
+
+    /// Of a semaphore of the machine: the payload that it started with. 0 of any other.
+    pub fn first_payload(&self) -> u64 {
+        self.commons().map_or(0, |shared| shared.base.load(SeqCst))
+    }
+
+    /// Marks a semaphore of the machine as one that begins now.
+    pub(super) fn begin(&self) {
+        if let Some(shared) = self.commons() {
+            let reserved = shared.reserved.load(SeqCst);
+            shared.base.store(reserved, SeqCst);
+        }
+    }
+
+    fn commons(&self) -> Option<&SharedSemaphore> {
+        match &self.0 {
+            Home::Process { .. } => None,
+            Home::Machine { index, machine } => machine.commons.semaphore(*index),
+        }
+    }
+
+    fn reserved(&self) -> &AtomicU64 {
+        match &self.0 {
+            Home::Process { reserved, .. } => reserved,
+            Home::Machine { index, machine } => &machine.commons[*index].reserved,
+        }
     }
 
     pub(super) fn reserve(&self, payload: u64) {
-        self.reserved.fetch_max(payload, SeqCst);
+        self.reserved().fetch_max(payload, SeqCst);
     }
 
     pub(super) fn get(&self) -> &Semaphore {
-        &self.all.shared.semaphores()[self.index as usize]
+        match &self.0 {
+            Home::Process { index, all, .. } => &all.shared.semaphores()[*index as usize],
+            Home::Machine { index, machine } => &machine.commons[*index].semaphore,
+        }
     }
 }
 
 impl Drop for SemaphoreHandle {
     fn drop(&mut self) {
-        let reserved = *self.reserved.get_mut();
-        self.all
-            .unused
-            .lock()
-            .returned
-            .push_back((self.index, reserved));
+        let semaphore = self.id();
+        match &self.0 {
+            Home::Process {
+                index,
+                reserved,
+                all,
+            } => {
+                let returned = (*index, reserved.load(SeqCst));
+                all.unused.lock().returned.push_back(returned);
+            }
+            Home::Machine { machine, .. } => {
+                // With the device gone there is no semaphore either.
+                let _ = machine
+                    .connection
+                    .send(&Request::DropSharedSemaphore { semaphore });
+            }
+        }
     }
 }

@@ -1,6 +1,5 @@
 //! One process's connection, as the device sees it.
 
-use super::vram::Vram;
 use crate::model::{Model, Output, ProcessId, ProcessInfo};
 use crate::peer_pid::peer_pid;
 use crate::profile::{DEVICES_MAX, MachineProfile};
@@ -16,8 +15,8 @@ use std::io::IoSlice;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-/// Descriptors of a welcome: the shared memory and one a device.
-const DESCRIPTORS_MAX: usize = 1 + DEVICES_MAX;
+/// Descriptors of a welcome: the process's shared memory, the machine's, and one a device.
+const DESCRIPTORS_MAX: usize = 2 + DEVICES_MAX;
 
 /// Why a peer leaves.
 #[derive(Debug)]
@@ -106,7 +105,7 @@ impl Peer {
         &mut self,
         model: &mut Model,
         profile: &MachineProfile,
-        vram: &Vram,
+        descriptors_of_machine: &[BorrowedFd],
         request: Request,
     ) -> Result<ProcessId, Leave> {
         let Request::Hello { version, container } = request else {
@@ -121,7 +120,7 @@ impl Peer {
         let shared = memory_file(name, SharedMapping::BYTES as u64).map_err(Leave::Failed)?;
         self.shared = Some(SharedMapping::new(&shared).map_err(Leave::Failed)?);
         let mut descriptors = vec![shared.as_fd()];
-        descriptors.extend(vram.descriptors());
+        descriptors.extend(descriptors_of_machine);
         self.answer(&welcome, &descriptors)?;
         if version != wire::VERSION {
             return Err(Leave::BrokeProtocol(format!("version {version}")));

@@ -52,6 +52,9 @@ fn one_way(
             model.update_graph(process, graph, index, command, enabled)?;
         }
         Request::DestroyGraph { graph } => model.destroy_graph(process, graph)?,
+        Request::DropSharedSemaphore { semaphore } => {
+            model.drop_shared_semaphore(process, semaphore)?
+        }
         Request::HostCallDone { token } => model.host_call_done(process, token)?,
         Request::Signal { semaphore, payload } => model.signal(process, semaphore, payload),
         Request::Hello { .. } => return Err(Leave::BrokeProtocol("second hello".to_owned())),
@@ -70,6 +73,14 @@ fn answer(model: &mut Model, process: ProcessId, request: Request) -> Result<Rep
         } => Reply::Block(model.alloc(process, device, bytes, kind)?),
         Request::Free { block } => {
             model.free(process, block)?;
+            Reply::Done
+        }
+        Request::Open { block } => Reply::Block(model.open(process, block)?),
+        Request::CreateSharedSemaphore => {
+            Reply::SharedSemaphore(model.create_shared_semaphore(process)?)
+        }
+        Request::OpenSharedSemaphore { semaphore } => {
+            model.open_shared_semaphore(process, semaphore)?;
             Reply::Done
         }
         Request::CreateContext { device } => Reply::Context(model.create_context(process, device)?),

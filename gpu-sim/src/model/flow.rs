@@ -183,7 +183,7 @@ impl Model {
         }
     }
 
-    fn place(&self, origin: Origin) -> Option<Place> {
+    pub(super) fn place(&self, origin: Origin) -> Option<Place> {
         let stream = match origin {
             Origin::Stream(stream) => stream,
             Origin::Node { run, .. } => self.runs.get(&run)?.stream,
@@ -205,13 +205,13 @@ impl Model {
             }
             Command::Copy { direction, bytes } => self.copy(origin, place, direction, bytes),
             Command::Wait { semaphore, payload } => {
-                let process = &self.processes[&place.process];
-                let reached = process.semaphores.get(&semaphore).copied().unwrap_or(0);
+                let slot = (semaphore.home(place.process), semaphore);
+                let reached = self.semaphores.get(&slot).copied().unwrap_or(0);
                 if reached >= payload {
                     return self.done.push_back(origin);
                 }
                 self.waiters
-                    .entry((place.process, semaphore))
+                    .entry(slot)
                     .or_default()
                     .push((payload, origin));
             }
@@ -278,10 +278,8 @@ impl Model {
 
     /// Raises a semaphore now, with this time beside it.
     fn raise_at(&mut self, process: ProcessId, semaphore: SemaphoreId, payload: u64, at_ns: u64) {
-        let Some(owner) = self.processes.get_mut(&process) else {
-            return;
-        };
-        let reached = owner.semaphores.entry(semaphore).or_default();
+        let process = semaphore.home(process);
+        let reached = self.semaphores.entry((process, semaphore)).or_default();
         if payload <= *reached {
             return;
         }
@@ -402,6 +400,7 @@ impl Model {
             .iter()
             .filter(|(_, context)| context.process == process);
         let contexts: Vec<ContextId> = contexts.map(|(&id, _)| id).collect();
+        let promised = self.promised(process);
         for context in contexts {
             // It is there and the process's own: nothing to refuse.
             let _ = self.destroy_context(process, context);
@@ -413,6 +412,8 @@ impl Model {
         }
         self.graphs.retain(|(owner, _), _| *owner != process);
         self.waiters.retain(|(owner, _), _| *owner != process);
+        self.semaphores.retain(|(owner, _), _| *owner != process);
+        self.leave_shared(process, promised);
         self.host_calls.retain(|(owner, _), _| *owner != process);
         self.forget_oldest_dead();
     }

@@ -64,7 +64,17 @@ struct Held {
     offset: u64,
     /// As taken from the page or pages: rounded up.
     bytes: u64,
+    bytes_asked: u64,
     small: bool,
+}
+
+/// Who holds a block beside its owner.
+#[derive(Clone, Debug, Default)]
+struct Sharing {
+    /// One entry for each time that it was opened.
+    guests: Vec<ProcessId>,
+    /// Its owner has let go of it; it stays the owner's in the books until the last guest has, too.
+    abandoned: bool,
 }
 
 /// Pages that became free: start and size in bytes.
@@ -78,6 +88,8 @@ pub(super) struct Memory {
     free_bytes: u64,
     shared_pages: BTreeMap<u64, SharedPage>,
     held: BTreeMap<BlockId, Held>,
+    /// Of blocks that somebody else than the owner holds.
+    sharing: BTreeMap<BlockId, Sharing>,
     /// Backed bytes of each process: now, and the most ever.
     usage: BTreeMap<ProcessId, (u64, u64)>,
 }
@@ -91,6 +103,7 @@ impl Memory {
             free_bytes: total_bytes,
             shared_pages: BTreeMap::new(),
             held: BTreeMap::new(),
+            sharing: BTreeMap::new(),
             usage: BTreeMap::new(),
         }
     }
@@ -118,6 +131,7 @@ impl Memory {
     ) -> Option<u64> {
         let small = bytes < LARGE_BYTES && kind != AllocKind::Physical;
         let align = if small { SMALL_ALIGN_BYTES } else { PAGE_BYTES };
+        let bytes_asked = bytes;
         let bytes = bytes.max(1).checked_next_multiple_of(align)?;
         let offset = if small {
             self.alloc_small(owner, bytes)?
@@ -130,16 +144,34 @@ impl Memory {
                 owner,
                 offset,
                 bytes,
+                bytes_asked,
                 small,
             },
         );
         Some(offset)
     }
 
-    /// Gives a block back; `None` when `owner` does not hold it. Says which pages became free, if any.
-    pub(super) fn free(&mut self, owner: ProcessId, id: BlockId) -> Option<Option<Pages>> {
-        if self.held.get(&id)?.owner != owner {
-            return None;
+    /// Has another process hold a block as well; gives its offset and its size as asked for.
+    pub(super) fn open(&mut self, guest: ProcessId, id: BlockId) -> Option<(u64, u64)> {
+        let held = self.held.get(&id)?;
+        self.sharing.entry(id).or_default().guests.push(guest);
+        Some((held.offset, held.bytes_asked))
+    }
+
+    /// Whether a process holds a block, as its owner or as a guest.
+    pub(super) fn holds(&self, process: ProcessId, id: BlockId) -> bool {
+        let sharing = self.sharing.get(&id);
+        let owns = self.held.get(&id).is_some_and(|held| held.owner == process)
+            && sharing.is_none_or(|sharing| !sharing.abandoned);
+        owns || sharing.is_some_and(|sharing| sharing.guests.contains(&process))
+    }
+
+    /// One process lets go of a block, which goes with the last that holds it; `None` when `process` does not. Says which
+    /// pages became free, if any.
+    pub(super) fn free(&mut self, process: ProcessId, id: BlockId) -> Option<Option<Pages>> {
+        let owner = self.held.get(&id)?.owner;
+        if !self.let_go(process, owner, id)? {
+            return Some(None);
         }
         let held = self.held.remove(&id)?;
         if !held.small {
@@ -155,13 +187,37 @@ impl Memory {
         Some(Some(self.give_pages(owner, start, PAGE_BYTES)))
     }
 
-    /// Gives back everything that a process holds.
-    pub(super) fn free_all(&mut self, owner: ProcessId) -> Vec<Pages> {
-        let of_owner = self.held.iter().filter(|(_, held)| held.owner == owner);
-        let ids: Vec<BlockId> = of_owner.map(|(&id, _)| id).collect();
+    /// Lets go of everything that a process holds.
+    pub(super) fn free_all(&mut self, process: ProcessId) -> Vec<Pages> {
+        let opened = |(id, sharing): (&BlockId, &Sharing)| {
+            let times = sharing.guests.iter().filter(|guest| **guest == process);
+            std::iter::repeat_n(*id, times.count())
+        };
+        let mut ids: Vec<BlockId> = self.sharing.iter().flat_map(opened).collect();
+        let of_owner = self.held.iter().filter(|(_, held)| held.owner == process);
+        ids.extend(of_owner.map(|(&id, _)| id));
         ids.into_iter()
-            .filter_map(|id| self.free(owner, id).flatten())
+            .filter_map(|id| self.free(process, id).flatten())
             .collect()
+    }
+
+    /// Takes one hold of a block away and says whether it was the last; `None` when `process` has none.
+    fn let_go(&mut self, process: ProcessId, owner: ProcessId, id: BlockId) -> Option<bool> {
+        let Some(sharing) = self.sharing.get_mut(&id) else {
+            return (process == owner).then_some(true);
+        };
+        if process == owner && !sharing.abandoned {
+            sharing.abandoned = true;
+        } else {
+            let at = sharing.guests.iter().position(|guest| *guest == process)?;
+            sharing.guests.swap_remove(at);
+        }
+        let Sharing { guests, abandoned } = sharing;
+        let (is_shared, is_last) = (!guests.is_empty(), guests.is_empty() && *abandoned);
+        if !is_shared {
+            self.sharing.remove(&id);
+        }
+        Some(is_last)
     }
 
     fn alloc_small(&mut self, owner: ProcessId, bytes: u64) -> Option<u64> {
@@ -254,6 +310,35 @@ mod tests {
     }
 
     #[test]
+    fn a_block_lives_until_the_last_that_holds_it_lets_go_and_is_its_owners_until_then() {
+        let mut memory = Memory::new(4 * PAGE_BYTES);
+        let offset = memory.alloc(A, BlockId(1), PAGE_BYTES - 5, AllocKind::Device);
+        for _ in 0..2 {
+            let opened = memory.open(B, BlockId(1));
+            assert_eq!(opened, offset.map(|offset| (offset, PAGE_BYTES - 5)));
+        }
+        assert_eq!((memory.usage(A).0, memory.usage(B).0), (PAGE_BYTES, 0));
+        assert_eq!(memory.free(A, BlockId(1)), Some(None));
+        assert_eq!(memory.free(A, BlockId(1)), None);
+        assert!(!memory.holds(A, BlockId(1)) && memory.holds(B, BlockId(1)));
+        assert_eq!(memory.free(B, BlockId(1)), Some(None));
+        assert_eq!((memory.usage(A).0, memory.usage(B).0), (PAGE_BYTES, 0));
+        assert_eq!(memory.free_all(B), [(0, PAGE_BYTES)]);
+        assert_eq!(memory.free_bytes(), 4 * PAGE_BYTES);
+        assert_eq!(memory.open(B, BlockId(1)), None);
+    }
+
+    #[test]
+    fn a_guest_that_closes_leaves_the_block_to_its_owner() {
+        let mut memory = Memory::new(4 * PAGE_BYTES);
+        memory.alloc(A, BlockId(1), 1, AllocKind::Device).unwrap();
+        memory.open(B, BlockId(1)).unwrap();
+        assert_eq!(memory.free_all(B), []);
+        assert_eq!(memory.free(B, BlockId(1)), None);
+        assert_eq!(memory.free(A, BlockId(1)), Some(Some((0, PAGE_BYTES))));
+    }
+
+    #[test]
     fn freed_neighbours_are_one_range_again() {
         let mut memory = Memory::new(3 * PAGE_BYTES);
         for id in 0..3 {
@@ -273,6 +358,7 @@ mod tests {
     #[derive(Clone, Debug)]
     enum Step {
         Alloc { owner: u64, bytes: u64 },
+        Open { guest: u64, index: usize },
         Free { index: usize },
         Death { owner: u64 },
     }
@@ -281,6 +367,7 @@ mod tests {
         let size = prop_oneof![0..4096_u64, 0..3 * PAGE_BYTES];
         let step = prop_oneof![
             8 => (0..3_u64, size).prop_map(|(owner, bytes)| Step::Alloc { owner, bytes }),
+            3 => (0..3_u64, any::<usize>()).prop_map(|(guest, index)| Step::Open { guest, index }),
             5 => any::<usize>().prop_map(|index| Step::Free { index }),
             1 => (0..3_u64).prop_map(|owner| Step::Death { owner }),
         ];
@@ -316,12 +403,20 @@ mod tests {
                     Step::Free { index } if !memory.held.is_empty() => {
                         let nth = index % memory.held.len();
                         let (&id, &held) = memory.held.iter().nth(nth).unwrap();
-                        memory.free(held.owner, id).unwrap();
+                        let guest = memory.sharing.get(&id).and_then(|sharing| sharing.guests.first());
+                        let holder = guest.copied().unwrap_or(held.owner);
+                        memory.free(holder, id).unwrap();
                     }
-                    Step::Free { .. } => {}
+                    Step::Open { guest, index } if !memory.held.is_empty() => {
+                        let nth = index % memory.held.len();
+                        let (&id, _) = memory.held.iter().nth(nth).unwrap();
+                        memory.open(ProcessId(guest), id).unwrap();
+                    }
+                    Step::Free { .. } | Step::Open { .. } => {}
                     Step::Death { owner } => {
-                        memory.free_all(ProcessId(owner));
-                        assert_eq!(memory.usage(ProcessId(owner)).0, 0);
+                        let owner = ProcessId(owner);
+                        memory.free_all(owner);
+                        assert!(!memory.held.keys().any(|&id| memory.holds(owner, id)));
                     }
                 }
                 check(&memory);

@@ -1,0 +1,101 @@
+//! Descriptors that stand for memory on its way from one process to another.
+//!
+//! Such a descriptor is the write end of a pipe that nobody writes to. We keep the read end: it hangs up when the last copy of
+//! the descriptor is closed, wherever it went, and then what it kept is let go. Who imports one tells the file's number.
+
+use super::peer::Leave;
+use crate::command::{BlockId, Exported};
+use crate::model::{Model, ProcessId};
+use crate::wire::{Refusal, Reply};
+use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::fs::fstat;
+use rustix::io::Errno;
+use rustix::pipe::{PipeFlags, pipe_with};
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+
+/// Device and inode number of a descriptor's file.
+pub(super) type FileNumber = (u64, u64);
+
+/// What is under way, by the source of its pipe's end.
+#[derive(Default)]
+pub(super) struct Exports(BTreeMap<u64, Export>);
+
+struct Export {
+    _read_end: OwnedFd,
+    file: FileNumber,
+    what: Exported,
+}
+
+impl Exports {
+    /// Makes a descriptor for what a process holds, and watches it as `source`.
+    pub(super) fn export(
+        &mut self,
+        model: &mut Model,
+        (epoll, source): (&OwnedFd, u64),
+        process: ProcessId,
+        what: Exported,
+    ) -> Result<(Reply, Option<OwnedFd>), Leave> {
+        if let Err(refusal) = keep(model, process, what) {
+            return Ok((Reply::Refused(refusal), None));
+        }
+        let made = pipe_with(PipeFlags::CLOEXEC).and_then(|(read_end, write_end)| {
+            // Nothing is asked for: that the other end hangs up is always told.
+            epoll::add(
+                epoll,
+                &read_end,
+                EventData::new_u64(source),
+                EventFlags::empty(),
+            )?;
+            Ok((read_end, write_end))
+        });
+        let (read_end, write_end) = made.map_err(Leave::Failed)?;
+        let file = file_number(&write_end).map_err(Leave::Failed)?;
+        let export = Export {
+            _read_end: read_end,
+            file,
+            what,
+        };
+        self.0.insert(source, export);
+        Ok((Reply::Done, Some(write_end)))
+    }
+
+    /// Gives a process what a descriptor stands for.
+    pub(super) fn import(
+        &self,
+        model: &mut Model,
+        process: ProcessId,
+        file: FileNumber,
+    ) -> Result<Reply, Refusal> {
+        let mut exports = self.0.values();
+        let export = exports.find(|export| export.file == file);
+        match export.ok_or(Refusal::Unknown)?.what {
+            Exported::Block(block) => model.open(process, block).map(Reply::Block),
+            Exported::Pool { device } => Ok(Reply::Pool { device }),
+        }
+    }
+
+    /// The last copy of a descriptor was closed: what it kept, if `source` is one of ours.
+    pub(super) fn hang_up(&mut self, source: u64) -> Option<Option<BlockId>> {
+        self.0.remove(&source).map(|export| match export.what {
+            Exported::Block(block) => Some(block),
+            Exported::Pool { .. } => None,
+        })
+    }
+}
+
+/// Has the machine hold what a descriptor will stand for.
+fn keep(model: &mut Model, process: ProcessId, what: Exported) -> Result<(), Refusal> {
+    match what {
+        Exported::Block(block) if model.holds(process, block) => {
+            model.open(ProcessId::MACHINE, block).map(drop)
+        }
+        Exported::Block(_) => Err(Refusal::Unknown),
+        Exported::Pool { device } => model.memory(device).map(drop),
+    }
+}
+
+fn file_number(descriptor: &OwnedFd) -> Result<FileNumber, Errno> {
+    let stat = fstat(descriptor)?;
+    Ok((stat.st_dev, stat.st_ino))
+}
