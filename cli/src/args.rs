@@ -76,7 +76,7 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "NAME")]
     pub(crate) container: Option<String>,
 
-    /// Run on a simulated GPU: a profile (see `cuda-hook sim profiles`) or the path of a profile in TOML
+    /// Run on a simulated GPU: a profile (see `cuda-hook sim profiles`), several (2xa100,t4) or the path of a TOML file
     #[arg(long, value_name = "GPU")]
     pub(crate) sim: Option<String>,
 
@@ -127,6 +127,9 @@ pub(crate) enum SimCommand {
         json: bool,
     },
     /// The GPUs that can be simulated by name
+    ///
+    /// Several make one machine: `--sim 2xa100,t4` has three GPUs. A TOML file does the same and can change any figure:
+    /// each [[device]] names the profile that it starts from and how many there are (profile = "a100", count = 2).
     Profiles,
 }
 
@@ -149,6 +152,8 @@ Examples:
       8 GiB of the GPU whose UUID begins so, 4 GiB of every other
   cuda-hook run --memory 2GiB --sim t4 -- python3 train.py
       the same on a simulated T4
+  cuda-hook run --memory 2GiB --sim 2xa100 -- python3 train.py
+      on a machine with two simulated A100s
 
 Limits may only lower what a configuration file sets ($CUDA_HOOK_CONFIG, else
 /etc/cuda-hook/config.toml). What LD_PRELOAD names already stays, behind the library.

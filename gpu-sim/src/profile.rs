@@ -252,22 +252,22 @@ mod tests {
     fn what_is_wrong_is_said_with_line_and_key() {
         let unknown = changed("sm_count = 40", "sm_cuont = 40");
         assert!(
-            unknown.contains("line 9, `sm_cuont = 40`: unknown field `sm_cuont`"),
+            unknown.contains("line 12, `sm_cuont = 40`: unknown field `sm_cuont`"),
             "{unknown}"
         );
         let kind = changed("sm_count = 40", "sm_count = \"40\"");
         assert!(
-            kind.contains("line 9, `sm_count = \"40\"`: invalid type"),
+            kind.contains("line 12, `sm_count = \"40\"`: invalid type"),
             "{kind}"
         );
         let zero = changed("sm_count = 40", "sm_count = 0");
         assert!(
-            zero.contains("line 9, `sm_count = 0`: sm_count: it must be positive"),
+            zero.contains("line 12, `sm_count = 0`: sm_count: it must be positive"),
             "{zero}"
         );
         let missing = changed("sm_count = 40\n", "");
         assert!(
-            missing.contains("line 6, `[[device]]`: missing field `sm_count`"),
+            missing.contains("line 9, `[[device]]`: missing field `sm_count`"),
             "{missing}"
         );
         let uneven = changed("memory_bytes = ", "memory_bytes = 1 # ");
@@ -276,7 +276,7 @@ mod tests {
             "{uneven}"
         );
         let syntax = changed("sm_count = 40", "sm_count 40");
-        assert!(syntax.contains("line 9, `sm_count 40`"), "{syntax}");
+        assert!(syntax.contains("line 12, `sm_count 40`"), "{syntax}");
     }
 
     #[test]

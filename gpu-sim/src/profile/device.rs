@@ -53,6 +53,8 @@ pub struct Profile {
     pub memory_reserved_bytes: u64,
     /// Memory that each context takes, in bytes.
     pub context_bytes: u64,
+    /// Device memory that the host can reach through the bus (BAR1), in bytes; shown, not modelled.
+    pub bar1_bytes: u64,
     /// Copies from and to page-locked host memory, in bytes a second and direction.
     pub pcie_bytes_per_s: u64,
     /// Copies from and to pageable host memory, in bytes a second and direction.
@@ -69,6 +71,8 @@ pub struct Profile {
     pub pci_device_id: u32,
     /// PCI subsystem id, in the same form.
     pub pci_subsystem_id: u32,
+    /// Fans of the board; 0 = it is cooled by the machine's.
+    pub fan_count: u32,
     /// Power limit, in mW.
     pub power_limit_mw: u32,
     /// Power when idle, in mW.
@@ -98,6 +102,10 @@ impl Profile {
         self.check_identity()?;
         self.check_multiprocessor()?;
         self.check_memory()?;
+        self.check_board()
+    }
+
+    fn check_board(&self) -> Result<(), BadValue> {
         let refused = |key, reason: &str| Err(BadValue::new(key, reason));
         if !matches!(self.pcie_generation, 1..=7) {
             return refused("pcie_generation", "allowed is 1 to 7");
