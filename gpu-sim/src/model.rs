@@ -11,7 +11,7 @@ mod duration;
 mod flow;
 mod graph;
 mod memory;
-mod random;
+pub mod random;
 mod report;
 mod sharing;
 #[cfg(test)]

@@ -2,10 +2,11 @@
 
 /// SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014).
 #[derive(Clone, Debug)]
-pub(super) struct Random(u64);
+pub struct Random(u64);
 
 impl Random {
-    pub(super) fn new(seed: u64) -> Self {
+    /// The numbers of this seed.
+    pub fn new(seed: u64) -> Self {
         Self(seed)
     }
 
@@ -18,7 +19,7 @@ impl Random {
     }
 
     /// Uniform in (0, 1].
-    fn unit(&mut self) -> f64 {
+    pub fn unit(&mut self) -> f64 {
         ((self.bits() >> 11) + 1) as f64 / (1_u64 << 53) as f64
     }
 
@@ -28,7 +29,7 @@ impl Random {
     }
 
     /// exp(σ·N(0, 1)): median 1. The normal variate is Box and Muller's.
-    pub(super) fn lognormal(&mut self, sigma: f64) -> f64 {
+    pub fn lognormal(&mut self, sigma: f64) -> f64 {
         let radius = (-2.0 * self.unit().ln()).sqrt();
         let angle = std::f64::consts::TAU * self.unit();
         (sigma * radius * angle.cos()).exp()
