@@ -21,12 +21,12 @@ pub use semaphores::SemaphoreHandle;
 pub use sharing::Imported;
 
 use crate::command::{
-    AllocKind, Block, BlockId, Command, ContextId, EngineUsage, MemoryInfo, ProcessUsage, Sequence,
-    StreamId, UtilizationSample,
+    AllocKind, Block, BlockId, Command, ContainerUsage, ContextId, EngineUsage, MemoryInfo,
+    ProcessUsage, Sequence, StreamId, UtilizationSample,
 };
 use crate::profile::{MachineProfile, Profile, ProfileError};
 use crate::shared::{CommonsMapping, Mapping, Semaphore};
-use crate::wire::{self, Refusal, Reply, Request, Submission};
+use crate::wire::{self, Refusal, Reply, Request, Role, Submission};
 use connection::Connection;
 use effects::Effects;
 use parking_lot::Mutex;
@@ -199,18 +199,29 @@ impl Machine {
             Some(machine) => Ok(machine),
             None => {
                 let asked = environment.profile()?;
-                Self::join(environment, &asked, start::connect(environment, &asked)?)
+                let socket = start::connect(environment, &asked)?;
+                Self::join(environment, &asked, socket, Role::User)
             }
         }
     }
 
     /// Connects to the machine that `environment` names if it runs; starts none.
     pub fn connect_existing(environment: &Environment) -> Result<Option<Self>, ConnectError> {
+        Self::connect_as(environment, Role::User)
+    }
+
+    /// As [`Machine::connect_existing`], to read the machine's books: it ends, and the connection with it, as if nobody
+    /// looked on.
+    pub fn observe(environment: &Environment) -> Result<Option<Self>, ConnectError> {
+        Self::connect_as(environment, Role::Observer)
+    }
+
+    fn connect_as(environment: &Environment, role: Role) -> Result<Option<Self>, ConnectError> {
         let asked = environment.profile()?;
         let Some(socket) = start::connect_existing(environment)? else {
             return Ok(None);
         };
-        match Self::join(environment, &asked, socket) {
+        match Self::join(environment, &asked, socket, role) {
             Err(ConnectError::Lost(_)) => Ok(None), // it was just ending
             joined => joined.map(Some),
         }
@@ -220,8 +231,9 @@ impl Machine {
         environment: &Environment,
         asked: &MachineProfile,
         socket: OwnedFd,
+        role: Role,
     ) -> Result<Self, ConnectError> {
-        let joined = connection::join(socket, &environment.container)?;
+        let joined = connection::join(socket, &environment.container, role)?;
         if joined.profile.name != asked.name || joined.profile.text != asked.text {
             return Err(ConnectError::OtherProfile {
                 dir: environment.dir.display().to_string(),
@@ -427,7 +439,25 @@ impl Machine {
         }
     }
 
-    /// What a device's compute engine did since the machine started.
+    /// What every container's processes did on every device since the machine started, the dead included. Never less
+    /// than before, though the oldest dead may have left [`Machine::usage`].
+    pub fn containers(&self) -> Result<Vec<ContainerUsage>, RequestError> {
+        let mut all = Vec::new();
+        loop {
+            let first = all.len() as u32;
+            match self.request(&Request::Containers { first })? {
+                Reply::Containers { rows, more } => {
+                    all.extend(rows);
+                    if !more {
+                        return Ok(all);
+                    }
+                }
+                _ => return Err(self.inner.connection.abandon().into()),
+            }
+        }
+    }
+
+    /// What a device's engines did since the machine started.
     pub fn engine_usage(&self, device: u32) -> Result<EngineUsage, RequestError> {
         match self.request(&Request::Engine { device })? {
             Reply::Engine(usage) => Ok(usage),

@@ -198,12 +198,88 @@ pub struct ProcessUsage {
     pub memory_bytes_peak: u64,
     /// Time for which its kernels occupied the compute engine, in ns; switches excluded.
     pub gpu_busy_ns_total: u64,
+    /// Time for which it had work for the compute engine while another context had the engine or was being
+    /// switched to, in ns.
+    pub gpu_wait_ns_total: u64,
     /// Time for which its copies occupied the copy engines, in ns.
     pub copy_busy_ns_total: u64,
     /// Kernels completed, graph nodes included.
     pub kernels_total: u64,
-    /// Bytes copied in any direction.
-    pub copied_bytes_total: u64,
+    /// Bytes copied, counted when the copy completes.
+    pub copied: CopiedBytes,
+}
+
+/// What the processes of one container did together on one device, the dead included.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerUsage {
+    /// `CUDA_HOOK_CONTAINER` of its processes, or empty.
+    pub container: String,
+    /// Which device.
+    pub device: u32,
+    /// Processes that used the device and are connected.
+    pub processes_alive: u32,
+    /// Processes that ever used the device.
+    pub processes_total: u64,
+    /// Device memory that they hold now, in bytes, as backed.
+    pub memory_bytes_current: u64,
+    /// The most that they ever held at one time, in bytes.
+    pub memory_bytes_peak: u64,
+    /// Sum of [`ProcessUsage::gpu_busy_ns_total`], in ns.
+    pub gpu_busy_ns_total: u64,
+    /// Sum of [`ProcessUsage::gpu_wait_ns_total`], in ns.
+    pub gpu_wait_ns_total: u64,
+    /// Sum of [`ProcessUsage::copy_busy_ns_total`], in ns.
+    pub copy_busy_ns_total: u64,
+    /// Kernels completed, graph nodes included.
+    pub kernels_total: u64,
+    /// Bytes copied.
+    pub copied: CopiedBytes,
+}
+
+impl ContainerUsage {
+    /// Adds what one process did; memory is not added, as the container has figures of its own.
+    pub fn add(&mut self, process: &ProcessUsage) {
+        self.processes_alive += u32::from(process.alive);
+        self.processes_total += 1;
+        self.gpu_busy_ns_total += process.gpu_busy_ns_total;
+        self.gpu_wait_ns_total += process.gpu_wait_ns_total;
+        self.copy_busy_ns_total += process.copy_busy_ns_total;
+        self.kernels_total += process.kernels_total;
+        self.copied.add(process.copied);
+    }
+}
+
+/// Bytes copied in each direction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopiedBytes {
+    /// Host to device.
+    pub h2d_bytes_total: u64,
+    /// Device to host.
+    pub d2h_bytes_total: u64,
+    /// Within one device.
+    pub d2d_bytes_total: u64,
+}
+
+impl CopiedBytes {
+    /// Adds one copy.
+    pub fn count(&mut self, direction: CopyDirection, bytes: u64) {
+        let total = match direction {
+            CopyDirection::HostToDevice | CopyDirection::PageableToDevice => {
+                &mut self.h2d_bytes_total
+            }
+            CopyDirection::DeviceToHost | CopyDirection::DeviceToPageable => {
+                &mut self.d2h_bytes_total
+            }
+            CopyDirection::DeviceToDevice => &mut self.d2d_bytes_total,
+        };
+        *total += bytes;
+    }
+
+    fn add(&mut self, other: Self) {
+        self.h2d_bytes_total += other.h2d_bytes_total;
+        self.d2h_bytes_total += other.d2h_bytes_total;
+        self.d2d_bytes_total += other.d2d_bytes_total;
+    }
 }
 
 /// One entry of the utilization ring that NVML reads: one each 10 s / 72.
@@ -230,4 +306,10 @@ pub struct EngineUsage {
     pub switches_preemptive_total: u64,
     /// Switches of an engine that had run empty.
     pub switches_voluntary_total: u64,
+    /// Time for which the copy engine from host to device moved bytes, in ns.
+    pub h2d_busy_ns_total: u64,
+    /// Time for which the copy engine from device to host moved bytes, in ns.
+    pub d2h_busy_ns_total: u64,
+    /// Bytes copied.
+    pub copied: CopiedBytes,
 }

@@ -18,7 +18,7 @@ use crate::clock;
 use crate::folder::{LOCK_FILE, LOG_FILE, SOCKET_FILE, still_stands};
 use crate::model::{Model, Output, ProcessId};
 use crate::profile::MachineProfile;
-use crate::wire::{Reply, Request};
+use crate::wire::{Reply, Request, Role};
 use commons::Commons;
 use exports::Exports;
 use peer::{Buffer, Leave, Peer};
@@ -143,17 +143,22 @@ impl Device {
                 self.handle(event.data.u64())?;
             }
             self.advance();
-            let idle = self.peers.is_empty() && clock::monotonic_ns() >= self.linger_until_ns;
+            let idle = !self.is_used() && clock::monotonic_ns() >= self.linger_until_ns;
             if idle && self.end()? {
                 return Ok(());
             }
         }
     }
 
+    /// Whether anybody is connected for whose sake the machine lives on.
+    fn is_used(&self) -> bool {
+        self.peers.values().any(|peer| peer.role == Role::User)
+    }
+
     /// Sets the timer to what comes first: the model's next event or the machine's end.
     fn arm(&self) -> Result<(), Errno> {
         let earliest_ns = clock::monotonic_ns() + WAKE_GRANULARITY_NS;
-        let end_ns = self.peers.is_empty().then_some(self.linger_until_ns);
+        let end_ns = (!self.is_used()).then_some(self.linger_until_ns);
         let next_ns = self.model.next_event_ns().into_iter().chain(end_ns).min();
         // All zero disarms; the clock is far past zero.
         let at_ns = next_ns.map_or(0, |next_ns| next_ns.max(earliest_ns));
@@ -367,7 +372,7 @@ impl Device {
         };
         let locked = rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok();
         self.accept()?;
-        if !locked || !self.peers.is_empty() || !still_stands(&lock, &lock_path) {
+        if !locked || self.is_used() || !still_stands(&lock, &lock_path) {
             self.linger_until_ns = clock::monotonic_ns() + self.linger_ns;
             return Ok(false);
         }

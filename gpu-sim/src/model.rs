@@ -6,6 +6,7 @@
 //! the head of a stream, or a node of a graph launch, which then goes on.
 
 mod compute;
+mod containers;
 mod copy;
 mod duration;
 mod flow;
@@ -22,12 +23,13 @@ pub use duration::kernel_ns;
 pub use utilization::Sample;
 
 use crate::command::{
-    AllocKind, Block, BlockId, Command, ContextId, GraphId, GraphNode, SemaphoreId, Sequence,
-    StreamId,
+    AllocKind, Block, BlockId, Command, ContextId, CopiedBytes, GraphId, GraphNode, SemaphoreId,
+    Sequence, StreamId,
 };
 use crate::profile::{MachineProfile, Profile};
 use crate::wire::{Refusal, Submission};
 use compute::Compute;
+use containers::Containers;
 use copy::CopyEngine;
 use graph::{Executable, Run};
 use memory::Memory;
@@ -127,7 +129,7 @@ struct Process {
 struct Counts {
     contexts: u32,
     kernels_total: u64,
-    copied_bytes_total: u64,
+    copied: CopiedBytes,
     seen: bool,
 }
 
@@ -173,6 +175,7 @@ struct Device {
     /// Host to device, device to host.
     copies: [CopyEngine; 2],
     ring: Ring,
+    copied: CopiedBytes,
     /// Speed of the SM clock, as a part of the nominal one.
     clock_factor: f64,
 }
@@ -188,6 +191,7 @@ pub struct Model {
     random: Random,
     devices: Vec<Device>,
     processes: BTreeMap<ProcessId, Process>,
+    containers: Containers,
     contexts: BTreeMap<ContextId, Context>,
     streams: BTreeMap<StreamId, Stream>,
     graphs: BTreeMap<(ProcessId, GraphId), Arc<Executable>>,
@@ -216,6 +220,7 @@ impl Model {
                 compute: Compute::new(),
                 copies: Default::default(),
                 ring: Ring::default(),
+                copied: CopiedBytes::default(),
                 clock_factor: 1.0,
             };
             device.account(now_ns);
@@ -230,6 +235,7 @@ impl Model {
             devices: profile.devices.iter().map(device).collect(),
             profile,
             processes: BTreeMap::new(),
+            containers: Containers::default(),
             contexts: BTreeMap::new(),
             streams: BTreeMap::new(),
             graphs: BTreeMap::new(),
@@ -264,6 +270,10 @@ impl Model {
     /// A new process.
     pub fn join(&mut self, info: ProcessInfo) -> ProcessId {
         let id = ProcessId(self.id());
+        let container = self.containers.of_name(&info.container);
+        for device in &mut self.devices {
+            device.memory.enrol(id, container);
+        }
         let counts = vec![Counts::default(); self.devices.len()];
         let process = Process {
             info,

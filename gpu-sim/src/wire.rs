@@ -1,13 +1,13 @@
 //! What crosses the socket between a process and the device: one message a packet.
 
 use crate::command::{
-    AllocKind, Block, BlockId, Command, ContextId, EngineUsage, Exported, GraphId, GraphNode,
-    MemoryInfo, ProcessUsage, SemaphoreId, Sequence, StreamId, UtilizationSample,
+    AllocKind, Block, BlockId, Command, ContainerUsage, ContextId, EngineUsage, Exported, GraphId,
+    GraphNode, MemoryInfo, ProcessUsage, SemaphoreId, Sequence, StreamId, UtilizationSample,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// Raised whenever a message or the shared memory changes its meaning.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// Largest message, in bytes.
 pub const MESSAGE_BYTES_MAX: usize = 64 * 1024;
@@ -15,8 +15,17 @@ pub const MESSAGE_BYTES_MAX: usize = 64 * 1024;
 /// Nodes of one [`Request::GraphNodes`], so that a message stays below its maximum.
 pub const GRAPH_NODES_PER_MESSAGE: usize = 256;
 
-/// Rows of one [`Reply::Usage`].
+/// Rows of one [`Reply::Usage`] or [`Reply::Containers`].
 pub const USAGE_ROWS_PER_MESSAGE: usize = 128;
+
+/// Why a process connects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Role {
+    /// It uses the machine, which lives as long as it does.
+    User,
+    /// It looks on. The machine ends without waiting for it.
+    Observer,
+}
 
 /// A command on its way to a stream.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +53,8 @@ pub enum Request {
         version: u32,
         /// Label for the usage table.
         container: String,
+        /// Whether the machine lives on for its sake.
+        role: Role,
     },
     /// Answered by [`Reply::Memory`].
     Memory {
@@ -161,6 +172,11 @@ pub enum Request {
         /// Index of the first row wanted.
         first: u32,
     },
+    /// Answered by [`Reply::Containers`].
+    Containers {
+        /// Index of the first row wanted.
+        first: u32,
+    },
     /// Answered by [`Reply::Engine`].
     Engine {
         /// Which device.
@@ -213,6 +229,13 @@ pub enum Reply {
     Usage {
         /// Rows, in the order of connection.
         rows: Vec<ProcessUsage>,
+        /// Whether more rows follow.
+        more: bool,
+    },
+    /// To `Containers`.
+    Containers {
+        /// Rows, by container and device.
+        rows: Vec<ContainerUsage>,
         /// Whether more rows follow.
         more: bool,
     },

@@ -462,6 +462,7 @@ fn who_sends_rubbish_is_thrown_out_alone() {
         encoded(&wire::Request::Hello {
             version,
             container: String::new(),
+            role: wire::Role::User,
         })
     };
     let memory = encoded(&wire::Request::Memory { device: 0 });

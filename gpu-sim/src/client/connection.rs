@@ -3,7 +3,7 @@
 use super::{ConnectError, Lost};
 use crate::profile::{DEVICES_MAX, MachineProfile};
 use crate::shared::{CommonsMapping, Mapping, SharedMapping};
-use crate::wire::{self, MESSAGE_BYTES_MAX, Reply, Request};
+use crate::wire::{self, MESSAGE_BYTES_MAX, Reply, Request, Role};
 use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -43,7 +43,7 @@ pub(super) struct Joined {
 }
 
 /// Introduces this process to the device.
-pub(super) fn join(socket: OwnedFd, container: &str) -> Result<Joined, ConnectError> {
+pub(super) fn join(socket: OwnedFd, container: &str, role: Role) -> Result<Joined, ConnectError> {
     let socket = rustix::io::fcntl_dupfd_cloexec(&socket, DESCRIPTOR_MIN).unwrap_or(socket);
     let connection = Connection {
         socket,
@@ -54,6 +54,7 @@ pub(super) fn join(socket: OwnedFd, container: &str) -> Result<Joined, ConnectEr
     let hello = Request::Hello {
         version: wire::VERSION,
         container: container.to_owned(),
+        role,
     };
     connection.send(&hello)?;
     let (reply, descriptors) = connection.receive()?;

@@ -4,7 +4,7 @@ use crate::model::{Model, Output, ProcessId, ProcessInfo};
 use crate::peer_pid::peer_pid;
 use crate::profile::{DEVICES_MAX, MachineProfile};
 use crate::shared::{SharedMapping, memory_file};
-use crate::wire::{self, MESSAGE_BYTES_MAX, Refusal, Reply, Request};
+use crate::wire::{self, MESSAGE_BYTES_MAX, Refusal, Reply, Request, Role};
 use rustix::io::Errno;
 use rustix::net::{
     RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recv, send, sendmsg,
@@ -62,6 +62,8 @@ pub(super) struct Peer {
     pub(super) process_end: Option<OwnedFd>,
     /// 0 = outside our pid namespace.
     pub(super) pid: u32,
+    /// A user, unless it says otherwise.
+    pub(super) role: Role,
     /// Once it has said hello.
     pub(super) process: Option<ProcessId>,
     shared: Option<SharedMapping>,
@@ -76,6 +78,7 @@ impl Peer {
             socket,
             process_end,
             pid,
+            role: Role::User,
             process: None,
             shared: None,
         }
@@ -108,9 +111,15 @@ impl Peer {
         descriptors_of_machine: &[BorrowedFd],
         request: Request,
     ) -> Result<ProcessId, Leave> {
-        let Request::Hello { version, container } = request else {
+        let Request::Hello {
+            version,
+            container,
+            role,
+        } = request
+        else {
             return Err(Leave::BrokeProtocol("no hello".to_owned()));
         };
+        self.role = role;
         let welcome = Reply::Welcome {
             version: wire::VERSION,
             profile_name: profile.name.clone(),

@@ -95,17 +95,24 @@ fn answer(model: &mut Model, process: ProcessId, request: Request) -> Result<Rep
             base,
         } => Reply::Stream(model.create_stream(process, context, priority, semaphore, base)?),
         Request::Usage { first } => {
-            let mut rows = model.usage().into_iter().skip(first as usize);
-            let page = rows.by_ref().take(USAGE_ROWS_PER_MESSAGE).collect();
-            Reply::Usage {
-                rows: page,
-                more: rows.next().is_some(),
-            }
+            let (rows, more) = page(model.usage(), first);
+            Reply::Usage { rows, more }
+        }
+        Request::Containers { first } => {
+            let (rows, more) = page(model.container_usage(), first);
+            Reply::Containers { rows, more }
         }
         Request::Engine { device } => Reply::Engine(model.engine_usage(device)?),
         Request::Utilization { device } => Reply::Utilization(utilization(model, device)?),
         _ => return Err(Refusal::Unknown),
     })
+}
+
+/// A message's worth of rows from the `first` on, and whether more follow.
+fn page<Row>(rows: Vec<Row>, first: u32) -> (Vec<Row>, bool) {
+    let mut rows = rows.into_iter().skip(first as usize);
+    let page = rows.by_ref().take(USAGE_ROWS_PER_MESSAGE).collect();
+    (page, rows.next().is_some())
 }
 
 fn utilization(model: &Model, device: u32) -> Result<Vec<UtilizationSample>, Refusal> {

@@ -74,6 +74,7 @@ pub(super) struct Compute {
     accounted_ns: u64,
     usage: EngineUsage,
     busy_ns: BTreeMap<ProcessId, u64>,
+    wait_ns: BTreeMap<ProcessId, u64>,
 }
 
 impl Compute {
@@ -86,6 +87,7 @@ impl Compute {
             accounted_ns: 0,
             usage: EngineUsage::default(),
             busy_ns: BTreeMap::new(),
+            wait_ns: BTreeMap::new(),
         }
     }
 
@@ -96,6 +98,17 @@ impl Compute {
     /// Time for which a process's work occupied the engine, in ns.
     pub(super) fn busy_ns(&self, process: ProcessId) -> u64 {
         self.busy_ns.get(&process).copied().unwrap_or(0)
+    }
+
+    /// Time for which a process had work while the engine was another's or on its way to it, in ns.
+    pub(super) fn wait_ns(&self, process: ProcessId) -> u64 {
+        self.wait_ns.get(&process).copied().unwrap_or(0)
+    }
+
+    /// Strikes a process that has no context from the books.
+    pub(super) fn forget(&mut self, process: ProcessId) {
+        self.busy_ns.remove(&process);
+        self.wait_ns.remove(&process);
     }
 
     /// The process whose work is on the engine.
@@ -158,6 +171,9 @@ impl Compute {
     pub(super) fn account(&mut self, now_ns: u64) {
         let elapsed_ns = now_ns - self.accounted_ns;
         self.accounted_ns = now_ns;
+        for process in self.waiting() {
+            *self.wait_ns.entry(process).or_default() += elapsed_ns;
+        }
         if matches!(self.phase, Phase::Switching { .. }) {
             self.usage.switch_ns_total += elapsed_ns;
             return;
@@ -179,6 +195,24 @@ impl Compute {
         }
         self.usage.gpu_busy_ns_total += elapsed_ns;
         *self.busy_ns.entry(queue.process).or_default() += elapsed_ns;
+    }
+
+    /// Processes that have work for the engine and do not have the engine.
+    fn waiting(&self) -> Vec<ProcessId> {
+        let coming = match self.phase {
+            Phase::Switching { to, .. } => Some(to),
+            _ => None,
+        };
+        let contexts = self.turns.iter().copied().chain(coming);
+        let process = |context| self.queues.get(&context).map(|queue| queue.process);
+        let mut waiting: Vec<ProcessId> = contexts.filter_map(process).collect();
+        if !waiting.is_empty() {
+            let running = self.running();
+            waiting.retain(|process| Some(*process) != running);
+            waiting.sort_unstable();
+            waiting.dedup();
+        }
+        waiting
     }
 
     /// When something happens next, if nothing new comes.

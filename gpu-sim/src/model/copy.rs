@@ -69,6 +69,11 @@ impl CopyEngine {
         self.busy_ns.get(&process).copied().unwrap_or(0)
     }
 
+    /// Strikes a process that has nothing under way from the books.
+    pub(super) fn forget(&mut self, process: ProcessId) {
+        self.busy_ns.remove(&process);
+    }
+
     pub(super) fn busy_ns_total(&self) -> u64 {
         self.busy_ns_total
     }

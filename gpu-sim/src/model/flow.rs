@@ -5,7 +5,7 @@ use super::copy::CopyEngine;
 use super::duration::{self, Load};
 use super::graph::{Executable, Run};
 use super::memory::Pages;
-use super::{Counts, DEAD_PROCESSES_MAX, Due, Model, Origin, Output, Place, ProcessId, Released};
+use super::{Counts, Due, Model, Origin, Output, Place, ProcessId, Released};
 use crate::command::{Command, ContextId, CopyDirection, KernelCost, SemaphoreId, StreamId};
 use crate::parameters::Timing;
 use std::cmp::Reverse;
@@ -360,9 +360,14 @@ impl Model {
         if let Some(counts) = self.counts(place.process, place.device) {
             match command {
                 Command::Kernel(_) => counts.kernels_total += 1,
-                Command::Copy { bytes, .. } => counts.copied_bytes_total += bytes,
+                Command::Copy { direction, bytes } => counts.copied.count(direction, bytes),
                 _ => {}
             }
+        }
+        if let Command::Copy { direction, bytes } = command {
+            self.devices[place.device as usize]
+                .copied
+                .count(direction, bytes);
         }
         if token != 0 && command != Command::HostCall {
             self.outputs.push(Output::Log {
@@ -416,16 +421,5 @@ impl Model {
         self.leave_shared(process, promised);
         self.host_calls.retain(|(owner, _), _| *owner != process);
         self.forget_oldest_dead();
-    }
-
-    fn forget_oldest_dead(&mut self) {
-        let dead = self.processes.iter().filter(|(_, process)| !process.alive);
-        let dead: Vec<ProcessId> = dead.map(|(&id, _)| id).collect();
-        for id in dead
-            .iter()
-            .take(dead.len().saturating_sub(DEAD_PROCESSES_MAX))
-        {
-            self.processes.remove(id);
-        }
     }
 }

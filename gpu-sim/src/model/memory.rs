@@ -4,6 +4,7 @@
 //! take whole pages; small blocks of one process share a page.
 
 use super::ProcessId;
+use super::containers::ContainerId;
 use crate::command::{AllocKind, BlockId};
 use crate::profile::PAGE_BYTES;
 use std::collections::BTreeMap;
@@ -92,6 +93,10 @@ pub(super) struct Memory {
     sharing: BTreeMap<BlockId, Sharing>,
     /// Backed bytes of each process: now, and the most ever.
     usage: BTreeMap<ProcessId, (u64, u64)>,
+    /// The container of each process that has one.
+    containers: BTreeMap<ProcessId, ContainerId>,
+    /// Backed bytes of each container: now, and the most ever.
+    container_usage: BTreeMap<ContainerId, (u64, u64)>,
 }
 
 impl Memory {
@@ -105,7 +110,20 @@ impl Memory {
             held: BTreeMap::new(),
             sharing: BTreeMap::new(),
             usage: BTreeMap::new(),
+            containers: BTreeMap::new(),
+            container_usage: BTreeMap::new(),
         }
+    }
+
+    /// Says whose a process is, before it takes anything.
+    pub(super) fn enrol(&mut self, process: ProcessId, container: ContainerId) {
+        self.containers.insert(process, container);
+    }
+
+    /// Strikes a process that holds nothing from the books.
+    pub(super) fn forget(&mut self, process: ProcessId) {
+        self.usage.remove(&process);
+        self.containers.remove(&process);
     }
 
     pub(super) fn total_bytes(&self) -> u64 {
@@ -119,6 +137,21 @@ impl Memory {
     /// Backed bytes of a process: now, and the most ever.
     pub(super) fn usage(&self, owner: ProcessId) -> (u64, u64) {
         self.usage.get(&owner).copied().unwrap_or_default()
+    }
+
+    /// Backed bytes of a container's processes together: now, and the most ever.
+    pub(super) fn container_usage(&self, container: ContainerId) -> (u64, u64) {
+        let usage = self.container_usage.get(&container);
+        usage.copied().unwrap_or_default()
+    }
+
+    /// Where the bytes that a process holds are counted: its own account, and its container's.
+    fn accounts(&mut self, owner: ProcessId) -> impl Iterator<Item = &mut (u64, u64)> {
+        let container = self.containers.get(&owner);
+        let of_container =
+            container.map(|&container| self.container_usage.entry(container).or_default());
+        let own = self.usage.entry(owner).or_default();
+        std::iter::once(own).chain(of_container)
     }
 
     /// Takes a block and gives its offset; `None` and nothing changed when it does not fit.
@@ -240,16 +273,17 @@ impl Memory {
     fn take_pages(&mut self, owner: ProcessId, bytes: u64) -> Option<u64> {
         let start = self.free.take(bytes)?;
         self.free_bytes -= bytes;
-        let (current, peak) = self.usage.entry(owner).or_default();
-        *current += bytes;
-        *peak = (*peak).max(*current);
+        for (current, peak) in self.accounts(owner) {
+            *current += bytes;
+            *peak = (*peak).max(*current);
+        }
         Some(start)
     }
 
     fn give_pages(&mut self, owner: ProcessId, start: u64, bytes: u64) -> Pages {
         self.free.give(start, bytes);
         self.free_bytes += bytes;
-        if let Some((current, _)) = self.usage.get_mut(&owner) {
+        for (current, _) in self.accounts(owner) {
             *current -= bytes;
         }
         (start, bytes)

@@ -1,6 +1,7 @@
 //! What the model says of itself.
 
-use super::{Model, ProcessId, Sample};
+use super::copy::CopyEngine;
+use super::{Counts, Device, Model, ProcessId, Sample};
 use crate::command::{EngineUsage, MemoryInfo, ProcessUsage};
 use crate::wire::Refusal;
 
@@ -23,41 +24,48 @@ impl Model {
 
     /// What every process did on every device that it touched.
     pub fn usage(&self) -> Vec<ProcessUsage> {
-        let mut rows = Vec::new();
-        for (&id, process) in &self.processes {
-            for (index, counts) in process
-                .counts
-                .iter()
-                .enumerate()
-                .filter(|(_, counts)| counts.seen)
-            {
-                let device = &self.devices[index];
-                let (memory_bytes_current, memory_bytes_peak) = device.memory.usage(id);
-                rows.push(ProcessUsage {
-                    pid: process.info.pid,
-                    start_time_ticks: process.info.start_time_ticks,
-                    container: process.info.container.clone(),
-                    device: index as u32,
-                    alive: process.alive,
-                    contexts: counts.contexts,
-                    memory_bytes_current,
-                    memory_bytes_peak,
-                    gpu_busy_ns_total: device.compute.busy_ns(id),
-                    copy_busy_ns_total: device.copies.iter().map(|engine| engine.busy_ns(id)).sum(),
-                    kernels_total: counts.kernels_total,
-                    copied_bytes_total: counts.copied_bytes_total,
-                });
-            }
-        }
-        rows
+        let ids = self.processes.keys();
+        ids.flat_map(|&id| self.usage_of(id)).collect()
     }
 
-    /// What a device's compute engine did.
+    /// What one process did on every device that it touched.
+    pub(super) fn usage_of(&self, id: ProcessId) -> Vec<ProcessUsage> {
+        let Some(process) = self.processes.get(&id) else {
+            return Vec::new();
+        };
+        let touched = (0..).zip(&process.counts).zip(&self.devices);
+        let touched = touched.filter(|((_, counts), _)| counts.seen);
+        let row = |((index, counts), device): ((u32, &Counts), &Device)| {
+            let (memory_bytes_current, memory_bytes_peak) = device.memory.usage(id);
+            ProcessUsage {
+                pid: process.info.pid,
+                start_time_ticks: process.info.start_time_ticks,
+                container: process.info.container.clone(),
+                device: index,
+                alive: process.alive,
+                contexts: counts.contexts,
+                memory_bytes_current,
+                memory_bytes_peak,
+                gpu_busy_ns_total: device.compute.busy_ns(id),
+                gpu_wait_ns_total: device.compute.wait_ns(id),
+                copy_busy_ns_total: device.copies.iter().map(|engine| engine.busy_ns(id)).sum(),
+                kernels_total: counts.kernels_total,
+                copied: counts.copied,
+            }
+        };
+        touched.map(row).collect()
+    }
+
+    /// What a device's engines did.
     pub fn engine_usage(&self, device: u32) -> Result<EngineUsage, Refusal> {
-        self.devices
-            .get(device as usize)
-            .map(|device| device.compute.usage())
-            .ok_or(Refusal::Unknown)
+        let device = self.devices.get(device as usize).ok_or(Refusal::Unknown)?;
+        let [h2d, d2h] = device.copies.each_ref().map(CopyEngine::busy_ns_total);
+        Ok(EngineUsage {
+            h2d_busy_ns_total: h2d,
+            d2h_busy_ns_total: d2h,
+            copied: device.copied,
+            ..device.compute.usage()
+        })
     }
 
     /// The ring of utilization samples, oldest first.

@@ -1,5 +1,6 @@
 //! The model in virtual time: no clock, no process, the same every time.
 
+mod books;
 mod engines;
 mod graphs;
 mod histories;

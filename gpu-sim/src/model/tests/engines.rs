@@ -122,10 +122,7 @@ fn copies_of_both_directions_and_kernels_overlap() {
         assert!(end_ns.abs_diff(10 * MS) < 20 * US, "{ends:?}");
     }
     let usage = &bench.model.usage()[0];
-    assert_eq!(
-        (usage.kernels_total, usage.copied_bytes_total),
-        (1, 240_000_000)
-    );
+    assert_eq!(usage.kernels_total, 1);
 }
 
 #[test]
