@@ -2,8 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use cuda_sys_stubs::abi::{CUDA_ERROR_INVALID_VALUE, CUdeviceptr};
-use gpu_sim::command::Block;
+use cuda_sys_stubs::abi::{
+    CU_MEM_ACCESS_FLAGS_PROT_READWRITE, CUDA_ERROR_INVALID_VALUE, CUdeviceptr, CUmemAccess_flags,
+};
+use gpu_sim::command::{Block, BlockId};
+use gpu_sim::profile::DEVICES_MAX;
 
 use crate::context::Context;
 use crate::door::Answer;
@@ -19,16 +22,45 @@ pub(crate) enum Backing {
     Device(Block),
     /// Managed: the bytes lie in host memory; the block is what the device counts for it.
     Managed(Block),
+    /// Memory of another process's, opened here so many times.
+    Imported { block: Block, opens: u32 },
     /// Physical memory that the program mapped here; its bytes can be reached at `shadow`.
     Mapped {
         physical: Key<Physical>,
         shadow: u64,
-        has_access: bool,
+        access: Access,
     },
     /// Page-locked host memory that the driver allocated.
     HostAllocated { flags: u32 },
     /// The program's own memory, page-locked.
     HostRegistered { flags: u32 },
+}
+
+/// Which devices may do what: the flags of `cuMemSetAccess`, two bits a device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Access(u32);
+
+const _: () = assert!(
+    2 * DEVICES_MAX <= 32,
+    "two bits for each device of a machine"
+);
+
+impl Access {
+    /// What a device may.
+    pub(crate) fn of(self, device: usize) -> CUmemAccess_flags {
+        (self.0 >> (2 * device)) & CU_MEM_ACCESS_FLAGS_PROT_READWRITE
+    }
+
+    /// The same, but for one device.
+    pub(crate) fn with(self, device: usize, flags: CUmemAccess_flags) -> Self {
+        let (at, mask) = (2 * device, CU_MEM_ACCESS_FLAGS_PROT_READWRITE);
+        Self(self.0 & !(mask << at) | (flags & mask) << at)
+    }
+
+    /// Whether any device may do anything.
+    fn is_any(self) -> bool {
+        self.0 != 0
+    }
 }
 
 /// A stretch of memory.
@@ -57,7 +89,9 @@ impl Range {
     /// The block that the device counts for it.
     pub(crate) fn block(&self) -> Option<Block> {
         match self.backing {
-            Backing::Device(block) | Backing::Managed(block) => Some(block),
+            Backing::Device(block) | Backing::Managed(block) | Backing::Imported { block, .. } => {
+                Some(block)
+            }
             Backing::Mapped { .. }
             | Backing::HostAllocated { .. }
             | Backing::HostRegistered { .. } => None,
@@ -110,6 +144,17 @@ impl AddressBook {
     pub(crate) fn find(&self, address: CUdeviceptr) -> Option<&Range> {
         let (_, range) = self.ranges.range(..=address).next_back()?;
         (address < range.end()).then_some(range)
+    }
+
+    /// The stretch that a block of the device stands behind.
+    pub(crate) fn find_block(&self, id: BlockId) -> Option<&Range> {
+        let mut ranges = self.ranges.values();
+        ranges.find(|range| range.block().is_some_and(|block| block.id == id))
+    }
+
+    /// Writes down what changed of a stretch; its id stays.
+    pub(crate) fn replace(&mut self, range: Range) {
+        self.ranges.insert(range.start, range);
     }
 
     /// The stretch that has all these bytes.
@@ -190,7 +235,7 @@ impl AddressBook {
             .find_all(address, bytes)
             .ok_or(CUDA_ERROR_INVALID_VALUE)?;
         Ok(match range.backing {
-            Backing::Device(block) => Place::Vram {
+            Backing::Device(block) | Backing::Imported { block, .. } => Place::Vram {
                 device: block.device,
                 offset: block.offset.saturating_add(address - range.start),
             },
@@ -213,11 +258,9 @@ impl AddressBook {
         while at < end {
             let range = self.find(at).ok_or(CUDA_ERROR_INVALID_VALUE)?;
             match range.backing {
-                Backing::Mapped {
-                    shadow,
-                    has_access: true,
-                    ..
-                } if shadow + (at - range.start) == at_shadow + (at - address) => {}
+                Backing::Mapped { shadow, access, .. }
+                    if access.is_any()
+                        && shadow + (at - range.start) == at_shadow + (at - address) => {}
                 _ => return Err(CUDA_ERROR_INVALID_VALUE),
             }
             at = range.end();
@@ -233,7 +276,6 @@ impl AddressBook {
 mod tests {
     use super::*;
     use crate::table::Table;
-    use gpu_sim::command::BlockId;
 
     fn range(start: u64, bytes: u64) -> Range {
         let context = Table::<Context>::default().reserve_for_test();
@@ -261,6 +303,14 @@ mod tests {
         book.insert(range(0x1000, 0x100));
         assert_eq!(book.find(0x10ff).map(|range| range.start), Some(0x1000));
         assert!(book.find(0x1100).is_none() && book.find(0xfff).is_none());
+    }
+
+    #[test]
+    fn access_is_kept_for_each_device_by_itself() {
+        let access = Access::default().with(0, 3).with(15, 1);
+        assert_eq!((access.of(0), access.of(1), access.of(15)), (3, 0, 1));
+        let access = access.with(0, 0);
+        assert!(access.is_any() && !access.with(15, 0).is_any());
     }
 
     #[test]

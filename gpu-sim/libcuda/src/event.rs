@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use cuda_sys_stubs::abi::*;
-use gpu_sim::client::SemaphoreHandle;
+use gpu_sim::client::{Effect, SemaphoreHandle};
 use gpu_sim::command::Command;
 
 use crate::capture::{self, Captured};
@@ -21,10 +21,40 @@ pub(crate) struct Event {
     pub(crate) context: Key<Context>,
     flags: u32,
     pub(crate) semaphore: Arc<SemaphoreHandle>,
-    /// Payload of the last record; 0 = never recorded.
-    pub(crate) recorded: u64,
+    /// Payload of the last record by this process; 0 = never.
+    recorded: u64,
     /// Where in a capture it was last recorded.
     pub(crate) captured: Option<Captured>,
+}
+
+impl Event {
+    /// An event that another process made.
+    pub(crate) fn interprocess(context: Key<Context>, semaphore: SemaphoreHandle) -> Self {
+        Self {
+            context,
+            flags: CU_EVENT_INTERPROCESS | CU_EVENT_DISABLE_TIMING,
+            semaphore: Arc::new(semaphore),
+            recorded: 0,
+            captured: None,
+        }
+    }
+
+    fn is_interprocess(&self) -> bool {
+        self.flags & CU_EVENT_INTERPROCESS != 0
+    }
+
+    /// Payload of the last record, of an interprocess event by any process; 0 = never recorded.
+    fn recorded(&self) -> u64 {
+        if !self.is_interprocess() {
+            return self.recorded;
+        }
+        let last = self.semaphore.last_payload();
+        if last > self.semaphore.first_payload() {
+            last
+        } else {
+            0
+        }
+    }
 }
 
 /// Makes an event.
@@ -36,7 +66,12 @@ pub(crate) fn create(process: &Process, flags: u32) -> Answer<Key<Event>> {
     if flags & !FLAGS_ALL != 0 || timed_interprocess {
         return Err(CUDA_ERROR_INVALID_VALUE);
     }
-    let semaphore = Arc::new(process.machine.create_semaphore().map_err(refused)?);
+    let semaphore = if flags & CU_EVENT_INTERPROCESS != 0 {
+        process.machine.create_shared_semaphore()
+    } else {
+        process.machine.create_semaphore()
+    };
+    let semaphore = Arc::new(semaphore.map_err(refused)?);
     Ok(state.events.insert(Event {
         context,
         flags,
@@ -54,6 +89,17 @@ pub(crate) fn find(state: &State, handle: CUevent) -> Answer<Key<Event>> {
         .get(key)
         .map(|_| key)
         .ok_or(CUDA_ERROR_INVALID_HANDLE)
+}
+
+/// The event behind a handle, for a node that records it. An interprocess event is recorded behind a call of ours
+/// ([`signal`]), which a node has no room for: `CUDA_ERROR_NOT_SUPPORTED`.
+pub(crate) fn find_for_node(state: &State, handle: CUevent) -> Answer<Key<Event>> {
+    let key = find(state, handle)?;
+    if get(state, key)?.is_interprocess() {
+        Err(CUDA_ERROR_NOT_SUPPORTED)
+    } else {
+        Ok(key)
+    }
 }
 
 /// An event that must exist, because its handle was looked up.
@@ -80,6 +126,7 @@ pub(crate) fn record(
     }
     if let Some(place) = capture::place(&mut state, stream)? {
         if flags & CU_EVENT_RECORD_EXTERNAL != 0 {
+            let event = find_for_node(&state, handle)?;
             return capture::append(&mut state, stream, Operation::RecordEvent(event));
         }
         let event = state
@@ -92,13 +139,18 @@ pub(crate) fn record(
     signal(process, &mut state, event, stream)
 }
 
-/// Has a stream raise the event's semaphore.
+/// Has a stream raise the event's semaphore. Bytes are moved by the process whose stream it is, so before another process may
+/// go on, this one has to have moved them: a call in the stream comes when it has.
 pub(crate) fn signal(
     process: &Process,
     state: &mut State,
     key: Key<Event>,
     stream: Key<Stream>,
 ) -> Answer {
+    if get(state, key)?.is_interprocess() {
+        let moved = Effect::HostCall(Box::new(|| ()));
+        stream::submit(process, state, stream, Command::HostCall, Some(moved))?;
+    }
     let command = next_signal(state, key)?;
     stream::submit(process, state, stream, command, None).map(drop)
 }
@@ -117,7 +169,7 @@ pub(crate) fn next_signal(state: &mut State, key: Key<Event>) -> Answer<Command>
 /// The command that waits for the event's last record.
 pub(crate) fn wait_command(state: &State, key: Key<Event>) -> Answer<Command> {
     let event = get(state, key)?;
-    Ok(match event.recorded {
+    Ok(match event.recorded() {
         0 => Command::Marker,
         payload => Command::Wait {
             semaphore: event.semaphore.id(),
@@ -184,7 +236,7 @@ fn outside_capture(process: &Process, handle: CUevent) -> Answer<(Arc<SemaphoreH
     let mut state = process.lock();
     let key = find(&state, handle)?;
     let event = get(&state, key)?;
-    let answer = (Arc::clone(&event.semaphore), event.recorded);
+    let answer = (Arc::clone(&event.semaphore), event.recorded());
     if let Some(captured) = &event.captured {
         let capture = captured.capture;
         capture::invalidate(&mut state, capture);

@@ -19,6 +19,7 @@ mod fill;
 mod graph;
 mod host_call;
 mod image;
+mod ipc;
 mod launch;
 mod library;
 mod link;

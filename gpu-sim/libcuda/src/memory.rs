@@ -12,7 +12,7 @@ use crate::door::Answer;
 use crate::process::{Process, State, refused};
 use crate::table::Key;
 use crate::window::{map_host, unmap_host};
-use crate::{capture, pool, stream};
+use crate::{capture, ipc, pool, stream};
 
 /// Host memory is page-locked in pages of this size.
 const PAGE_BYTES: u64 = 4096;
@@ -200,7 +200,10 @@ pub(crate) fn register_host(
 
 /// `cuMemFree`: waits, as hardware does, for all work that may use the memory.
 pub(crate) fn free(process: &Process, start: CUdeviceptr) -> Answer {
-    let is_ours = |range: &Range| range.block().is_some() && !range.is_global;
+    let is_ours = |range: &Range| match range.backing {
+        Backing::Imported { .. } => range.pool.is_some(),
+        _ => range.block().is_some() && !range.is_global,
+    };
     {
         let mut state = process.lock();
         context::current(&state)?;
@@ -239,7 +242,7 @@ pub(crate) fn unregister_host(process: &Process, start: CUdeviceptr) -> Answer {
 }
 
 /// Waits for all work, then takes a stretch out of the book. Of two calls for the same one, one finds it.
-fn take_back(
+pub(crate) fn take_back(
     process: &Process,
     start: CUdeviceptr,
     which: impl Fn(&Range) -> bool,
@@ -269,7 +272,7 @@ pub(crate) fn give_back(process: &Process, range: Range) -> Answer {
             let start = usize::try_from(range.start).map_err(|_| CUDA_ERROR_INVALID_VALUE)?;
             unmap_host(start, length(range.bytes)?);
         }
-        Backing::Device(_) => {}
+        Backing::Device(_) | Backing::Imported { .. } => {}
     }
     range.block().map_or(Ok(()), |block| {
         process.machine.free(block.id).map_err(refused)
@@ -383,14 +386,32 @@ pub(crate) fn attribute(
             Attribute::Long(range.bytes)
         }
         CU_POINTER_ATTRIBUTE_MAPPED => Attribute::Byte(1),
-        CU_POINTER_ATTRIBUTE_IS_LEGACY_CUDA_IPC_CAPABLE
-        | CU_POINTER_ATTRIBUTE_IS_GPU_DIRECT_RDMA_CAPABLE
+        CU_POINTER_ATTRIBUTE_IS_LEGACY_CUDA_IPC_CAPABLE => {
+            Attribute::Byte(ipc::is_capable(range).into())
+        }
+        CU_POINTER_ATTRIBUTE_IS_GPU_DIRECT_RDMA_CAPABLE
         | CU_POINTER_ATTRIBUTE_IS_HW_DECOMPRESS_CAPABLE => Attribute::Byte(0),
-        CU_POINTER_ATTRIBUTE_ALLOWED_HANDLE_TYPES => Attribute::Long(0),
+        CU_POINTER_ATTRIBUTE_ALLOWED_HANDLE_TYPES => {
+            Attribute::Long(handle_types(state, range).into())
+        }
         CU_POINTER_ATTRIBUTE_ACCESS_FLAGS => Attribute::Word(CU_MEM_ACCESS_FLAGS_PROT_READWRITE),
         CU_POINTER_ATTRIBUTE_MEMPOOL_HANDLE => Attribute::Pointer(range.pool.map_or(0, number)),
         _ => return Err(CUDA_ERROR_INVALID_VALUE),
     }))
+}
+
+/// As what a stretch can be given to other processes.
+fn handle_types(state: &State, range: &Range) -> CUmemAllocationHandleType {
+    match range.backing {
+        Backing::Mapped { physical, .. } => {
+            let physical = state.physicals.get(physical);
+            physical.map_or(CU_MEM_HANDLE_TYPE_NONE, |physical| physical.handle_types)
+        }
+        _ => {
+            let pool = range.pool.and_then(|key| state.pools.get(key));
+            pool.map_or(CU_MEM_HANDLE_TYPE_NONE, |pool| pool.handle_types)
+        }
+    }
 }
 
 impl Attribute {

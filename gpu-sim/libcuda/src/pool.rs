@@ -4,11 +4,12 @@
 //! far: to its pool, up to the pool's release threshold, else to the device; this is looked after whenever the program waits
 //! for something, asks for memory or asks how much there is.
 
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use cuda_sys_stubs::abi::*;
-use gpu_sim::client::{RequestError, Stream as GpuStream};
-use gpu_sim::command::{AllocKind, Block, Command, Sequence};
+use gpu_sim::client::{Imported, RequestError, Stream as GpuStream};
+use gpu_sim::command::{AllocKind, Block, Command, Exported, Sequence};
 
 use crate::address::{Backing, Range};
 use crate::context;
@@ -32,6 +33,10 @@ pub(crate) struct Pool {
     /// Blocks of it that are allocated.
     live: u64,
     is_destroyed: bool,
+    /// As what it may be given to other processes.
+    pub(crate) handle_types: CUmemAllocationHandleType,
+    /// Another process's: its blocks are opened one by one, and none is allocated here.
+    pub(crate) is_imported: bool,
 }
 
 /// Bytes now, and the most there were since the figure was reset.
@@ -73,6 +78,8 @@ impl Pool {
             spare: Vec::new(),
             live: 0,
             is_destroyed: false,
+            handle_types: CU_MEM_HANDLE_TYPE_NONE,
+            is_imported: false,
         }
     }
 
@@ -100,10 +107,53 @@ pub(crate) fn get(state: &mut State, key: Key<Pool>) -> Answer<&mut Pool> {
 }
 
 /// Makes a pool on a device.
-pub(crate) fn create(process: &Process, device: CUdevice) -> Answer<Key<Pool>> {
+pub(crate) fn create(
+    process: &Process,
+    device: CUdevice,
+    handle_types: CUmemAllocationHandleType,
+) -> Answer<Key<Pool>> {
     let (ordinal, _) = process.device(device)?;
     Ok(process.lock().pools.insert(Pool {
         is_default: false,
+        handle_types,
+        ..Pool::new(ordinal)
+    }))
+}
+
+/// `cuMemPoolExportToShareableHandle`.
+pub(crate) fn export(
+    process: &Process,
+    handle: CUmemoryPool,
+    handle_type: CUmemAllocationHandleType,
+) -> Answer<OwnedFd> {
+    let device = {
+        let mut state = process.lock();
+        let key = find(&state, handle)?;
+        let pool = get(&mut state, key)?;
+        if pool.handle_types & handle_type == 0 || pool.is_imported {
+            return Err(CUDA_ERROR_INVALID_VALUE);
+        }
+        pool.device
+    };
+    let device = process.devices.get(device);
+    let device = device.ok_or(CUDA_ERROR_INVALID_DEVICE)?.index;
+    let exported = process.machine.export(Exported::Pool { device });
+    exported.map_err(refused)
+}
+
+/// `cuMemPoolImportFromShareableHandle`.
+pub(crate) fn import(process: &Process, descriptor: BorrowedFd) -> Answer<Key<Pool>> {
+    let imported = process.machine.import(descriptor).map_err(refused)?;
+    let Imported::Pool { device } = imported else {
+        return Err(CUDA_ERROR_INVALID_VALUE);
+    };
+    let mut devices = process.devices.iter();
+    let ordinal = devices
+        .position(|known| known.index == device)
+        .ok_or(CUDA_ERROR_INVALID_DEVICE)?;
+    Ok(process.lock().pools.insert(Pool {
+        is_default: false,
+        is_imported: true,
         ..Pool::new(ordinal)
     }))
 }
@@ -174,6 +224,9 @@ pub(crate) fn alloc(
         }
     };
     let ordinal = get(&mut state, pool)?.device;
+    if get(&mut state, pool)?.is_imported {
+        return Err(CUDA_ERROR_INVALID_VALUE);
+    }
     let device = process
         .devices
         .get(ordinal)
@@ -218,16 +271,16 @@ pub(crate) fn free(
     let mut state = process.lock();
     let stream = stream::resolve(process, &mut state, handle, null)?;
     refuse_capture(&mut state, stream)?;
-    let range = state.book.remove(start, |range| {
-        matches!(range.backing, Backing::Device(_)) && !range.is_global
+    let freed = state.book.remove(start, |range| match range.backing {
+        Backing::Device(_) => !range.is_global,
+        Backing::Imported { .. } => range.pool.is_some(),
+        _ => false,
     });
-    let Some(Range {
-        backing: Backing::Device(block),
-        pool,
-        ..
-    }) = range
-    else {
-        return Err(CUDA_ERROR_INVALID_VALUE);
+    let (block, pool) = match freed.map(|range| (range.backing, range.pool)) {
+        Some((Backing::Device(block), pool)) => (block, pool),
+        // It goes back to who exported it, not to our pool.
+        Some((Backing::Imported { block, .. }, _)) => (block, None),
+        _ => return Err(CUDA_ERROR_INVALID_VALUE),
     };
     let sequence = stream::submit(process, &mut state, stream, Command::Marker, None)?;
     let gpu = Arc::clone(&stream::get(&state, stream)?.gpu);
@@ -279,6 +332,9 @@ fn take_back(process: &Process, state: &mut State, retired: Retired) -> Answer {
 
 /// Minds that a block of a pool was freed by other means than the pool's.
 pub(crate) fn forget(state: &mut State, range: &Range) {
+    if matches!(range.backing, Backing::Imported { .. }) {
+        return;
+    }
     let pool = range.pool.and_then(|key| state.pools.get_mut(key));
     if let Some((pool, block)) = pool.zip(range.block()) {
         pool.used.subtract(block.bytes);

@@ -91,11 +91,20 @@ traced_callbacks!(
     cuda_sys_stubs::abi::CUoccupancyB2DSize
 );
 
-impl Traced for cuda_sys_stubs::abi::CUmemLocation {
-    fn traced(&self) -> Argument {
-        Argument::Struct
-    }
+macro_rules! traced_structs {
+    ($($type:ty),*) => { $(
+        impl Traced for $type {
+            fn traced(&self) -> Argument {
+                Argument::Struct
+            }
+        }
+    )* };
 }
+traced_structs!(
+    cuda_sys_stubs::abi::CUmemLocation,
+    cuda_sys_stubs::abi::CUipcMemHandle,
+    cuda_sys_stubs::abi::CUipcEventHandle
+);
 
 /// The arguments of a call, ready for [`call`].
 macro_rules! arguments {

@@ -4,11 +4,13 @@
 //! the pages of mapped physical memory can be reached. So bytes that run on over several mappings can be copied as one.
 
 use std::collections::BTreeMap;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use cuda_sys_stubs::abi::*;
-use gpu_sim::command::{AllocKind, Block};
+use gpu_sim::client::Imported;
+use gpu_sim::command::{AllocKind, Block, Exported};
 
-use crate::address::{Backing, Range};
+use crate::address::{Access, Backing, Range};
 use crate::door::Answer;
 use crate::process::{Process, State, refused};
 use crate::table::Key;
@@ -23,6 +25,8 @@ pub(crate) struct Physical {
     pub(crate) block: Block,
     /// Ordinal of the device.
     pub(crate) device: usize,
+    /// As what it may be given to other processes.
+    pub(crate) handle_types: CUmemAllocationHandleType,
     /// Handles that the program holds.
     handles: u32,
     /// Places at which it is mapped.
@@ -48,7 +52,12 @@ fn check_size(bytes: u64) -> Answer {
 }
 
 /// `cuMemCreate`.
-pub(crate) fn create(process: &Process, bytes: u64, device: CUdevice) -> Answer<Key<Physical>> {
+pub(crate) fn create(
+    process: &Process,
+    bytes: u64,
+    device: CUdevice,
+    handle_types: CUmemAllocationHandleType,
+) -> Answer<Key<Physical>> {
     let (ordinal, device) = process.device(device)?;
     check_size(bytes)?;
     let mut state = process.lock();
@@ -60,6 +69,58 @@ pub(crate) fn create(process: &Process, bytes: u64, device: CUdevice) -> Answer<
     Ok(state.physicals.insert(Physical {
         block,
         device: ordinal,
+        handle_types,
+        handles: 1,
+        mappings: 0,
+    }))
+}
+
+/// `cuMemExportToShareableHandle`: a descriptor that keeps the memory as long as a copy of it is open.
+pub(crate) fn export(
+    process: &Process,
+    handle: CUmemGenericAllocationHandle,
+    handle_type: CUmemAllocationHandleType,
+) -> Answer<OwnedFd> {
+    let block = {
+        let state = process.lock();
+        let physical = state.physicals.get(find(&state, handle)?);
+        let allowed = |physical: &&Physical| physical.handle_types & handle_type != 0;
+        physical
+            .filter(allowed)
+            .ok_or(CUDA_ERROR_INVALID_VALUE)?
+            .block
+    };
+    let exported = process.machine.export(Exported::Block(block.id));
+    exported.map_err(refused)
+}
+
+/// `cuMemImportFromShareableHandle`: one more handle, of memory that this process may have known before.
+pub(crate) fn import(process: &Process, descriptor: BorrowedFd) -> Answer<Key<Physical>> {
+    let mut state = process.lock();
+    let Imported::Block(block) = process.machine.import(descriptor).map_err(refused)? else {
+        return Err(CUDA_ERROR_INVALID_VALUE);
+    };
+    let known = state
+        .physicals
+        .iter_mut()
+        .find(|(_, known)| known.block.id == block.id);
+    if let Some((key, known)) = known {
+        known.handles = known.handles.saturating_add(1);
+        process.machine.free(block.id).map_err(refused)?;
+        return Ok(key);
+    }
+    let device = process
+        .devices
+        .iter()
+        .position(|device| device.index == block.device);
+    let Some(device) = device else {
+        process.machine.free(block.id).map_err(refused)?;
+        return Err(CUDA_ERROR_INVALID_DEVICE);
+    };
+    Ok(state.physicals.insert(Physical {
+        block,
+        device,
+        handle_types: CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR,
         handles: 1,
         mappings: 0,
     }))
@@ -209,7 +270,7 @@ pub(crate) fn map(
     let backing = Backing::Mapped {
         physical: key,
         shadow,
-        has_access: false,
+        access: Access::default(),
     };
     state.book.insert(Range {
         start,
@@ -272,32 +333,34 @@ pub(crate) fn unmap(process: &Process, start: CUdeviceptr, bytes: u64) -> Answer
     Ok(())
 }
 
-/// `cuMemSetAccess`, for one device. There is one kind of access: to read and write.
+/// `cuMemSetAccess`, for one device. Copies need some access of some device; kernels, which touch nothing, need none.
 pub(crate) fn set_access(
     process: &Process,
     start: CUdeviceptr,
     bytes: u64,
-    has_access: bool,
+    device: usize,
+    flags: CUmemAccess_flags,
 ) -> Answer {
     let mut state = process.lock();
     for at in mappings(&state, start, bytes)? {
         let mut range = *state.book.find(at).ok_or(CUDA_ERROR_INVALID_VALUE)?;
-        if let Backing::Mapped {
-            has_access: known, ..
-        } = &mut range.backing
-        {
-            *known = has_access;
+        if let Backing::Mapped { access, .. } = &mut range.backing {
+            *access = access.with(device, flags);
         }
-        state.book.insert(range);
+        state.book.replace(range);
     }
     Ok(())
 }
 
 /// `cuMemGetAccess`.
-pub(crate) fn has_access(process: &Process, address: CUdeviceptr) -> Answer<bool> {
+pub(crate) fn access(
+    process: &Process,
+    address: CUdeviceptr,
+    device: usize,
+) -> Answer<CUmemAccess_flags> {
     let state = process.lock();
     match state.book.find(address).map(|range| range.backing) {
-        Some(Backing::Mapped { has_access, .. }) => Ok(has_access),
+        Some(Backing::Mapped { access, .. }) => Ok(access.of(device)),
         _ => Err(CUDA_ERROR_INVALID_VALUE),
     }
 }

@@ -174,10 +174,9 @@ impl Describes for CUgraphNodeParams {
                     state,
                     self.anonymous.eventWait.event,
                 )?)),
-                CU_GRAPH_NODE_TYPE_EVENT_RECORD => Ok(Operation::RecordEvent(event::find(
-                    state,
-                    self.anonymous.eventRecord.event,
-                )?)),
+                CU_GRAPH_NODE_TYPE_EVENT_RECORD => Ok(Operation::RecordEvent(
+                    event::find_for_node(state, self.anonymous.eventRecord.event)?,
+                )),
                 CU_GRAPH_NODE_TYPE_EXT_SEMAS_SIGNAL..=CU_GRAPH_NODE_TYPE_FABRIC_CPY_BATCH => {
                     Err(CUDA_ERROR_NOT_SUPPORTED)
                 }
@@ -433,7 +432,7 @@ exports! {
         add(phGraphNode, (hGraph, before, NO_EDGES, numDependencies), |_, state| Ok(Operation::Child(graph::find(state, childGraph)?)))
     }
     fn cuGraphAddEventRecordNode(phGraphNode: *mut CUgraphNode, hGraph: CUgraph, before: *const CUgraphNode, numDependencies: usize, event: CUevent) {
-        add(phGraphNode, (hGraph, before, NO_EDGES, numDependencies), |_, state| Ok(Operation::RecordEvent(event::find(state, event)?)))
+        add(phGraphNode, (hGraph, before, NO_EDGES, numDependencies), |_, state| Ok(Operation::RecordEvent(event::find_for_node(state, event)?)))
     }
     fn cuGraphAddEventWaitNode(phGraphNode: *mut CUgraphNode, hGraph: CUgraph, before: *const CUgraphNode, numDependencies: usize, event: CUevent) {
         add(phGraphNode, (hGraph, before, NO_EDGES, numDependencies), |_, state| Ok(Operation::WaitEvent(event::find(state, event)?)))
@@ -494,7 +493,7 @@ exports! {
         put(event_out, ask(hNode, |_, operation| event_of(operation, true))?)
     }
     fn cuGraphEventRecordNodeSetEvent(hNode: CUgraphNode, event: CUevent) {
-        set(hNode, CU_GRAPH_NODE_TYPE_EVENT_RECORD, |_, state| Ok(Operation::RecordEvent(event::find(state, event)?)))
+        set(hNode, CU_GRAPH_NODE_TYPE_EVENT_RECORD, |_, state| Ok(Operation::RecordEvent(event::find_for_node(state, event)?)))
     }
     fn cuGraphEventWaitNodeGetEvent(hNode: CUgraphNode, event_out: *mut CUevent) {
         put(event_out, ask(hNode, |_, operation| event_of(operation, false))?)

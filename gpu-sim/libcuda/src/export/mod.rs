@@ -19,6 +19,7 @@ mod function;
 mod graph;
 mod graph_exec;
 mod graph_node;
+mod ipc;
 mod launch;
 mod library;
 mod link;

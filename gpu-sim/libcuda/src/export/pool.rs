@@ -1,21 +1,23 @@
 //! Memory pools and stream-ordered allocation.
 
 use std::ffi::c_void;
+use std::os::fd::{IntoRawFd, RawFd};
 
 use cuda_sys_stubs::abi::*;
 
+use super::virtual_memory::descriptor;
 use super::{get, list, put, wanted, wide};
 use crate::door::{Answer, exports};
 use crate::pool::{self, PoolAttribute};
 use crate::process::process;
 
-/// Only memory of a device, for this process alone, comes from a pool.
+/// Only memory of a device comes from a pool.
 fn check_props(props: &CUmemPoolProps) -> Answer {
     let is_device = props.location.type_ == CU_MEM_LOCATION_TYPE_DEVICE;
     if props.allocType != CU_MEM_ALLOCATION_TYPE_PINNED {
         return Err(CUDA_ERROR_INVALID_VALUE);
     }
-    if is_device && props.handleTypes == CU_MEM_HANDLE_TYPE_NONE {
+    if is_device && props.handleTypes & !CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR == 0 {
         Ok(())
     } else {
         Err(CUDA_ERROR_NOT_SUPPORTED)
@@ -45,7 +47,23 @@ exports! {
         wanted(pool)?;
         let props = get(poolProps)?;
         check_props(&props)?;
-        put(pool, pool::create(process, props.location.id)?.handle())
+        put(pool, pool::create(process, props.location.id, props.handleTypes)?.handle())
+    }
+    fn cuMemPoolExportToShareableHandle(handle_out: *mut c_void, pool: CUmemoryPool, handleType: CUmemAllocationHandleType, flags: u64) {
+        let process = process()?;
+        wanted(handle_out)?;
+        if flags != 0 {
+            return Err(CUDA_ERROR_INVALID_VALUE);
+        }
+        put(handle_out.cast::<RawFd>(), pool::export(process, pool, handleType)?.into_raw_fd())
+    }
+    fn cuMemPoolImportFromShareableHandle(pool_out: *mut CUmemoryPool, handle: *mut c_void, handleType: CUmemAllocationHandleType, flags: u64) {
+        let process = process()?;
+        wanted(pool_out)?;
+        if flags != 0 {
+            return Err(CUDA_ERROR_INVALID_VALUE);
+        }
+        put(pool_out, pool::import(process, descriptor(handle, handleType)?)?.handle())
     }
     fn cuMemPoolDestroy(pool: CUmemoryPool) {
         pool::destroy(process()?, pool)

@@ -1,19 +1,25 @@
 //! Virtual memory management.
 
+use std::ffi::c_void;
+use std::os::fd::{BorrowedFd, IntoRawFd, RawFd};
+
 use cuda_sys_stubs::abi::*;
 
 use super::{get, list, put, wanted, wide};
 use crate::door::{Answer, exports};
 use crate::process::process;
-use crate::virtual_memory::{self, GRANULARITY};
+use crate::virtual_memory::{self, GRANULARITY, Physical};
 
-/// Refuses memory that is not a device's, or that is to be shared with other processes.
+/// As what memory can be given to other processes.
+const HANDLE_TYPES: CUmemAllocationHandleType = CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR;
+
+/// Refuses memory that is not a device's, or that is to be shared in a way that there is not.
 fn check_prop(prop: &CUmemAllocationProp) -> Answer<CUdevice> {
     if prop.type_ != CU_MEM_ALLOCATION_TYPE_PINNED {
         return Err(CUDA_ERROR_INVALID_VALUE);
     }
     match prop.location.type_ {
-        CU_MEM_LOCATION_TYPE_DEVICE if prop.requestedHandleTypes == CU_MEM_HANDLE_TYPE_NONE => {
+        CU_MEM_LOCATION_TYPE_DEVICE if prop.requestedHandleTypes & !HANDLE_TYPES == 0 => {
             Ok(prop.location.id)
         }
         CU_MEM_LOCATION_TYPE_DEVICE..=CU_MEM_LOCATION_TYPE_HOST_NUMA_CURRENT => {
@@ -21,6 +27,29 @@ fn check_prop(prop: &CUmemAllocationProp) -> Answer<CUdevice> {
         }
         _ => Err(CUDA_ERROR_INVALID_VALUE),
     }
+}
+
+/// The descriptor that a caller passed as a pointer.
+///
+/// # Safety
+/// If `handle_type` says so, it is one, and stays open while the call lasts.
+pub(super) unsafe fn descriptor<'a>(
+    handle: *mut c_void,
+    handle_type: CUmemAllocationHandleType,
+) -> Answer<BorrowedFd<'a>> {
+    match handle_type {
+        CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR => {}
+        CU_MEM_HANDLE_TYPE_WIN32 | CU_MEM_HANDLE_TYPE_WIN32_KMT | CU_MEM_HANDLE_TYPE_FABRIC => {
+            return Err(CUDA_ERROR_NOT_SUPPORTED);
+        }
+        _ => return Err(CUDA_ERROR_INVALID_VALUE),
+    }
+    let number = RawFd::try_from(handle.addr())
+        .ok()
+        .filter(|number| *number >= 0)
+        .ok_or(CUDA_ERROR_INVALID_VALUE)?;
+    // SAFETY: the caller's promise; a number that names nothing fails its first use.
+    Ok(unsafe { BorrowedFd::borrow_raw(number) })
 }
 
 fn number<T>(handle: *mut T) -> CUmemGenericAllocationHandle {
@@ -38,16 +67,32 @@ exports! {
     fn cuMemCreate(handle: *mut CUmemGenericAllocationHandle, size: usize, prop: *const CUmemAllocationProp, flags: u64) {
         let process = process()?;
         wanted(handle)?;
-        let device = check_prop(&get(prop)?)?;
+        let prop = get(prop)?;
+        let device = check_prop(&prop)?;
         if flags != 0 {
             return Err(CUDA_ERROR_INVALID_VALUE);
         }
-        put(handle, number(virtual_memory::create(process, wide(size), device)?.handle::<()>()))
+        put(handle, number(virtual_memory::create(process, wide(size), device, prop.requestedHandleTypes)?.handle::<()>()))
+    }
+    fn cuMemExportToShareableHandle(shareableHandle: *mut c_void, handle: CUmemGenericAllocationHandle, handleType: CUmemAllocationHandleType, flags: u64) {
+        let process = process()?;
+        wanted(shareableHandle)?;
+        if flags != 0 {
+            return Err(CUDA_ERROR_INVALID_VALUE);
+        }
+        let descriptor = virtual_memory::export(process, handle, handleType)?;
+        put(shareableHandle.cast::<RawFd>(), descriptor.into_raw_fd())
+    }
+    fn cuMemImportFromShareableHandle(handle: *mut CUmemGenericAllocationHandle, osHandle: *mut c_void, shHandleType: CUmemAllocationHandleType) {
+        let process = process()?;
+        wanted(handle)?;
+        let descriptor = descriptor(osHandle, shHandleType)?;
+        put(handle, number(virtual_memory::import(process, descriptor)?.handle::<()>()))
     }
     fn cuMemRelease(handle: CUmemGenericAllocationHandle) {
         virtual_memory::release(process()?, handle)
     }
-    fn cuMemRetainAllocationHandle(handle: *mut CUmemGenericAllocationHandle, addr: *mut std::ffi::c_void) {
+    fn cuMemRetainAllocationHandle(handle: *mut CUmemGenericAllocationHandle, addr: *mut c_void) {
         let process = process()?;
         wanted(handle)?;
         put(handle, number(virtual_memory::retain(process, super::address(addr))?.handle::<()>()))
@@ -55,11 +100,10 @@ exports! {
     fn cuMemGetAllocationPropertiesFromHandle(prop: *mut CUmemAllocationProp, handle: CUmemGenericAllocationHandle) {
         let process = process()?;
         let state = process.lock();
-        let device = state.physicals.get(virtual_memory::find(&state, handle)?).ok_or(CUDA_ERROR_INVALID_VALUE)?.device;
+        let &Physical { device, handle_types: requestedHandleTypes, .. } = state.physicals.get(virtual_memory::find(&state, handle)?).ok_or(CUDA_ERROR_INVALID_VALUE)?;
         let location = CUmemLocation { type_: CU_MEM_LOCATION_TYPE_DEVICE, id: CUdevice::try_from(device).map_err(|_| CUDA_ERROR_INVALID_DEVICE)? };
         let allocFlags = anonymous_allocFlags { compressionType: 0, gpuDirectRDMACapable: 0, usage: 0, reserved: [0; 4] };
-        let (type_, requestedHandleTypes) = (CU_MEM_ALLOCATION_TYPE_PINNED, CU_MEM_HANDLE_TYPE_NONE);
-        put(prop, CUmemAllocationProp { type_, requestedHandleTypes, location, win32HandleMetaData: std::ptr::null_mut(), allocFlags })
+        put(prop, CUmemAllocationProp { type_: CU_MEM_ALLOCATION_TYPE_PINNED, requestedHandleTypes, location, win32HandleMetaData: std::ptr::null_mut(), allocFlags })
     }
     fn cuMemAddressReserve(ptr: *mut CUdeviceptr, size: usize, alignment: usize, _addr: CUdeviceptr, flags: u64) {
         let process = process()?;
@@ -93,19 +137,17 @@ exports! {
             process.device(wish.location.id)?;
         }
         for wish in wishes {
-            let has_access = match wish.flags {
-                CU_MEM_ACCESS_FLAGS_PROT_NONE => false,
-                CU_MEM_ACCESS_FLAGS_PROT_READ | CU_MEM_ACCESS_FLAGS_PROT_READWRITE => true,
-                _ => return Err(CUDA_ERROR_INVALID_VALUE),
-            };
-            virtual_memory::set_access(process, ptr, wide(size), has_access)?;
+            if !matches!(wish.flags, CU_MEM_ACCESS_FLAGS_PROT_NONE | CU_MEM_ACCESS_FLAGS_PROT_READ | CU_MEM_ACCESS_FLAGS_PROT_READWRITE) {
+                return Err(CUDA_ERROR_INVALID_VALUE);
+            }
+            let (ordinal, _) = process.device(wish.location.id)?;
+            virtual_memory::set_access(process, ptr, wide(size), ordinal, wish.flags)?;
         }
         if count == 0 { Err(CUDA_ERROR_INVALID_VALUE) } else { Ok(()) }
     }
     fn cuMemGetAccess(flags: *mut u64, location: *const CUmemLocation, ptr: CUdeviceptr) {
         let process = process()?;
-        process.device(get(location)?.id)?;
-        let has_access = virtual_memory::has_access(process, ptr)?;
-        put(flags, u64::from(if has_access { CU_MEM_ACCESS_FLAGS_PROT_READWRITE } else { CU_MEM_ACCESS_FLAGS_PROT_NONE }))
+        let (ordinal, _) = process.device(get(location)?.id)?;
+        put(flags, virtual_memory::access(process, ptr, ordinal)?.into())
     }
 }

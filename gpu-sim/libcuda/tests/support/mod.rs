@@ -10,6 +10,8 @@
     reason = "what goes wrong here fails the test that asked for it"
 )]
 
+pub(crate) mod other;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -26,14 +28,26 @@ pub(crate) struct Driver {
     _machine: TempDir,
 }
 
+/// Where the driver lies, for a process that a test starts: see [`other`].
+const FOLDER: &str = "TEST_DRIVER_FOLDER";
+
 /// Opens the driver, once for a test program. The environment of the simulation is set before, by whichever test is first.
 pub(crate) fn driver() -> &'static Driver {
     static DRIVER: OnceLock<Driver> = OnceLock::new();
     DRIVER.get_or_init(|| {
         let machine = tempfile::tempdir_in("/dev/shm").expect("a folder in memory");
-        let folder = lay_out(machine.path());
-        // SAFETY: tests call nothing but this function before they have the driver, so nobody reads the environment now.
-        unsafe { std::env::set_var("GPU_SIM_DIR", machine.path().join("machine")) };
+        let folder = match std::env::var_os(FOLDER) {
+            Some(folder) => PathBuf::from(folder),
+            None => {
+                let folder = lay_out(machine.path());
+                // SAFETY: tests call nothing but this function before they have the driver, so nobody reads the environment now.
+                unsafe {
+                    std::env::set_var("GPU_SIM_DIR", machine.path().join("machine"));
+                    std::env::set_var(FOLDER, &folder);
+                }
+                folder
+            }
+        };
         // SAFETY: the library runs nothing when it is loaded.
         let library = unsafe { Library::new(folder.join("libcuda.so.1")) }.expect("the driver");
         Driver {
