@@ -1,6 +1,7 @@
 //! The command line: what may be typed, and the help that teaches it.
 
 use std::ffi::OsString;
+use std::time::Duration;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
@@ -126,12 +127,41 @@ pub(crate) enum SimCommand {
         #[arg(long)]
         json: bool,
     },
+    /// The same again and again, until the machine ends: a line of JSON each time, or what happened since the line before
+    Watch(WatchArgs),
     /// The GPUs that can be simulated by name
     ///
     /// Several make one machine: `--sim 2xa100,t4` has three GPUs. A TOML file does the same and can change any figure:
     /// each [[device]] names the profile that it starts from and how many there are (profile = "a100", count = 2).
     Profiles,
 }
+
+/// Print the simulated machine's books again and again, until it ends
+///
+/// The machine does not live on for it. Exit status 1 where none is running.
+#[derive(Args, Debug)]
+#[command(after_help = WATCH_EXAMPLES)]
+pub(crate) struct WatchArgs {
+    /// Print JSON, one line each time, in the form of `sim status --json`
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    /// Time between two lines: 1ms to 3600s
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = crate::sim::period)]
+    pub(crate) every: Duration,
+
+    /// Wait for a machine to start where none is running
+    #[arg(long)]
+    pub(crate) wait: bool,
+}
+
+const WATCH_EXAMPLES: &str = "\
+Examples:
+  cuda-hook sim watch
+  cuda-hook sim watch --wait --json --every 100ms > books.jsonl &
+  cuda-hook run --sim t4 -- python3 train.py       and books.jsonl is whole when it ends
+
+Totals count from the machine's start: what happened between two lines is their difference.";
 
 const COMMAND_EXAMPLES: &str = "\
 Examples:

@@ -16,7 +16,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use args::{Command, CommandLine, SimCommand};
+use args::{Command, CommandLine};
 use failure::Failure;
 
 fn main() -> ExitCode {
@@ -37,7 +37,6 @@ fn carry_out(command: &Command) -> Result<ExitCode, Failure> {
         Command::Run(args) => match run::run(args)? {},
         Command::Status(args) => status::status(args),
         Command::Doctor(args) => doctor::doctor(args),
-        Command::Sim(SimCommand::Status { json }) => sim::status(*json),
-        Command::Sim(SimCommand::Profiles) => sim::profiles(),
+        Command::Sim(command) => sim::sim(command).map(|()| ExitCode::SUCCESS),
     }
 }

@@ -9,14 +9,34 @@ use crate::failure::Failure;
 
 /// Writes `text` and a line end to standard output. A reader that has gone (`cuda-hook status | head -1`) has what it wanted.
 pub(crate) fn print(text: impl Display) -> Result<(), Failure> {
+    write_line(&mut io::stdout().lock(), text).map(drop)
+}
+
+/// Whether somebody still reads standard output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reader {
+    Listens,
+    Gone,
+}
+
+/// As [`print`], for who prints on and on and has to know when to stop.
+pub(crate) fn print_line(text: impl Display) -> Result<Reader, Failure> {
     write_line(&mut io::stdout().lock(), text)
+}
+
+/// Writes `value` as JSON in one line.
+pub(crate) fn print_json_line(value: &impl Serialize) -> Result<Reader, Failure> {
+    print_line(serde_json::to_string(value).map_err(not_json)?)
 }
 
 /// Writes `value` as indented JSON.
 pub(crate) fn print_json(value: &impl Serialize) -> Result<(), Failure> {
-    let text = serde_json::to_string_pretty(value)
-        .map_err(|error| Failure::failed(format_args!("cannot write JSON: {error}")))?;
-    print(text)
+    print(serde_json::to_string_pretty(value).map_err(not_json)?)
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "it is what map_err gives")]
+fn not_json(error: serde_json::Error) -> Failure {
+    Failure::failed(format_args!("cannot write JSON: {error}"))
 }
 
 /// Writes to standard error under this command's name. Nobody is left to tell when that fails.
@@ -24,12 +44,13 @@ pub(crate) fn complain(text: impl Display) {
     drop(writeln!(io::stderr().lock(), "cuda-hook: {text}"));
 }
 
-fn write_line(out: &mut impl Write, text: impl Display) -> Result<(), Failure> {
+fn write_line(out: &mut impl Write, text: impl Display) -> Result<Reader, Failure> {
     match writeln!(out, "{text}").and_then(|()| out.flush()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Failure::failed(format_args!(
+        Ok(()) => Ok(Reader::Listens),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(Reader::Gone),
+        Err(error) => Err(Failure::failed(format_args!(
             "cannot write to standard output: {error}"
         ))),
-        _ => Ok(()),
     }
 }
 
@@ -50,7 +71,8 @@ mod tests {
 
     #[test]
     fn a_reader_that_left_is_no_failure() {
-        assert_eq!(write_line(&mut Broken(ErrorKind::BrokenPipe), "x"), Ok(()));
+        let written = write_line(&mut Broken(ErrorKind::BrokenPipe), "x");
+        assert_eq!(written, Ok(Reader::Gone));
     }
 
     #[test]

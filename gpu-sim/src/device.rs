@@ -323,7 +323,9 @@ impl Device {
             self.model.kill(process);
             self.by_process.remove(&process);
         }
-        self.linger_until_ns = clock::monotonic_ns() + self.linger_ns;
+        if peer.role == Role::User {
+            self.linger_until_ns = clock::monotonic_ns() + self.linger_ns;
+        }
     }
 
     fn advance(&mut self) {
