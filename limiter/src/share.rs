@@ -205,13 +205,15 @@ impl Share {
         let mut now = now;
         let mut has_waited = false;
         loop {
+            // Before asking: what changes after the answer must not be missed.
+            let gate = self.gate(device_index);
             let earliest = match self.admit(device_index, key, now) {
                 Admit::Granted(reservation) => return reservation,
                 Admit::NotBefore(earliest) => earliest,
             };
             let gathered_ns = self.row(device_index).map_or(0, |row| gather_ns(cap(row)));
             let deadline = earliest.saturating_add_ns(gathered_ns);
-            now = self.sleep_until(device_index, deadline, !has_waited);
+            now = self.sleep_until(device_index, gate, deadline, !has_waited);
             has_waited = true;
         }
     }
@@ -345,16 +347,23 @@ impl Share {
         }
     }
 
+    /// How this process's gate stands; 0 where there is none.
+    fn gate(&self, device_index: usize) -> u32 {
+        self.slot_device(self.seat.index, device_index)
+            .map_or(0, |slot| slot.gate.load(Ordering::SeqCst))
+    }
+
+    /// Sleeps while the gate stands as it was `seen`, but not beyond the deadline.
     fn sleep_until(
         &self,
         device_index: usize,
+        seen: u32,
         deadline: MonotonicNs,
         is_first: bool,
     ) -> MonotonicNs {
         let begin = clock::monotonic();
         let mut now = begin;
         if let Some(slot) = self.slot_device(self.seat.index, device_index) {
-            let seen = slot.gate.load(Ordering::SeqCst);
             while now < deadline && slot.gate.load(Ordering::SeqCst) == seen {
                 shm::futex_wait(&slot.gate, seen, deadline);
                 now = clock::monotonic();

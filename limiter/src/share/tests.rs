@@ -136,18 +136,13 @@ fn two_processes_of_a_container_share_its_cap() {
     } = container(percent("30"));
     let (_ledger_two, two) = join(dir.path(), "a", percent("30"));
     let now = clock::monotonic();
-    for share in [&one, &two] {
-        let reservation = share.acquire(0, KEY, now);
-        share.completed(
-            reservation,
-            Some(Timing {
-                elapsed: GpuNs::new(50 * MS),
-                ended_at: now,
-            }),
-            now,
-        );
-    }
-    assert!(matches!(one.admit(0, KEY, now), Admit::NotBefore(_)));
+    let reservation = one.acquire(0, KEY, now);
+    let timing = Timing {
+        elapsed: GpuNs::new(50 * MS),
+        ended_at: now,
+    };
+    one.completed(reservation, Some(timing), now);
+    assert!(matches!(two.admit(0, KEY, now), Admit::NotBefore(_)));
     let (_other_ledger, other) = join(dir.path(), "b", percent("30"));
     assert!(
         matches!(other.admit(0, KEY, now), Admit::Granted(_)),
@@ -226,7 +221,7 @@ fn a_wait_is_counted_and_ends_at_its_deadline() {
         ledger: _ledger,
     } = container(percent("30"));
     let deadline = clock::monotonic().saturating_add_ns(3 * MS);
-    let woken = share.sleep_until(0, deadline, true);
+    let woken = share.sleep_until(0, share.gate(0), deadline, true);
     assert!(woken >= deadline);
     assert_eq!(share.usage(0).throttled_count, 1);
     assert!(share.usage(0).throttled_ns > 0);
@@ -241,24 +236,21 @@ fn a_raised_cap_lets_waiting_launches_go() {
     } = container(percent("1"));
     let now = clock::monotonic();
     let reservation = share.acquire(0, KEY, now);
-    // At 1 % eight minutes of waiting, at 100 % none.
-    share.completed(
-        reservation,
-        Some(Timing {
-            elapsed: GpuNs::new(5_000 * MS),
-            ended_at: now,
-        }),
-        now,
-    );
-    std::thread::scope(|scope| {
-        let waiting = scope.spawn(|| share.acquire(0, KEY, clock::monotonic()));
-        while share.usage(0).launches < 2 {
-            share.set_limits(0, None, Some(Percent::ALL), clock::monotonic());
-            std::thread::yield_now();
-        }
-        share.cancel(waiting.join().unwrap());
-    });
+    // At 1 % ten seconds of waiting, at 100 % none.
+    let timing = Timing {
+        elapsed: GpuNs::new(100 * MS),
+        ended_at: now,
+    };
+    share.completed(reservation, Some(timing), now);
+    let gate = share.gate(0);
+    let Admit::NotBefore(then) = share.admit(0, KEY, now) else {
+        panic!("nothing is owed")
+    };
+    share.set_limits(0, None, Some(Percent::ALL), now);
+    let woken = share.sleep_until(0, gate, then, true);
+    assert!(woken < then, "waited it out");
     assert!(!share.is_limited(0));
+    assert!(matches!(share.admit(0, KEY, woken), Admit::Granted(_)));
 }
 
 #[test]
