@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_status_code_has_its_name_and_a_description() {
+    fn every_status_code_of_the_driver_has_its_name_and_a_description() {
         assert_eq!(result_name(CUDA_SUCCESS), Some(c"CUDA_SUCCESS"));
         assert_eq!(
             result_name(CUDA_ERROR_OUT_OF_MEMORY),

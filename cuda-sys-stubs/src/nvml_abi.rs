@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_status_code_has_its_name_and_a_description() {
+    fn every_status_code_of_nvml_has_its_name_and_a_description() {
         assert_eq!(result_name(NVML_SUCCESS), Some(c"NVML_SUCCESS"));
         assert_eq!(
             result_name(NVML_ERROR_ARGUMENT_VERSION_MISMATCH),

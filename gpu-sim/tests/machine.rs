@@ -100,15 +100,18 @@ fn a_host_call_runs_on_another_thread_and_blocks_its_stream_until_it_returns() {
     let context = machine.create_context(0).unwrap();
     let stream = machine.create_stream(context, 0).unwrap();
     let (go, wait_for_go) = std::sync::mpsc::channel::<()>();
-    let caller = std::thread::current().id();
+    let (begin, begun) = std::sync::mpsc::channel();
     let effect = Effect::HostCall(Box::new(move || {
-        assert_ne!(std::thread::current().id(), caller);
+        begin.send(std::thread::current().id()).unwrap();
         wait_for_go.recv().unwrap();
     }));
     let call = machine
         .submit_with(&stream, Command::HostCall, effect)
         .unwrap();
     let after = machine.submit(&stream, Command::Marker).unwrap();
+    assert_ne!(begun.recv().unwrap(), std::thread::current().id());
+    // Whatever the device was sent before, it has handled when it answers.
+    machine.memory(0).unwrap();
     assert_eq!(machine.poll_stream(&stream, call).unwrap(), None);
     go.send(()).unwrap();
     machine.wait_stream(&stream, after).unwrap();

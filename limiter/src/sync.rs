@@ -29,18 +29,24 @@ impl ProcessLock {
     pub(crate) fn lock(&self) -> ProcessGuard<'_> {
         let pid = std::process::id();
         loop {
-            let holder = self.holder_pid.load(Ordering::Relaxed);
-            if holder == pid {
-                shm::futex_wait(&self.holder_pid, pid, MonotonicNs::new(u64::MAX));
-                continue;
+            if let Some(guard) = self.try_lock(pid) {
+                return guard;
             }
-            let taken =
-                self.holder_pid
-                    .compare_exchange(holder, pid, Ordering::Acquire, Ordering::Relaxed);
-            if taken.is_ok() {
-                return ProcessGuard { lock: self };
-            }
+            // Returns at once where another than this process holds it by now.
+            shm::futex_wait(&self.holder_pid, pid, MonotonicNs::new(u64::MAX));
         }
+    }
+
+    /// `None`: a thread of this process holds it, or was faster.
+    fn try_lock(&self, pid: u32) -> Option<ProcessGuard<'_>> {
+        let holder = self.holder_pid.load(Ordering::Relaxed);
+        if holder == pid {
+            return None;
+        }
+        let taken =
+            self.holder_pid
+                .compare_exchange(holder, pid, Ordering::Acquire, Ordering::Relaxed);
+        taken.is_ok().then(|| ProcessGuard { lock: self })
     }
 }
 
@@ -64,6 +70,7 @@ mod tests {
                     for _ in 0..2_000 {
                         let _guard = lock.lock();
                         assert_eq!(inside.fetch_add(1, Ordering::Relaxed), 0);
+                        std::thread::yield_now(); // lets another try
                         inside.fetch_sub(1, Ordering::Relaxed);
                         entered.fetch_add(1, Ordering::Relaxed);
                     }
@@ -75,9 +82,12 @@ mod tests {
 
     #[test]
     fn a_lock_that_the_parent_held_at_the_fork_is_free_in_the_child() {
+        let (parent, child) = (7, 8);
         let lock = ProcessLock {
-            holder_pid: AtomicU32::new(std::process::id().wrapping_add(1)),
+            holder_pid: AtomicU32::new(parent),
         };
-        let _guard = lock.lock();
+        assert!(lock.try_lock(parent).is_none());
+        let _guard = lock.try_lock(child).expect("it is free");
+        assert!(lock.try_lock(child).is_none());
     }
 }
