@@ -34,8 +34,7 @@ CHUNK_MIB = 256
 SPEED_EXPLAINED = "images/s: as the program counted them."
 SIMULATED_EXPLAINED = """\
 SM measured: the time for which the GPU's compute engine was the program's, in percent of the window. memory peak: the most device
-memory that the program held, with its context, which is not charged to a quota yet. Both from the simulated device's own books, not from
-the limiter."""
+memory that the program held, with its context. Both from the simulated device's own books, not from the limiter."""
 REAL_EXPLAINED = "not measured: a real GPU keeps no such books that every user may read; `cuda-hook status` has the limiter's."
 
 

@@ -8,15 +8,15 @@
 )]
 #![expect(non_snake_case, reason = "fields are named as the driver's functions")]
 
-use std::ffi::{CStr, OsStr, c_char, c_uint, c_void};
+use std::ffi::{CStr, CString, OsStr, c_char, c_uint, c_void};
 use std::path::Path;
 use std::ptr;
 
 use cuda_sys_stubs::abi::*;
-use cuda_sys_stubs::nvml_abi::{NVML_SUCCESS, nvmlDevice_t};
+use cuda_sys_stubs::nvml_abi::{NVML_SUCCESS, nvmlDevice_t, nvmlMemory_t};
 use cuda_sys_stubs::{nvml_pfn, pfn};
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
-use limiter::units::DeviceUuid;
+use limiter::units::{Bytes, DeviceUuid};
 
 use crate::lookup;
 use crate::table::{DriverRows, NvmlRows};
@@ -56,6 +56,7 @@ functions! {
     struct Questions from pfn {
         cuCtxGetCurrent, cuCtxGetDevice, cuCtxPopCurrent_v2, cuCtxPushCurrent_v2,
         cuDeviceGet, cuDeviceGetCount, cuDeviceGetUuid, cuDeviceGetUuid_v2, cuDevicePrimaryCtxGetState, cuDevicePrimaryCtxRetain,
+        cuDriverGetVersion,
         cuEventCreate, cuEventElapsedTime, cuEventQuery, cuEventRecord,
         cuStreamGetCtx, cuStreamIsCapturing,
     }
@@ -63,7 +64,10 @@ functions! {
 
 functions! {
     /// What we ask NVML on our own account.
-    struct NvmlQuestions from nvml_pfn { nvmlDeviceGetCount_v2, nvmlDeviceGetHandleByIndex_v2, nvmlDeviceGetUUID }
+    struct NvmlQuestions from nvml_pfn {
+        nvmlDeviceGetCount_v2, nvmlDeviceGetHandleByIndex_v2, nvmlDeviceGetHandleByUUID, nvmlDeviceGetMemoryInfo, nvmlDeviceGetUUID,
+        nvmlInit_v2, nvmlShutdown,
+    }
 }
 
 /// Why a real library cannot be used.
@@ -172,6 +176,13 @@ impl Driver {
         Ok(DeviceUuid::from_bytes(uuid.bytes.map(i8::cast_unsigned)))
     }
 
+    /// The newest CUDA version that the driver supports, as `1000 × major + 10 × minor`.
+    pub(crate) fn version(&self) -> Result<u32, Status> {
+        let mut version = 0;
+        ask!(self.cuDriverGetVersion(&raw mut version))?;
+        Ok(u32::try_from(version).unwrap_or(0))
+    }
+
     /// The device of this thread's current context.
     pub(crate) fn current_device(&self) -> Result<CUdevice, Status> {
         let mut device = 0;
@@ -233,6 +244,22 @@ impl Driver {
             .map_or(CUDA_ERROR_NOT_FOUND, |free| unsafe { free(pointer) })
     }
 
+    /// Ends a context that the program does not know of.
+    pub(crate) fn destroy_context(&self, context: CUcontext) -> CUresult {
+        // SAFETY: the driver's own function; the context was made in this call and nobody else has it.
+        self.rows
+            .cuCtxDestroy_v2
+            .map_or(CUDA_ERROR_NOT_FOUND, |destroy| unsafe { destroy(context) })
+    }
+
+    /// Gives a primary context back that was retained for the program.
+    pub(crate) fn release_primary_context(&self, device: CUdevice) -> CUresult {
+        // SAFETY: the driver's own function; the caller has retained the context.
+        self.rows
+            .cuDevicePrimaryCtxRelease_v2
+            .map_or(CUDA_ERROR_NOT_FOUND, |release| unsafe { release(device) })
+    }
+
     /// Whether `device` has a primary context.
     pub(crate) fn has_primary_context(&self, device: CUdevice) -> Result<bool, Status> {
         let (mut flags, mut active) = (0, 0);
@@ -244,12 +271,7 @@ impl Driver {
     pub(crate) fn primary_context(&self, device: CUdevice) -> Result<CUcontext, Status> {
         let mut context = ptr::null_mut();
         ask!(self.cuDevicePrimaryCtxRetain(&raw mut context, device))?;
-        // SAFETY: the driver's own function, giving back what was retained above.
-        let released = self
-            .rows
-            .cuDevicePrimaryCtxRelease_v2
-            .map(|release| unsafe { release(device) });
-        checked(released.unwrap_or(CUDA_ERROR_NOT_FOUND))?;
+        checked(self.release_primary_context(device))?;
         Ok(context)
     }
 
@@ -347,5 +369,33 @@ impl Nvml {
             .ok()?
             .parse()
             .ok()
+    }
+
+    /// What everybody together holds of the memory of that GPU. NVML is initialised for the question: it counts that.
+    pub(crate) fn memory_used(&self, uuid: DeviceUuid) -> Option<Bytes> {
+        // SAFETY: NVML's own functions; each initialisation is paired with a shutdown.
+        let status = unsafe { (self.questions.nvmlInit_v2?)() };
+        (status == NVML_SUCCESS).then_some(())?;
+        let used = self.memory_used_initialised(uuid);
+        // SAFETY: as above.
+        unsafe { (self.questions.nvmlShutdown?)() };
+        used
+    }
+
+    fn memory_used_initialised(&self, uuid: DeviceUuid) -> Option<Bytes> {
+        let text = CString::new(uuid.to_string()).ok()?;
+        let mut device = ptr::null_mut();
+        // SAFETY: NVML's own function; the text and the out-pointer are live.
+        let status =
+            unsafe { (self.questions.nvmlDeviceGetHandleByUUID?)(text.as_ptr(), &raw mut device) };
+        (status == NVML_SUCCESS).then_some(())?;
+        let mut memory = nvmlMemory_t {
+            total: 0,
+            free: 0,
+            used: 0,
+        };
+        // SAFETY: NVML's own function; the handle is its own, the out-pointer is live.
+        let status = unsafe { (self.questions.nvmlDeviceGetMemoryInfo?)(device, &raw mut memory) };
+        (status == NVML_SUCCESS).then_some(Bytes::new(memory.used))
     }
 }

@@ -19,6 +19,8 @@ pub(crate) enum Key {
     Pointer(u64),
     /// A `CUarray` or `CUmipmappedArray`.
     Array(usize),
+    /// A `CUcontext`: what it takes itself.
+    Context(usize),
 }
 
 /// Whose end is the end of a block, besides its own free.

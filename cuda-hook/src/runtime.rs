@@ -25,6 +25,7 @@ use parking_lot::Mutex;
 
 use crate::completion::Completion;
 use crate::driver::{Driver, Nvml};
+use crate::hooks::context::Attachments;
 use crate::hooks::pool::Pools;
 use crate::hooks::vmm::Vmm;
 use crate::live::LiveMap;
@@ -293,6 +294,8 @@ pub(crate) struct Attachment {
     pub(crate) vmm: Vmm,
     /// Where its memory pools lie.
     pub(crate) pools: Pools,
+    /// How often its contexts were attached to.
+    pub(crate) context_attachments: Attachments,
     /// What this process has launched and not seen end.
     pub(crate) completion: Completion,
     /// In the order of the ledger and the share.
@@ -324,6 +327,7 @@ impl Attachment {
             live: LiveMap::default(),
             vmm: Vmm::default(),
             pools: Pools::default(),
+            context_attachments: Attachments::default(),
             completion: Completion::default(),
             devices: devices
                 .iter()
@@ -335,6 +339,11 @@ impl Attachment {
     /// The index of the driver's `device` in the ledger and the share.
     pub(crate) fn device_index(&self, device: CUdevice) -> Option<usize> {
         self.devices.iter().position(|ours| ours.device == device)
+    }
+
+    /// The GPU of that index.
+    pub(crate) fn uuid(&self, device_index: usize) -> Option<DeviceUuid> {
+        self.devices.get(device_index).map(|device| device.uuid)
     }
 
     /// The index of the only device, if there is but one.

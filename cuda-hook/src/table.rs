@@ -127,7 +127,18 @@ hooks! {
     Lookup fn cuGetProcAddress(symbol: *const c_char, pfn: *mut *mut c_void, cudaVersion: c_int, flags: u64) => lookup::get_proc_address(pfn);
     Lookup fn cuGetProcAddress_v2(symbol: *const c_char, pfn: *mut *mut c_void, cudaVersion: c_int, flags: u64, symbolStatus: *mut CUdriverProcAddressQueryResult) => lookup::get_proc_address(pfn);
 
-    // Contexts: their end is the end of what was allocated in them.
+    // Contexts: they take memory themselves, and their end is the end of what was allocated in them.
+    Charge   fn cuCtxCreate(pctx: *mut CUcontext, flags: c_uint, dev: CUdevice) => context::create(pctx, dev);
+    Charge   fn cuCtxCreate_v2(pctx: *mut CUcontext, flags: c_uint, dev: CUdevice) => context::create(pctx, dev);
+    Charge   fn cuCtxCreate_v3(pctx: *mut CUcontext, paramsArray: *mut CUexecAffinityParam, numParams: c_int, flags: c_uint, dev: CUdevice) => context::create(pctx, dev);
+    Charge   fn cuCtxCreate_v4(pctx: *mut CUcontext, ctxCreateParams: *mut CUctxCreateParams, flags: c_uint, dev: CUdevice) => context::create(pctx, dev);
+    Charge   fn cuGLCtxCreate(pCtx: *mut CUcontext, Flags: c_uint, device: CUdevice) => context::create(pCtx, device);
+    Charge   fn cuGLCtxCreate_v2(pCtx: *mut CUcontext, Flags: c_uint, device: CUdevice) => context::create(pCtx, device);
+    Charge   fn cuVDPAUCtxCreate(pCtx: *mut CUcontext, flags: c_uint, device: CUdevice, vdpDevice: VdpDevice, vdpGetProcAddress: *mut VdpGetProcAddress) => context::create(pCtx, device);
+    Charge   fn cuVDPAUCtxCreate_v2(pCtx: *mut CUcontext, flags: c_uint, device: CUdevice, vdpDevice: VdpDevice, vdpGetProcAddress: *mut VdpGetProcAddress) => context::create(pCtx, device);
+    Charge   fn cuDevicePrimaryCtxRetain(pctx: *mut CUcontext, dev: CUdevice) => context::retain_primary(pctx, dev);
+    Track    fn cuCtxAttach(pctx: *mut CUcontext, flags: c_uint) => context::attach(pctx);
+    Uncharge fn cuCtxDetach(ctx: CUcontext) => context::detach(ctx);
     Uncharge fn cuCtxDestroy(ctx: CUcontext) => context::destroy(ctx);
     Uncharge fn cuCtxDestroy_v2(ctx: CUcontext) => context::destroy(ctx);
     Uncharge fn cuDevicePrimaryCtxRelease(dev: CUdevice) => context::release_primary(dev);

@@ -6,6 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::context::ContextCost;
 use crate::shm::AttachError;
 use crate::shm::layout::{Activity, BoardEntry, BoardFile, Entries, Owner};
 use crate::slot::{Seat, used};
@@ -53,6 +54,11 @@ impl Board {
         let entries = used(&*self.seat.file).filter_map(|index| self.seat.file.entries.get(index));
         let busy = entries.filter(|entry| entry.activity.is_busy(now)).count();
         u32::try_from(busy).unwrap_or(u32::MAX)
+    }
+
+    /// What a context takes of the GPU, under the driver of that version.
+    pub fn context_cost(&self, driver_version: u32) -> ContextCost<'_> {
+        ContextCost::new(&self.seat.file.contexts, driver_version)
     }
 
     fn own(&self) -> Option<&Activity> {

@@ -1,7 +1,7 @@
 //! Quotas and shares of a container: config, ledger, bucket, prices; knows nothing of CUDA.
 //!
 //! * what is limited: [`config`], in [`units`];
-//! * memory: [`ledger`], one shared file per container, one slot per process;
+//! * memory: [`ledger`], one shared file per container, one slot per process; [`context`] says what a context takes;
 //! * GPU time: [`share`] asks [`price`] what a launch costs and [`bucket`] whether it may go; [`board`] says who else is
 //!   busy;
 //! * what others read: [`sample`].
@@ -23,6 +23,7 @@ pub mod board;
 pub mod bucket;
 pub mod clock;
 pub mod config;
+pub mod context;
 pub mod ledger;
 mod limit;
 pub mod price;

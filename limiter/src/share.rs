@@ -155,6 +155,11 @@ impl Share {
         })
     }
 
+    /// The GPU's board.
+    pub fn board(&self, device_index: usize) -> Option<&Board> {
+        self.devices.get(device_index).map(|device| &device.board)
+    }
+
     /// Whether launches on this device are limited at all; where not, skip everything else.
     pub fn is_limited(&self, device_index: usize) -> bool {
         self.row(device_index)

@@ -157,6 +157,43 @@ static CUresult release_host(struct block *block)
     return CU(cuMemFreeHost)(block->handle);
 }
 
+/* Contexts take memory themselves. The one that was current stays so. */
+static CUresult make_other_context(struct block *block)
+{
+    CUcontext current = NULL;
+    CUresult status = CU(cuCtxGetCurrent)(&current);
+    status = status ? status : CU(cuCtxCreate_v2)((CUcontext *)&block->handle, 0, device);
+    return status ? status : CU(cuCtxSetCurrent)(current);
+}
+
+static CUresult allocate_context(struct block *block, size_t bytes, size_t *charged)
+{
+    (void)bytes;
+    *charged = 0;
+    return make_other_context(block);
+}
+
+static CUresult release_context(struct block *block)
+{
+    return CU(cuCtxDestroy_v2)(block->handle);
+}
+
+/* Its use is counted: it goes with the second release. */
+static CUresult allocate_context_twice(struct block *block, size_t bytes, size_t *charged)
+{
+    CUcontext current = NULL, attached = NULL;
+    CUresult status = CU(cuCtxGetCurrent)(&current);
+    status = status ? status : allocate_context(block, bytes, charged);
+    status = status ? status : CU(cuCtxSetCurrent)(block->handle);
+    status = status ? status : CU(cuCtxAttach)(&attached, 0);
+    return status ? status : CU(cuCtxSetCurrent)(current);
+}
+
+static CUresult detach_context(struct block *block)
+{
+    return CU(cuCtxDetach)(block->handle);
+}
+
 static const struct kind KINDS[] = {
     { "cuMemAlloc_v2", allocate_linear, release_linear },
     { "cuMemAlloc", allocate_linear_v1, release_linear_v1 },
@@ -169,6 +206,8 @@ static const struct kind KINDS[] = {
     { "cuArray3DCreate_v2", allocate_array3d, release_array },
     { "cuMipmappedArrayCreate", allocate_mipmap, release_mipmap },
     { "cuMemAllocHost_v2", allocate_host, release_host },
+    { "cuCtxCreate_v2", allocate_context, release_context },
+    { "cuCtxAttach", allocate_context_twice, detach_context },
 };
 
 #endif

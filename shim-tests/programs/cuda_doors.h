@@ -102,6 +102,8 @@ typedef struct { int result; CUgraphNode node, from; } CUgraphExecUpdateResultIn
     X(cuDevicePrimaryCtxRelease_v2, "cuDevicePrimaryCtxRelease", 11000, (CUdevice)) \
     X(cuCtxCreate_v2, "cuCtxCreate", 3020, (CUcontext *, unsigned, CUdevice)) \
     X(cuCtxDestroy_v2, "cuCtxDestroy", 4000, (CUcontext)) \
+    X(cuCtxAttach, "cuCtxAttach", 2000, (CUcontext *, unsigned)) \
+    X(cuCtxDetach, "cuCtxDetach", 2000, (CUcontext)) \
     X(cuCtxGetCurrent, "cuCtxGetCurrent", 4000, (CUcontext *)) \
     X(cuCtxSetCurrent, "cuCtxSetCurrent", 4000, (CUcontext)) \
     X(cuCtxGetDevice, "cuCtxGetDevice", 2000, (CUdevice *)) \

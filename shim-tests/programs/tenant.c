@@ -6,6 +6,7 @@
  *
  *     init                                    start
  *     context [ORDINAL]                       start, make the primary context of a device current
+ *     leave                                   give the primary context back
  *     on ORDINAL                              let cuMemCreate allocate on this device
  *     alloc NAME KIND BYTES                   status, bytes as the program can know them
  *     free NAME                               status; the name stays known, so that it can be freed again
@@ -87,6 +88,12 @@ static CUresult make_context(int ordinal)
 static void do_context(char *answer, char *rest)
 {
     answer_status(answer, make_context(atoi(rest)));
+}
+
+static void do_leave(char *answer, char *rest)
+{
+    (void)rest;
+    answer_status(answer, CU(cuDevicePrimaryCtxRelease_v2)(device));
 }
 
 static void do_on(char *answer, char *rest)
@@ -443,6 +450,7 @@ static const struct {
 } COMMANDS[] = {
     { "init", do_init },
     { "context", do_context },
+    { "leave", do_leave },
     { "on", do_on },
     { "alloc", do_alloc },
     { "free", do_free },

@@ -86,6 +86,77 @@ fn the_quota_is_exact_for_physical_memory() {
     assert_exact("cuMemCreate", 2 * MIB);
 }
 
+/// A process outside of all containers, and what the device counts for its context. It stays: what its end gave back
+/// would disturb those who measure.
+fn bystander(machine: &Machine) -> (Tenant, u64) {
+    let bare = Tenant::with_context(machine, &World::Bare);
+    let context_bytes = machine.truth_of(bare.pid()).memory_bytes;
+    (bare, context_bytes)
+}
+
+/// Nobody says beforehand what a context takes: the first is measured, and the container is told of it as of any memory.
+#[test]
+fn a_context_is_charged_what_it_takes() {
+    let machine = Machine::new();
+    let (_bystander, context_bytes) = bystander(&machine);
+    let mut tenant = tenant(&machine);
+    assert_eq!(tenant.free_bytes(), QUOTA_BYTES - context_bytes);
+    for kind in ["cuCtxCreate_v2", "cuCtxAttach"] {
+        assert_eq!(tenant.alloc("other", kind, 0), 0, "{kind}");
+        assert_eq!(
+            tenant.free_bytes(),
+            QUOTA_BYTES - 2 * context_bytes,
+            "{kind}"
+        );
+        if kind == "cuCtxAttach" {
+            assert_eq!(tenant.status("free other"), 0, "the first of two");
+            assert_eq!(tenant.free_bytes(), QUOTA_BYTES - 2 * context_bytes);
+        }
+        assert_eq!(tenant.status("free other"), 0, "{kind}");
+        assert_eq!(tenant.free_bytes(), QUOTA_BYTES - context_bytes, "{kind}");
+    }
+    let mut second = Tenant::with_context(&machine, &container("one"));
+    assert_eq!(second.free_bytes(), QUOTA_BYTES - 2 * context_bytes);
+    assert_eq!(tenant.status("leave"), 0);
+    assert_eq!(second.free_bytes(), QUOTA_BYTES - context_bytes);
+}
+
+/// The first context of a board is ended again when it turns out not to fit; later ones are not even made.
+#[test]
+fn a_context_that_does_not_fit_is_refused() {
+    let machine = Machine::new();
+    let (_bystander, context_bytes) = bystander(&machine);
+    let small = World::memory("small", &(context_bytes - 1).to_string());
+    for attempt in ["measured", "known"] {
+        let mut tenant = Tenant::start(&machine, &small);
+        assert_eq!(tenant.status("context"), OUT_OF_MEMORY, "{attempt}");
+        let held = machine.truth_of(tenant.pid()).memory_bytes;
+        assert_eq!(held, 0, "{attempt}: nothing is left of it");
+    }
+    let exact = World::memory("exact", &context_bytes.to_string());
+    assert_eq!(Tenant::with_context(&machine, &exact).free_bytes(), 0);
+}
+
+/// Several that start at once on a board where nothing is known: one measures, and none is charged for another's context.
+#[test]
+fn contexts_made_at_once_are_each_charged_their_own() {
+    let machine = Machine::new();
+    let (_bystander, context_bytes) = bystander(&machine);
+    let names: Vec<String> = (0..8).map(|at| format!("starter-{at}")).collect();
+    let mut tenants: Vec<Tenant> = names
+        .iter()
+        .map(|name| Tenant::start(&machine, &container(name)))
+        .collect();
+    for tenant in &mut tenants {
+        tenant.tell("context");
+    }
+    for tenant in &mut tenants {
+        assert_eq!(tenant.hear(), "0");
+    }
+    let mut latest = Tenant::with_context(&machine, &container("latest"));
+    assert_eq!(latest.free_bytes(), QUOTA_BYTES - context_bytes);
+}
+
 /// Physical memory lives on after its release for as long as it is mapped, and so does its charge.
 #[test]
 fn what_is_mapped_stays_charged_after_its_release() {

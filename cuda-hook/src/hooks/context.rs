@@ -1,11 +1,22 @@
-//! The driver's initialisation, and the ends of contexts, which are the ends of everything allocated in them.
-#![expect(unsafe_code, reason = "hooks are unsafe on the terms of `hooks`")]
+//! The driver's initialisation; contexts, which take memory themselves; and their ends, which are the ends of everything
+//! allocated in them.
+#![expect(
+    unsafe_code,
+    reason = "reads what the driver has written to the caller's out-pointers"
+)]
 
-use cuda_sys_stubs::abi::{CUDA_SUCCESS, CUcontext, CUdevice, CUresult};
+use std::collections::HashMap;
 
+use cuda_sys_stubs::abi::{CUDA_ERROR_OUT_OF_MEMORY, CUDA_SUCCESS, CUcontext, CUdevice, CUresult};
+use limiter::context::Turn;
+use limiter::units::{Bytes, DeviceUuid};
+use parking_lot::Mutex;
+
+use crate::driver::Nvml;
 use crate::entry::{Api, Bare, Cuda, Cx};
 use crate::hooks::memory;
 use crate::live::{Block, Key, Owner};
+use crate::runtime;
 
 /// `cuInit`: where limits are in force they are in force before the program's first context, or the driver is not
 /// initialised for it.
@@ -24,6 +35,209 @@ pub(crate) unsafe fn init(cx: Bare<Cuda>, call: impl FnOnce() -> CUresult) -> CU
             Cuda::UNENFORCEABLE
         }
     }
+}
+
+/// Measures what the context takes that is made between its two ends.
+struct Meter {
+    turn: Turn<'static>,
+    nvml: &'static Nvml,
+    uuid: DeviceUuid,
+    used_before: Bytes,
+}
+
+impl Meter {
+    /// `None` where NVML cannot be asked: then somebody else may measure.
+    fn start(turn: Turn<'static>, uuid: DeviceUuid) -> Option<Self> {
+        let nvml = runtime::get().nvml()?;
+        Some(Self {
+            turn,
+            nvml,
+            uuid,
+            used_before: nvml.memory_used(uuid)?,
+        })
+    }
+
+    fn finish(self) {
+        if let Some(used) = self.nvml.memory_used(self.uuid) {
+            let taken = used.get().saturating_sub(self.used_before.get());
+            tracing::debug!(taken, "measured what a context takes");
+            self.turn.measured(Bytes::new(taken));
+        }
+    }
+}
+
+/// How a context comes about and goes again.
+struct Making<C, M, U> {
+    /// The program's call.
+    call: C,
+    /// The context that it made.
+    made: M,
+    /// Ends it again.
+    undo: U,
+}
+
+/// Calls what makes a context on `device` and charges what it takes. Where that does not fit into the quota it is not made,
+/// or, if only afterwards it is known what it takes, ended again.
+fn charged(
+    cx: Cx,
+    device: CUdevice,
+    Making { call, made, undo }: Making<
+        impl FnOnce() -> CUresult,
+        impl FnOnce() -> CUcontext,
+        impl FnOnce(CUcontext) -> CUresult,
+    >,
+) -> CUresult {
+    let attachment = cx.attachment;
+    // Not a device, or no quota there.
+    let Some((device_index, board)) = attachment
+        .device_index(device)
+        .filter(|&index| attachment.ledger.max(index).is_some())
+        .and_then(|index| Some((index, attachment.share.board(index)?)))
+    else {
+        return call();
+    };
+    let cost = board.context_cost(cx.driver.version().unwrap_or(0));
+    let expected = cost.expect();
+    let Ok(charge) = attachment
+        .ledger
+        .try_charge(device_index, expected.bytes.unwrap_or_default())
+    else {
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    };
+    let meter = expected
+        .turn
+        .zip(attachment.uuid(device_index))
+        .and_then(|(turn, uuid)| Meter::start(turn, uuid));
+    let status = call();
+    if status != CUDA_SUCCESS {
+        return status;
+    }
+    let context = made();
+    let key = Key::Context(context.addr());
+    let block = Block {
+        bytes: charge.commit(),
+        device_index,
+        owner: Owner::Context(context.addr()),
+    };
+    memory::remember(cx, key, block);
+    let Some(meter) = meter else { return status };
+    meter.finish();
+    if memory::settle(cx, key, cost.bytes().unwrap_or(block.bytes)) {
+        return status;
+    }
+    match memory::uncharged(cx, key, || undo(context)) {
+        CUDA_SUCCESS => CUDA_ERROR_OUT_OF_MEMORY,
+        status => status,
+    }
+}
+
+/// `cuCtxCreate` and its like.
+///
+/// # Safety
+/// As [`hooks`](crate::hooks).
+pub(crate) unsafe fn create(
+    cx: Cx,
+    call: impl FnOnce() -> CUresult,
+    context: *mut CUcontext,
+    device: CUdevice,
+) -> CUresult {
+    let making = Making {
+        call,
+        // SAFETY: the driver's promise: after success it has written there.
+        made: || unsafe { context.read() },
+        undo: |context| cx.driver.destroy_context(context),
+    };
+    charged(cx, device, making)
+}
+
+/// `cuDevicePrimaryCtxRetain`: the first one makes it.
+///
+/// # Safety
+/// As [`hooks`](crate::hooks).
+pub(crate) unsafe fn retain_primary(
+    cx: Cx,
+    call: impl FnOnce() -> CUresult,
+    context: *mut CUcontext,
+    device: CUdevice,
+) -> CUresult {
+    if cx.driver.has_primary_context(device) != Ok(false) {
+        return call();
+    }
+    let making = Making {
+        call,
+        // SAFETY: as above.
+        made: || unsafe { context.read() },
+        undo: |_| cx.driver.release_primary_context(device),
+    };
+    charged(cx, device, making)
+}
+
+/// How often contexts were attached to beyond their making.
+#[derive(Default)]
+pub(crate) struct Attachments(Mutex<HashMap<usize, u64>>);
+
+impl Attachments {
+    fn add(&self, context: CUcontext) {
+        let mut counts = self.0.lock();
+        let count = counts.entry(context.addr()).or_default();
+        *count = count.saturating_add(1);
+    }
+
+    /// Whether there was one to take back.
+    fn remove(&self, context: CUcontext) -> bool {
+        let mut counts = self.0.lock();
+        let Some(count) = counts.get_mut(&context.addr()) else {
+            return false;
+        };
+        *count = count.saturating_sub(1);
+        if *count == 0 {
+            counts.remove(&context.addr());
+        }
+        true
+    }
+
+    fn forget(&self, context: CUcontext) {
+        self.0.lock().remove(&context.addr());
+    }
+}
+
+/// `cuCtxAttach`: the current context ends one `cuCtxDetach` later.
+///
+/// # Safety
+/// As [`hooks`](crate::hooks).
+pub(crate) unsafe fn attach(
+    cx: Cx,
+    call: impl FnOnce() -> CUresult,
+    context: *mut CUcontext,
+) -> CUresult {
+    let status = call();
+    if status == CUDA_SUCCESS {
+        // SAFETY: the driver's promise: after success it has written there.
+        cx.attachment
+            .context_attachments
+            .add(unsafe { context.read() });
+    }
+    status
+}
+
+/// `cuCtxDetach`: the last one destroys the context.
+///
+/// # Safety
+/// As [`hooks`](crate::hooks).
+pub(crate) unsafe fn detach(
+    cx: Cx,
+    call: impl FnOnce() -> CUresult,
+    context: CUcontext,
+) -> CUresult {
+    if !cx.attachment.context_attachments.remove(context) {
+        // SAFETY: as of this hook.
+        return unsafe { destroy(cx, call, context) };
+    }
+    let status = call();
+    if status != CUDA_SUCCESS {
+        cx.attachment.context_attachments.add(context);
+    }
+    status
 }
 
 fn give_back(cx: Cx, taken: Vec<(Key, Block)>) {
@@ -66,9 +280,13 @@ pub(crate) unsafe fn destroy(
     cx.attachment
         .completion
         .forget_context(&cx.attachment.share, context);
-    ended(cx, call, |block| {
+    let status = ended(cx, call, |block| {
         block.owner == Owner::Context(context.addr())
-    })
+    });
+    if status == CUDA_SUCCESS {
+        cx.attachment.context_attachments.forget(context);
+    }
+    status
 }
 
 /// The primary context of `device`, if it has one.

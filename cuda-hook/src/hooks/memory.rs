@@ -209,7 +209,7 @@ pub(crate) unsafe fn alloc_pitch<P: Word, S: Word>(
 }
 
 /// Corrects the charge of a block to what it turned out to take; `false` if the quota has no room for the rest of it.
-fn settle(cx: Cx, key: Key, exact: Bytes) -> bool {
+pub(crate) fn settle(cx: Cx, key: Key, exact: Bytes) -> bool {
     let ledger = &cx.attachment.ledger;
     // Not there: another thread has freed it already.
     let Some(block) = cx.attachment.live.take(key) else {

@@ -26,6 +26,8 @@ pub(crate) struct Context {
     pub(crate) flags: u32,
     pub(crate) api_version: u32,
     pub(crate) is_primary: bool,
+    /// How often it was made or attached to (CUDA Driver API, `cuCtxAttach`).
+    pub(crate) usage_count: u32,
     /// The null stream of the legacy API, made when first meant.
     pub(crate) legacy: Option<Key<Stream>>,
     /// The null stream of each thread, for the per-thread API.
@@ -162,6 +164,7 @@ pub(crate) fn create(
         flags,
         api_version,
         is_primary: false,
+        usage_count: 1,
         legacy: None,
         per_thread: HashMap::new(),
         limits: LIMITS,

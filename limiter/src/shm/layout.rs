@@ -8,6 +8,8 @@ use std::mem::offset_of;
 use super::{Preamble, Shared};
 use crate::sync::{AtomicU32, AtomicU64};
 
+/// Measurements of what a context takes that a board keeps.
+pub(crate) const CONTEXT_COSTS: usize = 5;
 /// GPUs that one container's file has place for.
 pub(crate) const DEVICES_MAX: usize = 16;
 /// Processes that one file has place for.
@@ -147,7 +149,21 @@ pub(crate) struct SlotDevice {
 #[repr(C)]
 pub(crate) struct BoardFile {
     preamble: Preamble,
+    pub(crate) contexts: ContextRow,
     pub(crate) entries: [BoardEntry; ENTRIES_MAX],
+}
+
+/// What a context takes of the GPU.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub(crate) struct ContextRow {
+    /// When somebody began to measure, `CLOCK_MONOTONIC`; 0: nobody is at it.
+    pub(crate) measuring_since_ns: AtomicU64,
+    /// The latest measurements, each in one word: see `board::ContextCost`. 0: none.
+    pub(crate) costs: [AtomicU64; CONTEXT_COSTS],
+    /// Counts the measurements; who waits for one sleeps on it.
+    pub(crate) measured: AtomicU32,
+    reserved: [AtomicU32; 3],
 }
 
 /// A process on a GPU.
@@ -172,6 +188,7 @@ pub(crate) struct Activity {
 const _: () = assert!(size_of::<Preamble>() == 64 && size_of::<Owner>() == 64);
 const _: () = assert!(size_of::<DeviceRow>() == 5 * 64 && size_of::<SlotDevice>() == 128);
 const _: () = assert!(size_of::<Slot>() == 2176 && size_of::<BoardEntry>() == 128);
+const _: () = assert!(size_of::<ContextRow>() == 64);
 
 // SAFETY: `repr(C)`, begins with a `Preamble`, atomics and arrays and structs of them only.
 unsafe impl Shared for ContainerFile {
@@ -187,7 +204,7 @@ unsafe impl Shared for ContainerFile {
 // SAFETY: as above.
 unsafe impl Shared for BoardFile {
     const MAGIC: u64 = u64::from_be_bytes(*b"cuhkbord");
-    const LAYOUT_VERSION: u32 = 1;
+    const LAYOUT_VERSION: u32 = 2;
     const HEADER_BYTES: usize = offset_of!(Self, entries);
 
     fn preamble(&self) -> &Preamble {

@@ -35,6 +35,18 @@ fn destroy(handle: CUcontext) -> Answer {
     Ok(())
 }
 
+/// Takes one use of a context back; how many are left.
+fn detach(handle: CUcontext) -> Answer<u32> {
+    let mut state = process()?.lock();
+    let key = context::find(&state, handle)?;
+    let context = state
+        .contexts
+        .get_mut(key)
+        .ok_or(CUDA_ERROR_INVALID_CONTEXT)?;
+    context.usage_count = context.usage_count.saturating_sub(1);
+    Ok(context.usage_count)
+}
+
 fn push(handle: CUcontext) -> Answer {
     context::push(context::find(&process()?.lock(), handle)?);
     Ok(())
@@ -126,10 +138,14 @@ exports! {
         if flags != 0 {
             return Err(CUDA_ERROR_INVALID_VALUE);
         }
-        put(pctx, context::current(&process.lock())?.handle())
+        let mut state = process.lock();
+        let key = context::current(&state)?;
+        let context = context::current_mut(&mut state)?;
+        context.usage_count = context.usage_count.saturating_add(1);
+        put(pctx, key.handle())
     }
     fn cuCtxDetach(ctx: CUcontext) {
-        destroy(ctx)
+        if detach(ctx)? == 0 { destroy(ctx) } else { Ok(()) }
     }
     fn cuCtxPushCurrent(ctx: CUcontext) {
         push(ctx)
