@@ -10,6 +10,7 @@ use gpu_sim::profile::DEVICES_MAX;
 
 use crate::context::Context;
 use crate::door::Answer;
+use crate::graph::memory::GraphAlloc;
 use crate::pool::Pool;
 use crate::process::Device;
 use crate::table::Key;
@@ -30,6 +31,8 @@ pub(crate) enum Backing {
         shadow: u64,
         access: Access,
     },
+    /// Memory of a graph's own; its bytes can be reached at `shadow` while it is backed.
+    Graph { alloc: Key<GraphAlloc>, shadow: u64 },
     /// Page-locked host memory that the driver allocated.
     HostAllocated { flags: u32 },
     /// The program's own memory, page-locked.
@@ -93,6 +96,7 @@ impl Range {
                 Some(block)
             }
             Backing::Mapped { .. }
+            | Backing::Graph { .. }
             | Backing::HostAllocated { .. }
             | Backing::HostRegistered { .. } => None,
         }
@@ -123,6 +127,8 @@ pub(crate) enum HostKind {
     Managed,
     /// The shadow of device memory that the program mapped.
     Mapped,
+    /// The shadow of this allocation of a graph's: nothing is there unless it is backed.
+    Graph(Key<GraphAlloc>),
 }
 
 /// All stretches, by where they start. They never overlap.
@@ -242,6 +248,10 @@ impl AddressBook {
             Backing::Managed(_) => Place::Host {
                 address,
                 kind: HostKind::Managed,
+            },
+            Backing::Graph { alloc, shadow } => Place::Host {
+                address: shadow + (address - range.start),
+                kind: HostKind::Graph(alloc),
             },
             Backing::HostAllocated { .. } | Backing::HostRegistered { .. } => Place::Host {
                 address,

@@ -8,6 +8,7 @@ use cuda_sys_stubs::abi::*;
 use gpu_sim::command::ContextId;
 
 use crate::door::Answer;
+use crate::graph::memory::GraphPool;
 use crate::pool::Pool;
 use crate::process::{Process, State, refused};
 use crate::stream::{self, Stream};
@@ -46,6 +47,7 @@ pub(crate) struct Primary {
     pub(crate) flags: u32,
     pub(crate) default_pool: Key<Pool>,
     pub(crate) pool: Key<Pool>,
+    pub(crate) graph_pool: GraphPool,
 }
 
 impl Primary {
@@ -56,6 +58,7 @@ impl Primary {
             flags: 0,
             default_pool,
             pool: default_pool,
+            graph_pool: GraphPool::default(),
         }
     }
 }

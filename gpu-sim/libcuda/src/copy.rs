@@ -10,7 +10,7 @@ use gpu_sim::command::{Command, CopyDirection};
 
 use crate::address::{HostKind, Place};
 use crate::door::{Answer, NullStream};
-use crate::graph::Operation;
+use crate::graph::{self, Operation};
 use crate::process::{Process, State, lost};
 use crate::{array, bytes, capture, stream};
 
@@ -91,6 +91,11 @@ impl Copy {
             src: side(&params.src)?,
             dst: side(&params.dst)?,
         })
+    }
+
+    /// Where it reads and writes.
+    pub(crate) fn places(&self) -> [Place; 2] {
+        [self.src.place, self.dst.place]
     }
 
     /// Bytes that it moves.
@@ -247,7 +252,7 @@ impl Place {
         match self {
             Self::Vram { .. }
             | Self::Host {
-                kind: HostKind::Managed | HostKind::Mapped,
+                kind: HostKind::Managed | HostKind::Mapped | HostKind::Graph(_),
                 ..
             } => None,
             Self::Host { kind, .. } => Some(kind),
@@ -282,6 +287,7 @@ pub(crate) fn copy(
     if capture::place(&mut state, key)?.is_some() {
         return capture::append(&mut state, key, Operation::Copy(plan));
     }
+    graph::memory::check_live(&state, plan.places())?;
     let (command, direction) = (plan.command(), plan.direction());
     let (plan, staged) = match plan.src.place {
         Place::Host {

@@ -26,7 +26,7 @@ pub(crate) struct FillParams {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Fill {
     pub(crate) params: FillParams,
-    place: Place,
+    pub(crate) place: Place,
 }
 
 impl Fill {

@@ -12,7 +12,7 @@ use crate::door::Answer;
 use crate::process::{Process, State, refused};
 use crate::table::Key;
 use crate::window::{map_host, unmap_host};
-use crate::{capture, ipc, pool, stream};
+use crate::{capture, graph, ipc, pool, stream};
 
 /// Host memory is page-locked in pages of this size.
 const PAGE_BYTES: u64 = 4096;
@@ -212,6 +212,10 @@ pub(crate) fn free(process: &Process, start: CUdeviceptr) -> Answer {
             return Ok(());
         }
     }
+    let of_graph = graph::memory::find(&process.lock(), start);
+    if let Some(alloc) = of_graph {
+        return graph::memory::free(process, alloc);
+    }
     let freed = take_back(process, start, is_ours, CUDA_ERROR_INVALID_VALUE)?;
     give_back(process, freed)
 }
@@ -267,7 +271,9 @@ pub(crate) fn take_back(
 /// Returns what is behind a stretch that was taken out of the book.
 pub(crate) fn give_back(process: &Process, range: Range) -> Answer {
     match range.backing {
-        Backing::HostRegistered { .. } | Backing::Mapped { .. } => return Ok(()),
+        Backing::HostRegistered { .. } | Backing::Mapped { .. } | Backing::Graph { .. } => {
+            return Ok(());
+        }
         Backing::Managed(_) | Backing::HostAllocated { .. } => {
             let start = usize::try_from(range.start).map_err(|_| CUDA_ERROR_INVALID_VALUE)?;
             unmap_host(start, length(range.bytes)?);

@@ -14,9 +14,10 @@ use gpu_sim::command::{AllocKind, Block, Command, Exported, Sequence};
 use crate::address::{Backing, Range};
 use crate::context;
 use crate::door::{Answer, NullStream};
+use crate::graph::Operation;
 use crate::process::{Process, State, lost, refused};
 use crate::table::Key;
-use crate::{capture, stream};
+use crate::{capture, graph, stream};
 
 /// A memory pool.
 pub(crate) struct Pool {
@@ -47,12 +48,12 @@ pub(crate) struct Level {
 }
 
 impl Level {
-    fn add(&mut self, bytes: u64) {
+    pub(crate) fn add(&mut self, bytes: u64) {
         self.current = self.current.saturating_add(bytes);
         self.high = self.high.max(self.current);
     }
 
-    fn subtract(&mut self, bytes: u64) {
+    pub(crate) fn subtract(&mut self, bytes: u64) {
         self.current = self.current.saturating_sub(bytes);
     }
 }
@@ -210,7 +211,6 @@ pub(crate) fn alloc(
     if bytes == 0 {
         return Err(CUDA_ERROR_INVALID_VALUE);
     }
-    refuse_capture(&mut state, stream)?;
     let context = stream::get(&state, stream)?.context;
     let of_device = context::get(&state, context)?.device;
     let pool = match pool {
@@ -226,6 +226,11 @@ pub(crate) fn alloc(
     let ordinal = get(&mut state, pool)?.device;
     if get(&mut state, pool)?.is_imported {
         return Err(CUDA_ERROR_INVALID_VALUE);
+    }
+    if capture::place(&mut state, stream)?.is_some() {
+        let alloc = graph::memory::reserve_alloc(&mut state, ordinal, bytes)?;
+        capture::append(&mut state, stream, Operation::Alloc(alloc))?;
+        return graph::memory::address(&state, alloc);
     }
     let device = process
         .devices
@@ -270,7 +275,15 @@ pub(crate) fn free(
 ) -> Answer {
     let mut state = process.lock();
     let stream = stream::resolve(process, &mut state, handle, null)?;
-    refuse_capture(&mut state, stream)?;
+    if capture::place(&mut state, stream)?.is_some() {
+        let alloc = graph::memory::find(&state, start).ok_or(CUDA_ERROR_INVALID_VALUE)?;
+        return capture::append(&mut state, stream, Operation::Free(alloc));
+    }
+    if let Some(alloc) = graph::memory::find(&state, start) {
+        let sequence = stream::submit(process, &mut state, stream, Command::Marker, None)?;
+        let gpu = Arc::clone(&stream::get(&state, stream)?.gpu);
+        return graph::memory::free_on_stream(&mut state, alloc, (&gpu, sequence));
+    }
     let freed = state.book.remove(start, |range| match range.backing {
         Backing::Device(_) => !range.is_global,
         Backing::Imported { .. } => range.pool.is_some(),
@@ -293,15 +306,6 @@ pub(crate) fn free(
     Ok(())
 }
 
-/// Memory nodes are not simulated: a capture that would need one is void.
-fn refuse_capture(state: &mut State, stream: Key<stream::Stream>) -> Answer {
-    let Some(place) = capture::place(state, stream)? else {
-        return Ok(());
-    };
-    capture::invalidate(state, place.capture);
-    Err(CUDA_ERROR_NOT_SUPPORTED)
-}
-
 /// Takes back the blocks whose streams have come far enough.
 pub(crate) fn reclaim(process: &Process, state: &mut State) -> Answer {
     for retired in std::mem::take(&mut state.retired) {
@@ -314,7 +318,7 @@ pub(crate) fn reclaim(process: &Process, state: &mut State) -> Answer {
             None => state.retired.push(retired),
         }
     }
-    Ok(())
+    graph::memory::sweep(process, state)
 }
 
 fn take_back(process: &Process, state: &mut State, retired: Retired) -> Answer {

@@ -21,7 +21,9 @@ use crate::capture::Capture;
 use crate::context::{Context, Primary};
 use crate::door::Answer;
 use crate::event::Event;
+use crate::graph::conditional::Condition;
 use crate::graph::exec::GraphExec;
+use crate::graph::memory::GraphAlloc;
 use crate::graph::{Graph, Node};
 use crate::host_call::{self, HostCall};
 use crate::library::{Kernel, Library};
@@ -59,6 +61,8 @@ pub(crate) struct State {
     pub(crate) graphs: Table<Graph>,
     pub(crate) nodes: Table<Node>,
     pub(crate) execs: Table<GraphExec>,
+    pub(crate) graph_allocs: Table<GraphAlloc>,
+    pub(crate) conditions: Table<Condition>,
     pub(crate) captures: Table<Capture>,
     pub(crate) user_objects: Table<UserObject>,
     /// Functions of user objects that ended, to be called when the lock is gone.

@@ -15,7 +15,7 @@ use crate::address::Place;
 use crate::bytes;
 use crate::door::{Answer, NullStream};
 use crate::process::{Process, refused};
-use crate::{capture, log, stream};
+use crate::{capture, graph, log, stream};
 
 /// How often words are looked at while a stream waits.
 const PERIOD: Duration = Duration::from_micros(50);
@@ -85,6 +85,7 @@ pub(crate) fn wait(
         capture::invalidate(&mut state, capture.capture);
         return Err(CUDA_ERROR_NOT_SUPPORTED);
     }
+    graph::memory::check_live(&state, [place])?;
     let semaphore = process.machine.create_semaphore().map_err(refused)?;
     let payload = semaphore.next_payload();
     let wait = Command::Wait {

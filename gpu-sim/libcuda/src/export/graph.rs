@@ -294,12 +294,4 @@ exports! {
         let state = process.lock();
         put(graphId, short_id(graph::find(&state, hGraph)?.number())?)
     }
-    fn cuDeviceGraphMemTrim(device: CUdevice) {
-        // Memory nodes are not simulated, so graphs hold no memory.
-        process()?.device(device).map(drop)
-    }
-    fn cuDeviceGetGraphMemAttribute(device: CUdevice, attr: CUgraphMem_attribute, value: *mut std::ffi::c_void) {
-        process()?.device(device)?;
-        if attr > CU_GRAPH_MEM_ATTR_RESERVED_MEM_HIGH { Err(CUDA_ERROR_INVALID_VALUE) } else { put(value.cast::<u64>(), 0) }
-    }
 }

@@ -11,7 +11,6 @@ use crate::event;
 use crate::graph::exec::{self, UpdateRefusal};
 use crate::graph::{self, Operation};
 use crate::process::{Process, State, process};
-use crate::stream;
 use crate::table::Key;
 use crate::user_object;
 
@@ -102,11 +101,7 @@ exports! {
         exec::launch(process()?, hGraph, hStream, null)
     }
     fn cuGraphUpload / cuGraphUpload_ptsz |null| (hGraph: CUgraphExec, hStream: CUstream) {
-        // An executable graph is uploaded when it is made.
-        let process = process()?;
-        let mut state = process.lock();
-        exec::find(&state, hGraph)?;
-        stream::resolve(process, &mut state, hStream, null).map(drop)
+        exec::upload_memory(process()?, hGraph, hStream, null)
     }
     fn cuGraphExecDestroy(hGraphExec: CUgraphExec) {
         let process = process()?;

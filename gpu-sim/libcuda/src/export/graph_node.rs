@@ -6,6 +6,8 @@ use cuda_sys_stubs::abi::*;
 
 use super::copy::from_3d;
 use super::graph::dependencies;
+use super::graph_conditional::add_conditional;
+use super::graph_memory::{add_alloc, free_of};
 use super::launch::arguments;
 use super::{get, put, wanted};
 use crate::copy::{Copy, CopyParams, SideParams};
@@ -177,6 +179,11 @@ impl Describes for CUgraphNodeParams {
                 CU_GRAPH_NODE_TYPE_EVENT_RECORD => Ok(Operation::RecordEvent(
                     event::find_for_node(state, self.anonymous.eventRecord.event)?,
                 )),
+                CU_GRAPH_NODE_TYPE_MEM_FREE => free_of(state, self.anonymous.free.dptr),
+                CU_GRAPH_NODE_TYPE_MEM_ALLOC | CU_GRAPH_NODE_TYPE_CONDITIONAL => {
+                    // Made by `add_any`; there is nothing to change of one.
+                    Err(CUDA_ERROR_INVALID_VALUE)
+                }
                 CU_GRAPH_NODE_TYPE_EXT_SEMAS_SIGNAL..=CU_GRAPH_NODE_TYPE_FABRIC_CPY_BATCH => {
                     Err(CUDA_ERROR_NOT_SUPPORTED)
                 }
@@ -187,13 +194,13 @@ impl Describes for CUgraphNodeParams {
 }
 
 /// Where a new node goes: graph, nodes before it, edges to them.
-type Position = (CUgraph, *const CUgraphNode, *const CUgraphEdgeData, usize);
+pub(super) type Position = (CUgraph, *const CUgraphNode, *const CUgraphEdgeData, usize);
 
 /// Adds a node.
 ///
 /// # Safety
 /// `out` can be written if it is not null; lists are as long as they are said to be.
-unsafe fn add(
+pub(super) unsafe fn add(
     out: *mut CUgraphNode,
     (graph, before, edges, count): Position,
     describe: impl FnOnce(&Process, &mut State) -> Answer<Operation>,
@@ -214,7 +221,7 @@ unsafe fn add(
 ///
 /// # Safety
 /// As [`add`]; pointers in the record are good.
-unsafe fn add_described<T: Describes + std::marker::Copy>(
+pub(super) unsafe fn add_described<T: Describes + std::marker::Copy>(
     out: *mut CUgraphNode,
     position: Position,
     description: *const T,
@@ -225,6 +232,30 @@ unsafe fn add_described<T: Describes + std::marker::Copy>(
         add(out, position, |process, state| {
             description.operation(process, state)
         })
+    }
+}
+
+/// Adds a node of any kind; what it is given, such as an address, is written into its record.
+///
+/// # Safety
+/// As [`add_described`].
+unsafe fn add_any(
+    out: *mut CUgraphNode,
+    position: Position,
+    record: *mut CUgraphNodeParams,
+) -> Answer {
+    // SAFETY: the caller's promise; the type says which member was written.
+    unsafe {
+        match get(record.cast_const())?.type_ {
+            CU_GRAPH_NODE_TYPE_MEM_ALLOC => {
+                let alloc = (&raw mut (*record).anonymous.alloc).cast();
+                add_alloc(out, position, alloc)
+            }
+            CU_GRAPH_NODE_TYPE_CONDITIONAL => {
+                add_conditional(out, position, &raw mut (*record).anonymous.conditional)
+            }
+            _ => add_described(out, position, record.cast_const()),
+        }
     }
 }
 
@@ -247,7 +278,10 @@ pub(super) fn set(
 }
 
 /// Asks a node of one kind something.
-fn ask<T>(handle: CUgraphNode, answer: impl FnOnce(&State, &Operation) -> Option<T>) -> Answer<T> {
+pub(super) fn ask<T>(
+    handle: CUgraphNode,
+    answer: impl FnOnce(&State, &Operation) -> Option<T>,
+) -> Answer<T> {
     let process = process()?;
     let state = process.lock();
     let node = graph::node(&state, graph::find_node(&state, handle)?)?;
@@ -407,7 +441,7 @@ fn event_of(operation: &Operation, records: bool) -> Option<CUevent> {
     }
 }
 
-const NO_EDGES: *const CUgraphEdgeData = std::ptr::null();
+pub(super) const NO_EDGES: *const CUgraphEdgeData = std::ptr::null();
 
 exports! {
     fn cuGraphAddKernelNode(phGraphNode: *mut CUgraphNode, hGraph: CUgraph, before: *const CUgraphNode, numDependencies: usize, nodeParams: *const CUDA_KERNEL_NODE_PARAMS_v1) {
@@ -438,13 +472,13 @@ exports! {
         add(phGraphNode, (hGraph, before, NO_EDGES, numDependencies), |_, state| Ok(Operation::WaitEvent(event::find(state, event)?)))
     }
     fn cuGraphAddNode(phGraphNode: *mut CUgraphNode, hGraph: CUgraph, before: *const CUgraphNode, numDependencies: usize, nodeParams: *mut CUgraphNodeParams) {
-        add_described(phGraphNode, (hGraph, before, NO_EDGES, numDependencies), nodeParams.cast_const())
+        add_any(phGraphNode, (hGraph, before, NO_EDGES, numDependencies), nodeParams)
     }
     fn cuGraphAddNode_v2(phGraphNode: *mut CUgraphNode, hGraph: CUgraph, before: *const CUgraphNode, dependencyData: *const CUgraphEdgeData, numDependencies: usize, nodeParams: *mut CUgraphNodeParams) {
-        add_described(phGraphNode, (hGraph, before, dependencyData, numDependencies), nodeParams.cast_const())
+        add_any(phGraphNode, (hGraph, before, dependencyData, numDependencies), nodeParams)
     }
     fn cuGraphAddNode_v3(phGraphNode: *mut CUgraphNode, hGraph: CUgraph, before: *const CUgraphNode, dependencyData: *const CUgraphEdgeData, numDependencies: usize, nodeParams: *mut CUgraphNodeParams) {
-        add_described(phGraphNode, (hGraph, before, dependencyData, numDependencies), nodeParams.cast_const())
+        add_any(phGraphNode, (hGraph, before, dependencyData, numDependencies), nodeParams)
     }
     fn cuGraphKernelNodeGetParams(hNode: CUgraphNode, nodeParams: *mut CUDA_KERNEL_NODE_PARAMS_v1) {
         put(nodeParams, ask(hNode, kernel_params_v1)?)

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use cuda_sys_stubs::abi::*;
 use gpu_sim::client::Graph as GpuGraph;
-use gpu_sim::command::GraphNode;
+use gpu_sim::command::{GraphNode, Sequence};
 
-use super::{Graph, Node, Operation, get, node, sorted};
-use crate::door::Answer;
+use super::{Graph, Node, Operation, get, memory, node, sorted};
+use crate::door::{Answer, NullStream};
 use crate::process::{Process, State, lost, refused};
 use crate::stream::{self, Stream};
 use crate::table::Key;
@@ -81,20 +81,56 @@ pub(crate) fn instantiate(process: &Process, graph: CUgraph, flags: u64) -> Answ
         .collect::<Answer<Vec<_>>>()?;
     let gpu = Arc::new(process.machine.create_graph(&nodes).map_err(refused)?);
     let user_objects = get(&state, graph)?.user_objects.clone();
-    user_object::retain_all(&mut state, &user_objects)?;
+    let operations = flat.operations();
     let Flat {
         steps,
         indices,
         shape,
     } = flat;
-    Ok(state.execs.insert(GraphExec {
+    let exec = state.execs.insert(GraphExec {
         flags: flags & !FLAG_UPLOAD,
         steps,
         indices,
         shape,
         gpu,
-        user_objects,
-    }))
+        user_objects: References::new(),
+    });
+    let claimed = memory::claim(&mut state, exec, operations.iter()).and_then(|()| {
+        if flags & FLAG_UPLOAD == 0 {
+            return Ok(());
+        }
+        memory::back(process, &mut state, operations.iter())
+    });
+    if let Err(error) = claimed {
+        state.execs.remove(exec);
+        memory::let_go(process, &mut state, exec)?;
+        return Err(error);
+    }
+    user_object::retain_all(&mut state, &user_objects)?;
+    let made = state.execs.get_mut(exec).ok_or(CUDA_ERROR_INVALID_VALUE)?;
+    made.user_objects = user_objects;
+    Ok(exec)
+}
+
+/// `cuGraphUpload`: memory that the graph allocates is backed; nodes were uploaded when it was instantiated.
+pub(crate) fn upload_memory(
+    process: &Process,
+    handle: CUgraphExec,
+    stream: CUstream,
+    null: NullStream,
+) -> Answer {
+    let mut state = process.lock();
+    let exec = find(&state, handle)?;
+    stream::resolve(process, &mut state, stream, null)?;
+    let operations = operations(&state, exec)?;
+    memory::back(process, &mut state, operations.iter())
+}
+
+/// What the nodes of an executable graph do.
+fn operations(state: &State, exec: Key<GraphExec>) -> Answer<Vec<Operation>> {
+    let exec = state.execs.get(exec).ok_or(CUDA_ERROR_INVALID_VALUE)?;
+    let enabled = exec.steps.iter().filter(|step| step.enabled);
+    Ok(enabled.map(|step| step.operation.clone()).collect())
 }
 
 /// Commands of event nodes are written at each launch, because each launch counts up; until then they do nothing.
@@ -118,8 +154,13 @@ struct Flat {
 }
 
 impl Flat {
-    /// Appends the nodes of a graph behind `before`; gives the steps that end it. A child graph's node becomes a step behind
-    /// its last nodes, so that what depends on it depends on all of them.
+    fn operations(&self) -> Vec<Operation> {
+        let steps = self.steps.iter();
+        steps.map(|step| step.operation.clone()).collect()
+    }
+
+    /// Appends the nodes of a graph behind `before`; gives the steps that end it. A child graph's node, and a conditional one
+    /// with a body that runs, becomes a step behind the last nodes in it, so that what depends on it depends on all of them.
     fn append(&mut self, state: &State, graph: Key<Graph>, before: &[u32]) -> Answer<Vec<u32>> {
         let mut ends: Vec<u32> = Vec::new();
         for key in sorted(state, graph)? {
@@ -140,8 +181,13 @@ impl Flat {
                 node_type: operation.node_type(),
                 dependencies: dependencies.len(),
             });
-            if let Operation::Child(child) = operation {
-                let last = self.append(state, *child, &behind)?;
+            let inner = match operation {
+                Operation::Child(child) => Some(*child),
+                Operation::Conditional(conditional) => conditional.chosen(),
+                _ => None,
+            };
+            if let Some(inner) = inner {
+                let last = self.append(state, inner, &behind)?;
                 behind = if last.is_empty() { behind } else { last };
             }
             let index = self.steps.len();
@@ -162,16 +208,31 @@ pub(crate) fn launch(
     process: &'static Process,
     exec: CUgraphExec,
     handle: CUstream,
-    null: crate::door::NullStream,
+    null: NullStream,
 ) -> Answer {
     let mut state = process.lock();
-    let exec = find(&state, exec)?;
+    let key = find(&state, exec)?;
     let stream = stream::resolve(process, &mut state, handle, null)?;
     if capture::place(&mut state, stream)?.is_some() {
-        return capture_launch(&mut state, exec, stream);
+        return capture_launch(&mut state, key, stream);
     }
-    stream::order(process, &mut state, stream)?;
-    update_events(process, &mut state, exec)?;
+    let operations = operations(&state, key)?;
+    let exec = state.execs.get(key).ok_or(CUDA_ERROR_INVALID_VALUE)?;
+    let frees_first = exec.flags & FLAG_AUTO_FREE_ON_LAUNCH != 0;
+    memory::begin_launch(process, &mut state, &operations, frees_first)?;
+    let gpu = Arc::clone(&stream::get(&state, stream)?.gpu);
+    let sequence = submit(process, &mut state, key, stream)?;
+    memory::end_launch(&mut state, &operations, (&gpu, sequence))
+}
+
+fn submit(
+    process: &'static Process,
+    state: &mut State,
+    exec: Key<GraphExec>,
+    stream: Key<Stream>,
+) -> Answer<Sequence> {
+    stream::order(process, state, stream)?;
+    update_events(process, state, exec)?;
     let exec = state.execs.get(exec).ok_or(CUDA_ERROR_INVALID_VALUE)?;
     let enabled = exec
         .steps
@@ -184,11 +245,10 @@ pub(crate) fn launch(
             step.operation.effect(&process.machine)?,
         ))
     });
-    let gpu = &stream::get(&state, stream)?.gpu;
+    let gpu = &stream::get(state, stream)?.gpu;
     process
         .machine
         .submit_graph(gpu, &exec.gpu, effects.collect())
-        .map(drop)
         .map_err(lost)
 }
 
@@ -236,10 +296,9 @@ fn capture_launch(state: &mut State, exec: Key<GraphExec>, stream: Key<Stream>) 
             .filter_map(|index| keys.get(usize::try_from(*index).ok()?))
             .map(|key| (*key, super::Edge::default()));
         let behind = behind.collect();
-        let operation = if matches!(step.operation, Operation::Child(_)) {
-            Operation::Empty
-        } else {
-            step.operation
+        let operation = match step.operation {
+            Operation::Child(_) | Operation::Conditional(_) => Operation::Empty,
+            operation => operation,
         };
         keys.push(super::add(state, child, operation, behind)?);
     }
@@ -364,6 +423,9 @@ fn compare(old: &GraphExec, new: &Flat, graph: &Graph) -> Result<(), UpdateRefus
         return Err((CU_GRAPH_EXEC_UPDATE_ERROR_TOPOLOGY_CHANGED, None));
     }
     for (index, (before, after)) in old.steps.iter().zip(&new.steps).enumerate() {
+        if after.operation.is_of_memory() {
+            return Err((CU_GRAPH_EXEC_UPDATE_ERROR_NOT_SUPPORTED, node_at(index)));
+        }
         if before.operation.node_type() != after.operation.node_type() {
             return Err((CU_GRAPH_EXEC_UPDATE_ERROR_NODE_TYPE_CHANGED, node_at(index)));
         }
@@ -379,5 +441,6 @@ pub(crate) fn destroy(process: &Process, handle: CUgraphExec) -> Answer {
     let mut state = process.lock();
     let key = find(&state, handle)?;
     let exec = state.execs.remove(key).ok_or(CUDA_ERROR_INVALID_VALUE)?;
+    memory::let_go(process, &mut state, key)?;
     user_object::release_all(&mut state, &exec.user_objects)
 }

@@ -1,6 +1,8 @@
 //! Graphs: nodes, the order between them, and what a node does.
 
+pub(crate) mod conditional;
 pub(crate) mod exec;
+pub(crate) mod memory;
 
 use std::collections::BTreeMap;
 
@@ -8,6 +10,10 @@ use cuda_sys_stubs::abi::*;
 use gpu_sim::client::{Effect, Machine};
 use gpu_sim::command::Command;
 
+use conditional::Conditional;
+use memory::GraphAlloc;
+
+use crate::address::Place;
 use crate::capture;
 use crate::copy::Copy;
 use crate::door::Answer;
@@ -31,6 +37,9 @@ pub(crate) enum Operation {
     Empty,
     WaitEvent(Key<Event>),
     RecordEvent(Key<Event>),
+    Alloc(Key<GraphAlloc>),
+    Free(Key<GraphAlloc>),
+    Conditional(Conditional),
 }
 
 impl Operation {
@@ -44,6 +53,32 @@ impl Operation {
             Self::Empty => CU_GRAPH_NODE_TYPE_EMPTY,
             Self::WaitEvent(_) => CU_GRAPH_NODE_TYPE_WAIT_EVENT,
             Self::RecordEvent(_) => CU_GRAPH_NODE_TYPE_EVENT_RECORD,
+            Self::Alloc(_) => CU_GRAPH_NODE_TYPE_MEM_ALLOC,
+            Self::Free(_) => CU_GRAPH_NODE_TYPE_MEM_FREE,
+            Self::Conditional(_) => CU_GRAPH_NODE_TYPE_CONDITIONAL,
+        }
+    }
+
+    /// Graphs that are part of it.
+    pub(crate) fn inner(&self) -> &[Key<Graph>] {
+        match self {
+            Self::Child(child) => std::slice::from_ref(child),
+            Self::Conditional(conditional) => &conditional.bodies,
+            _ => &[],
+        }
+    }
+
+    /// Whether it allocates or frees; a graph with such a node cannot be copied or taken apart.
+    fn is_of_memory(&self) -> bool {
+        matches!(self, Self::Alloc(_) | Self::Free(_))
+    }
+
+    /// Where it reads and writes.
+    fn places(&self) -> Vec<Place> {
+        match self {
+            Self::Copy(copy) => copy.places().to_vec(),
+            Self::Fill(fill) => vec![fill.place],
+            _ => Vec::new(),
         }
     }
 
@@ -54,7 +89,11 @@ impl Operation {
             Self::Copy(copy) => copy.command(),
             Self::Fill(fill) => fill.command(),
             Self::Host(_) => Command::HostCall,
-            Self::Child(_) | Self::Empty => Command::Marker,
+            Self::Child(_)
+            | Self::Empty
+            | Self::Alloc(_)
+            | Self::Free(_)
+            | Self::Conditional(_) => Command::Marker,
             Self::WaitEvent(event) => event::wait_command(state, *event)?,
             Self::RecordEvent(event) => event::next_signal(state, *event)?,
         })
@@ -69,11 +108,7 @@ impl Operation {
                 let call = *call;
                 Some(Effect::HostCall(Box::new(move || call.run())))
             }
-            Self::Kernel(_)
-            | Self::Child(_)
-            | Self::Empty
-            | Self::WaitEvent(_)
-            | Self::RecordEvent(_) => None,
+            _ => None,
         }
     }
 }
@@ -88,6 +123,7 @@ pub(crate) fn perform(
     if capture::place(state, stream)?.is_some() {
         return capture::append(state, stream, operation);
     }
+    memory::check_live(state, operation.places())?;
     let command = operation.command(state)?;
     stream::submit(
         process,
@@ -117,7 +153,7 @@ pub(crate) type Connection = (Key<Node>, Key<Node>, Edge);
 #[derive(Default)]
 pub(crate) struct Graph {
     pub(crate) nodes: Vec<Key<Node>>,
-    /// The graph that it is a child of: it goes with that one.
+    /// The graph that it is a child or a body of: it goes with that one.
     parent: Option<Key<Graph>>,
     /// For a clone: original node → its copy.
     origins: BTreeMap<Key<Node>, Key<Node>>,
@@ -187,6 +223,10 @@ pub(crate) fn add(
         }
         other => other,
     };
+    if let Operation::Free(alloc) = operation {
+        check_freed_once(state, graph, alloc)?;
+    }
+    memory::keep(state, &operation, true);
     let key = state.nodes.insert(Node {
         graph,
         operation,
@@ -201,12 +241,37 @@ pub(crate) fn add(
     Ok(key)
 }
 
+fn check_freed_once(state: &State, graph: Key<Graph>, alloc: Key<GraphAlloc>) -> Answer {
+    let mut nodes = operations(state, graph)?;
+    if nodes.any(|operation| matches!(operation, Operation::Free(other) if *other == alloc)) {
+        Err(CUDA_ERROR_INVALID_VALUE)
+    } else {
+        Ok(())
+    }
+}
+
+/// What a graph's nodes do.
+fn operations(state: &State, graph: Key<Graph>) -> Answer<impl Iterator<Item = &Operation>> {
+    let nodes = get(state, graph)?.nodes.iter();
+    Ok(nodes.filter_map(|key| Some(&state.nodes.get(*key)?.operation)))
+}
+
+/// Refuses what a graph with memory nodes does not allow (CUDA Driver API, `cuGraphAddMemAllocNode`).
+fn forbid_memory(state: &State, graph: Key<Graph>) -> Answer {
+    if operations(state, graph)?.any(Operation::is_of_memory) {
+        Err(CUDA_ERROR_NOT_SUPPORTED)
+    } else {
+        Ok(())
+    }
+}
+
 /// Copies a graph with its child graphs.
 pub(crate) fn clone(
     state: &mut State,
     original: Key<Graph>,
     parent: Option<Key<Graph>>,
 ) -> Answer<Key<Graph>> {
+    forbid_memory(state, original)?;
     let Graph {
         nodes,
         user_objects,
@@ -227,8 +292,14 @@ pub(crate) fn clone(
         } = node(state, original)?;
         // Dependencies may point forward: edges can be added later than nodes.
         let (mut operation, dependencies) = (operation.clone(), dependencies.clone());
-        if let Operation::Child(child) = operation {
-            operation = Operation::Child(clone(state, child, Some(copy))?);
+        match &mut operation {
+            Operation::Child(child) => *child = clone(state, *child, Some(copy))?,
+            Operation::Conditional(conditional) => {
+                let bodies = conditional.bodies.iter();
+                let copies = bodies.map(|body| clone(state, *body, Some(copy)));
+                *conditional = conditional.with_bodies(copies.collect::<Answer<_>>()?);
+            }
+            _ => {}
         }
         let key = state.nodes.insert(Node {
             graph: copy,
@@ -310,23 +381,26 @@ pub(crate) fn let_go(
 fn remove(state: &mut State, key: Key<Graph>) -> Answer {
     let graph = state.graphs.remove(key).ok_or(CUDA_ERROR_INVALID_VALUE)?;
     for node in graph.nodes {
-        if let Some(Node {
-            operation: Operation::Child(child),
-            ..
-        }) = state.nodes.remove(node)
-        {
-            remove(state, child)?;
+        if let Some(node) = state.nodes.remove(node) {
+            forget(state, &node.operation)?;
         }
     }
+    state.conditions.extract(|condition| condition.is_of(key));
     user_object::release_all(state, &graph.user_objects)
+}
+
+/// Ends what belonged to a node that is gone.
+fn forget(state: &mut State, operation: &Operation) -> Answer {
+    memory::keep(state, operation, false);
+    let mut inner = operation.inner().iter();
+    inner.try_for_each(|graph| remove(state, *graph))
 }
 
 /// Ends a node and the edges at it.
 pub(crate) fn destroy_node(state: &mut State, key: Key<Node>) -> Answer {
+    forbid_memory(state, node(state, key)?.graph)?;
     let gone = state.nodes.remove(key).ok_or(CUDA_ERROR_INVALID_VALUE)?;
-    if let Operation::Child(child) = gone.operation {
-        remove(state, child)?;
-    }
+    forget(state, &gone.operation)?;
     let graph = state
         .graphs
         .get_mut(gone.graph)
@@ -363,6 +437,7 @@ pub(crate) fn connect(state: &mut State, from: Key<Node>, to: Key<Node>, edge: E
 
 /// Takes an edge away.
 pub(crate) fn disconnect(state: &mut State, from: Key<Node>, to: Key<Node>) -> Answer {
+    forbid_memory(state, node(state, to)?.graph)?;
     let dependencies = &mut state
         .nodes
         .get_mut(to)

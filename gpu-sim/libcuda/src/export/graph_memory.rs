@@ -1,0 +1,120 @@
+//! Memory that graphs allocate and free.
+
+use std::ffi::c_void;
+
+use cuda_sys_stubs::abi::*;
+
+use super::graph_node::{NO_EDGES, Position, add, ask};
+use super::{get, put, wanted, wide};
+use crate::door::{Answer, exports};
+use crate::graph::{Operation, memory};
+use crate::process::{State, process};
+
+/// What memory of a graph can be: a device's, for this process alone (CUDA Driver API, `CUDA_MEM_ALLOC_NODE_PARAMS`).
+fn check_props(props: &CUmemPoolProps) -> Answer<CUdevice> {
+    let is_pinned = props.allocType == CU_MEM_ALLOCATION_TYPE_PINNED;
+    let is_device = props.location.type_ == CU_MEM_LOCATION_TYPE_DEVICE;
+    if !is_pinned || props.handleTypes != CU_MEM_HANDLE_TYPE_NONE {
+        Err(CUDA_ERROR_INVALID_VALUE)
+    } else if is_device {
+        Ok(props.location.id)
+    } else {
+        Err(CUDA_ERROR_NOT_SUPPORTED)
+    }
+}
+
+/// Adds a node that allocates, and writes its address into the record.
+///
+/// # Safety
+/// As [`add`]; the record can be read and written if it is not null.
+pub(super) unsafe fn add_alloc(
+    out: *mut CUgraphNode,
+    position: Position,
+    record: *mut CUDA_MEM_ALLOC_NODE_PARAMS,
+) -> Answer {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut params = get(record.cast_const())?;
+        let device = check_props(&params.poolProps)?;
+        let mut start = 0;
+        add(out, position, |process, state| {
+            let (ordinal, _) = process.device(device)?;
+            let alloc = memory::reserve_alloc(state, ordinal, wide(params.bytesize))?;
+            start = memory::address(state, alloc)?;
+            Ok(Operation::Alloc(alloc))
+        })?;
+        params.dptr = start;
+        put(record, params)
+    }
+}
+
+/// What frees an allocation of a graph's.
+pub(super) fn free_of(state: &State, start: CUdeviceptr) -> Answer<Operation> {
+    let alloc = memory::find(state, start);
+    alloc.map(Operation::Free).ok_or(CUDA_ERROR_INVALID_VALUE)
+}
+
+fn alloc_params(state: &State, operation: &Operation) -> Option<CUDA_MEM_ALLOC_NODE_PARAMS> {
+    let Operation::Alloc(alloc) = operation else {
+        return None;
+    };
+    let alloc = state.graph_allocs.get(*alloc)?;
+    let location = CUmemLocation {
+        type_: CU_MEM_LOCATION_TYPE_DEVICE,
+        id: CUdevice::try_from(alloc.device).ok()?,
+    };
+    Some(CUDA_MEM_ALLOC_NODE_PARAMS {
+        poolProps: CUmemPoolProps {
+            allocType: CU_MEM_ALLOCATION_TYPE_PINNED,
+            handleTypes: CU_MEM_HANDLE_TYPE_NONE,
+            location,
+            win32SecurityAttributes: std::ptr::null_mut(),
+            maxSize: 0,
+            usage: 0,
+            gpuDirectRDMACapable: 0,
+            reserved: [0; 53],
+        },
+        accessDescs: std::ptr::null(),
+        accessDescCount: 0,
+        bytesize: usize::try_from(alloc.bytes).ok()?,
+        dptr: alloc.start,
+    })
+}
+
+fn freed(state: &State, operation: &Operation) -> Option<CUdeviceptr> {
+    match operation {
+        Operation::Free(alloc) => Some(state.graph_allocs.get(*alloc)?.start),
+        _ => None,
+    }
+}
+
+exports! {
+    fn cuGraphAddMemAllocNode(phGraphNode: *mut CUgraphNode, hGraph: CUgraph, before: *const CUgraphNode, numDependencies: usize, nodeParams: *mut CUDA_MEM_ALLOC_NODE_PARAMS) {
+        add_alloc(phGraphNode, (hGraph, before, NO_EDGES, numDependencies), nodeParams)
+    }
+    fn cuGraphAddMemFreeNode(phGraphNode: *mut CUgraphNode, hGraph: CUgraph, before: *const CUgraphNode, numDependencies: usize, dptr: CUdeviceptr) {
+        add(phGraphNode, (hGraph, before, NO_EDGES, numDependencies), |_, state| free_of(state, dptr))
+    }
+    fn cuGraphMemAllocNodeGetParams(hNode: CUgraphNode, params_out: *mut CUDA_MEM_ALLOC_NODE_PARAMS) {
+        put(params_out, ask(hNode, alloc_params)?)
+    }
+    fn cuGraphMemFreeNodeGetParams(hNode: CUgraphNode, dptr_out: *mut CUdeviceptr) {
+        put(dptr_out, ask(hNode, freed)?)
+    }
+    fn cuDeviceGraphMemTrim(device: CUdevice) {
+        let process = process()?;
+        memory::trim(process, process.device(device)?.0)
+    }
+    fn cuDeviceGetGraphMemAttribute(device: CUdevice, attr: CUgraphMem_attribute, value: *mut c_void) {
+        let process = process()?;
+        wanted(value)?;
+        put(value.cast::<u64>(), memory::attribute(process, process.device(device)?.0, attr)?)
+    }
+    fn cuDeviceSetGraphMemAttribute(device: CUdevice, attr: CUgraphMem_attribute, value: *mut c_void) {
+        let process = process()?;
+        if get(value.cast_const().cast::<u64>())? != 0 {
+            return Err(CUDA_ERROR_INVALID_VALUE);
+        }
+        memory::reset_high(process, process.device(device)?.0, attr)
+    }
+}
