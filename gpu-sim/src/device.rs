@@ -57,6 +57,8 @@ pub struct Device {
     log: Log,
     epoll: OwnedFd,
     listener: OwnedFd,
+    /// Of the socket's file: another machine may come to stand in the folder, should somebody remove ours.
+    socket_inode: u64,
     timer: OwnedFd,
     model: Model,
     profile: MachineProfile,
@@ -92,6 +94,7 @@ impl Device {
             rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
         rustix::net::bind(&listener, &SocketAddrUnix::new(&socket_path)?)?;
         rustix::net::listen(&listener, BACKLOG)?;
+        let socket_inode = rustix::fs::stat(&socket_path)?.st_ino;
         let timer_flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
         let timer = timerfd_create(TimerfdClockId::Monotonic, timer_flags)?;
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
@@ -110,6 +113,7 @@ impl Device {
             log,
             epoll,
             listener,
+            socket_inode,
             timer,
             model: Model::new(profile.clone(), now_ns),
             vram: Vram::new(&profile, log)?,
@@ -380,6 +384,10 @@ impl Device {
         }
         self.log
             .say(Level::Debug, format_args!("the last user is gone"));
+        let socket = rustix::fs::stat(self.dir.join(SOCKET_FILE));
+        if socket.is_ok_and(|socket| socket.st_ino != self.socket_inode) {
+            return Ok(true); // somebody removed the folder under us, and another machine stands there now
+        }
         for file in [SOCKET_FILE, LOG_FILE, LOCK_FILE] {
             match rustix::fs::unlink(self.dir.join(file)) {
                 Ok(()) | Err(Errno::NOENT) => {}

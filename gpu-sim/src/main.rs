@@ -1,12 +1,13 @@
 //! The simulated device: one process that owns the memory and the timeline of one machine.
 //!
-//! Started by the first user with `--dir DIR --profile NAME [--linger-ms N]`, under the folder's lock. Says
-//! `ready` on standard output once it listens, or why it does not, and detaches itself.
+//! Started by the first user with `--dir DIR --profile NAME [--linger-ms N]`, and with the folder's lock, held, as its standard
+//! input. Says `ready` on standard output once it listens, or why it does not, and detaches itself.
 
 use gpu_sim::device::{Device, Level, Log, detach};
 use gpu_sim::folder::{LOG_FILE, READY};
 use gpu_sim::profile::MachineProfile;
 use rustix::fs::{Mode, OFlags};
+use rustix::process::{Resource, getrlimit, setrlimit};
 use std::error::Error;
 use std::ffi::OsString;
 use std::io::Write;
@@ -52,13 +53,23 @@ fn arguments(mut words: impl Iterator<Item = OsString>) -> Result<Arguments, Str
     })
 }
 
-/// Standard error becomes the log, standard output nothing: the host's are not ours to write to.
+/// Standard error becomes the log, standard output and input nothing: the host's are not ours to write to, and the
+/// folder's lock is not ours to keep.
 fn leave_standard_streams(dir: &Path) -> Result<(), rustix::io::Errno> {
     let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::APPEND | OFlags::CLOEXEC;
     let log = rustix::fs::open(dir.join(LOG_FILE), flags, Mode::RUSR | Mode::WUSR)?;
     rustix::stdio::dup2_stderr(&log)?;
     let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
-    rustix::stdio::dup2_stdout(&null)
+    rustix::stdio::dup2_stdout(&null)?;
+    rustix::stdio::dup2_stdin(&null)
+}
+
+/// As many descriptors as the system allows: each process takes some, and hundreds may come.
+fn allow_many_descriptors() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // With fewer we run as long as they last.
+    let _ = setrlimit(Resource::Nofile, limit);
 }
 
 fn start(log: Log) -> Result<Device, Box<dyn Error>> {
@@ -70,7 +81,9 @@ fn start(log: Log) -> Result<Device, Box<dyn Error>> {
     let device = Device::new(&dir, MachineProfile::load(&profile)?, linger, log)?;
     // Completions on time matter more than throughput; without the right to it we run as we are.
     let _ = rustix::process::nice(-10);
-    std::io::stdout().write_all(READY.as_bytes())?;
+    allow_many_descriptors();
+    // Who started us may be dead. The machine is there all the same, for others or until its linger time is over.
+    let _ = std::io::stdout().write_all(READY.as_bytes());
     leave_standard_streams(&dir)?;
     Ok(device)
 }

@@ -16,11 +16,11 @@ pub(super) fn connect(
     environment: &Environment,
     profile: &MachineProfile,
 ) -> Result<OwnedFd, ConnectError> {
-    let _lock = folder::lock(&environment.dir).map_err(|error| io(&environment.dir, error))?;
+    let lock = folder::lock(&environment.dir).map_err(|error| io(&environment.dir, error))?;
     if let Some(socket) = connect_existing(environment)? {
         return Ok(socket);
     }
-    start(environment, profile)?;
+    start(environment, profile, &lock)?;
     let socket_path = environment.dir.join(SOCKET_FILE);
     dial(&socket_path).map_err(|error| io(&socket_path, error))
 }
@@ -55,8 +55,13 @@ fn dial(path: &Path) -> Result<OwnedFd, Errno> {
 }
 
 /// Starts the device and waits until it listens. It detaches itself; the child we wait for is the shell it
-/// leaves behind, so the host program never gets a zombie nor a lasting child.
-fn start(environment: &Environment, profile: &MachineProfile) -> Result<(), ConnectError> {
+/// leaves behind, so the host program never gets a zombie nor a lasting child. Its standard input is the folder's lock,
+/// which it holds until it listens, though we should die before: nobody starts a second one meanwhile.
+fn start(
+    environment: &Environment,
+    profile: &MachineProfile,
+    lock: &OwnedFd,
+) -> Result<(), ConnectError> {
     let path = find(environment)?;
     let not_started =
         |error: std::io::Error| ConnectError::NotStarted(format!("{}: {error}", path.display()));
@@ -75,7 +80,7 @@ fn start(environment: &Environment, profile: &MachineProfile) -> Result<(), Conn
     }
     command.envs(environment.log.as_ref().map(|level| ("GPU_SIM_LOG", level)));
     command
-        .stdin(Stdio::null())
+        .stdin(lock.try_clone().map_err(not_started)?)
         .stdout(Stdio::piped())
         .stderr(Stdio::null());
     let mut child = command.spawn().map_err(not_started)?;
