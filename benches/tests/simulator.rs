@@ -1,9 +1,13 @@
 //! The simulator's own acceptance, in virtual time, before any controller is judged on it.
 #![expect(clippy::unwrap_used, reason = "this is how a test fails")]
 
-use benches::evaluator::controllers::Native;
+use benches::acceptance::{
+    KERNEL_NS, QUEUE_KERNEL_NS, block_tokens_30_70, block_tokens_cap_50, event_pairs_ns,
+    nvml_figures, preemption, queue_experiment, shares,
+};
+use benches::evaluator::controllers::{ExclusiveLease, Native, Step};
 use benches::evaluator::{
-    Container, Kernel, Pace, ProcessPlan, Program, Report, Scenario, Work, run,
+    Aggregation, Container, Kernel, Pace, ProcessPlan, Program, Report, Scenario, Work, run,
 };
 use gpu_sim::profile::MachineProfile;
 
@@ -15,11 +19,8 @@ fn machine(name: &str) -> MachineProfile {
     MachineProfile::load(name).unwrap()
 }
 
-fn two(kernel_ns: [u64; 2], duration_ns: u64) -> Scenario {
-    let [a, b] = kernel_ns.map(Program::saturating);
-    Scenario::new(machine("h100"), duration_ns)
-        .with(Container::sharing("a", 50.0), a)
-        .with(Container::sharing("b", 50.0), b)
+fn two(kernels_ns: [u64; 2], duration_ns: u64) -> Scenario {
+    benches::acceptance::two(machine("h100"), [50.0; 2], kernels_ns, duration_ns)
 }
 
 fn native(scenario: &Scenario) -> Report {
@@ -60,25 +61,134 @@ fn the_same_seed_gives_the_same_run_and_another_seed_another() {
 
 #[test]
 fn launches_are_fast_until_the_queue_is_full_and_then_take_a_kernels_time_each() {
-    let kernel_ns = 190 * US;
-    let mut program = Program::saturating(kernel_ns);
-    program.iterations_max = 3_000;
-    let mut scenario =
-        Scenario::new(machine("h100"), 2 * S).with(Container::sharing("a", 100.0), program);
-    scenario.machine.timing.kernel_sigma = 0.0;
-    scenario.processes[0].trace = true;
-    let report = native(&scenario);
-    let launches = &report.processes[0].launch_records;
-    let took_ns: Vec<u64> = launches
-        .iter()
-        .map(|launch| launch.taken_ns - launch.called_ns)
-        .collect();
-    let first_slow = took_ns.iter().position(|&took_ns| took_ns > 4 * US);
-    let first_slow = first_slow.unwrap();
-    assert!((1_000..1_100).contains(&first_slow), "{first_slow}");
-    let slow_ns =
-        took_ns[first_slow + 1..].iter().sum::<u64>() / (took_ns.len() - first_slow - 1) as u64;
-    assert!(slow_ns.abs_diff(kernel_ns) < 2 * US, "{slow_ns}");
+    let found = queue_experiment(machine("h100"));
+    assert!((1_000..1_100).contains(&found.fast_launches), "{found:?}");
+    assert!(found.fast_ns_max < 25 * US, "{found:?}");
+    assert!(
+        found.slow_ns_mean.abs_diff(QUEUE_KERNEL_NS) < 2 * US,
+        "{found:?}"
+    );
+}
+
+#[test]
+fn an_event_pair_measures_the_other_tenants_slices_too() {
+    for kernel_ns in [100 * US, 1_250 * US, 10 * MS] {
+        let times = |others: usize| {
+            event_pairs_ns(machine("h100"), kernel_ns, others) as f64 / kernel_ns as f64
+        };
+        let [alone, beside_one, beside_two] = [times(0), times(1), times(2)];
+        assert!((0.99..1.02).contains(&alone), "{kernel_ns}: {alone}");
+        assert!(
+            (1.9..2.2).contains(&beside_one),
+            "{kernel_ns}: {beside_one}"
+        );
+        assert!(
+            (2.9..3.2).contains(&beside_two),
+            "{kernel_ns}: {beside_two}"
+        );
+    }
+}
+
+#[test]
+fn nvmls_figures_of_a_second_spread_as_seven_independent_samples_do() {
+    let synchronous = Program::new(Work::kernel(Kernel::of_ns(KERNEL_NS)), Pace::SyncEvery(1));
+    for program in [Program::saturating(KERNEL_NS), synchronous] {
+        for tenants in [2, 3] {
+            let found = nvml_figures(machine("h100"), &program, tenants);
+            let ratio = found.sigma / found.sigma_of_seven();
+            assert!((0.85..1.15).contains(&ratio), "{tenants}: {found:?}");
+            assert!(
+                (found.mean - found.share).abs() < 0.04,
+                "{tenants}: {found:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_bounded_window_lets_go_within_its_kernels_and_costs_nothing_from_ten_on() {
+    for kernel_ns in [100 * US, MS] {
+        for threshold in [4, 10, 16] {
+            let found = preemption(machine("h100"), threshold, kernel_ns, 1);
+            let in_kernels = found.p99_ns as f64 / kernel_ns as f64;
+            let ratio = in_kernels / threshold as f64;
+            assert!(
+                (0.9..1.1).contains(&ratio),
+                "{threshold} of {kernel_ns}: {found:?}"
+            );
+            assert!(
+                threshold < 10 || found.cost < 0.01,
+                "{threshold} of {kernel_ns}: {found:?}"
+            );
+        }
+    }
+    let alone = preemption(machine("h100"), 1, 100 * US, 1);
+    assert!(alone.cost > 0.05, "one at a time: {alone:?}");
+}
+
+#[test]
+fn block_tokens_give_a_tenant_of_30_percent_about_half_as_on_hardware() {
+    for aggregation in [Aggregation::MeanOfPeriod, Aggregation::LastSample] {
+        let found = block_tokens_30_70(Step::Quadratic, aggregation, 1).unwrap();
+        assert!(
+            (0.44..0.52).contains(&found.first_part),
+            "{aggregation:?}: {found:?}"
+        );
+    }
+}
+
+#[test]
+fn block_tokens_with_a_linear_step_come_near_30_percent_as_on_hardware() {
+    let found = block_tokens_30_70(Step::Linear, Aggregation::MeanOfPeriod, 1).unwrap();
+    assert!((0.25..0.37).contains(&found.first_part), "{found:?}");
+    assert!(found.busy > 0.95, "{found:?}");
+}
+
+#[test]
+fn block_tokens_with_a_linear_step_fall_short_of_hardware_if_nvml_gives_the_last_sample() {
+    let found = block_tokens_30_70(Step::Linear, Aggregation::LastSample, 1).unwrap();
+    assert!((0.20..0.30).contains(&found.first_part), "{found:?}");
+    assert!((0.60..0.75).contains(&found.busy), "{found:?}");
+}
+
+#[test]
+fn block_tokens_do_not_hold_a_cap_of_50_percent() {
+    let found = |aggregation| block_tokens_cap_50(aggregation, 1).unwrap();
+    let mean = found(Aggregation::MeanOfPeriod);
+    assert!(mean >= 0.90, "as on hardware: {mean}");
+    let last = found(Aggregation::LastSample);
+    assert!(
+        (0.85..0.90).contains(&last),
+        "less than on hardware: {last}"
+    );
+}
+
+#[test]
+fn an_exclusive_lease_lets_in_flight_work_overrun_and_is_all_or_nothing_in_short_windows() {
+    let caps = [30.0, 70.0];
+    let mut scenario = benches::acceptance::two(machine("h100"), caps, [KERNEL_NS; 2], 60 * S);
+    let overrun = shares(&scenario, &mut ExclusiveLease::new(100 * MS));
+    assert!(
+        overrun.busy < 0.8,
+        "a cap pays for what others overran: {overrun:?}"
+    );
+    for plan in &mut scenario.processes {
+        plan.program.pace = Pace::Window(8);
+    }
+    let bounded = shares(&scenario, &mut ExclusiveLease::new(100 * MS));
+    assert!((0.25..0.35).contains(&bounded.first_part), "{bounded:?}");
+    assert!(bounded.first_sigma > 0.2, "{bounded:?}");
+}
+
+#[test]
+fn a_day_of_gpu_time_is_a_few_events_for_each_kernel() {
+    let report = native(&two([MS, MS], 10 * S));
+    let kernels: u64 = report.processes.iter().map(|process| process.kernels).sum();
+    assert!(
+        report.events < 4 * kernels,
+        "{} for {kernels}",
+        report.events
+    );
 }
 
 #[test]

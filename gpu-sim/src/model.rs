@@ -40,6 +40,9 @@ use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::sync::Arc;
 use utilization::Ring;
 
+/// Any odd number but 1: the noise of one seed is then not the kernels' spread of the same.
+const NOISE_SEED: u64 = 0xd134_2543_de82_ef95;
+
 /// Rows of dead processes that the usage table keeps.
 const DEAD_PROCESSES_MAX: usize = 1024;
 
@@ -186,9 +189,14 @@ pub struct Model {
     now_ns: u64,
     next_id: u64,
     next_sample_ns: u64,
+    /// End of the period that the next sample is of.
+    sample_period_end_ns: u64,
     /// `None`: the clocks are steady.
     next_clock_step_ns: Option<u64>,
+    /// Draws kernels' durations.
     random: Random,
+    /// Draws what happens beside kernels, so that it does not change them.
+    noise: Random,
     devices: Vec<Device>,
     processes: BTreeMap<ProcessId, Process>,
     containers: Containers,
@@ -219,7 +227,7 @@ impl Model {
                 memory: Memory::new(device.memory_bytes),
                 compute: Compute::new(),
                 copies: Default::default(),
-                ring: Ring::default(),
+                ring: Ring::new(now_ns),
                 copied: CopiedBytes::default(),
                 clock_factor: 1.0,
             };
@@ -230,8 +238,10 @@ impl Model {
             now_ns,
             next_id: 1,
             next_sample_ns: now_ns + profile.timing.sample_period_ns,
+            sample_period_end_ns: now_ns + profile.timing.sample_period_ns,
             next_clock_step_ns: flow::first_clock_step_ns(&profile.timing, now_ns),
             random: Random::new(profile.timing.seed),
+            noise: Random::new(profile.timing.seed.wrapping_mul(NOISE_SEED)),
             devices: profile.devices.iter().map(device).collect(),
             profile,
             processes: BTreeMap::new(),

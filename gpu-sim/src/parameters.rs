@@ -142,6 +142,9 @@ parameters! {
         /// Time that one utilization sample covers.
         sample_period_ns: u64 = 10_000_000_000 / 72, 100_000_000..=1_000_000_000,
             "72 samples in 10 s [src]; \"1/6 to 1 second\" (NVML, nvmlUtilization_t) [pub]";
+        /// How much later than its period says a utilization sample may be taken. Were it 0, the samples would beat with the
+        /// slices, which are as regular as the model makes them.
+        sample_jitter_ns: u64 = 4_000_000, 0..=10_000_000, "[est]: a tick of the kernel's timers, 1 to 10 ms";
         /// Utilization samples that the driver keeps.
         samples_kept: u64 = 72, 1..=128, "[src]";
         /// From the death of a process to the moment its queue and memory are gone.

@@ -50,7 +50,7 @@ pub enum Watch {
 pub enum Admission {
     /// It goes to the driver.
     Granted(Watch),
-    /// Ask again at this time, or when woken ([`View::wake`]).
+    /// Ask again at this time, or when woken ([`View::wake`]), whichever comes first; `u64::MAX`: only when woken.
     NotBefore(u64),
     /// Ask again when this watched launch has ended: the thread waits for its event.
     After(LaunchId),

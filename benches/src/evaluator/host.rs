@@ -68,13 +68,13 @@ impl Host {
 
     /// When a thread runs that is woken at `at_ns`.
     pub(super) fn woken_ns(&mut self, at_ns: u64) -> u64 {
-        at_ns + self.draw(self.timing.wake_ns_min..=self.timing.wake_ns_max)
+        at_ns.saturating_add(self.draw(self.timing.wake_ns_min..=self.timing.wake_ns_max))
     }
 
     /// When a thread runs that asked to sleep until `at_ns`.
     pub(super) fn slept_ns(&mut self, at_ns: u64) -> u64 {
         let late_ns = self.draw(0..=self.timing.timer_slack_ns);
-        self.woken_ns(at_ns + late_ns)
+        self.woken_ns(at_ns.saturating_add(late_ns))
     }
 
     /// When a call returns that waits for what completes at `at_ns`.

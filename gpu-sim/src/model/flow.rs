@@ -70,14 +70,16 @@ impl Model {
                 timing,
             );
         }
-        self.next_sample_ns += timing.sample_period_ns;
+        self.sample_period_end_ns += timing.sample_period_ns;
+        let late_ns = self.noise.unit() * timing.sample_jitter_ns as f64;
+        self.next_sample_ns = self.sample_period_end_ns + late_ns as u64;
     }
 
     /// Gives every SM clock another speed; kernels that run already keep theirs.
     fn step_clocks(&mut self) {
         let timing = &self.profile.timing;
         for device in &mut self.devices {
-            device.clock_factor = self.random.around_one(timing.clock_step_part);
+            device.clock_factor = self.noise.around_one(timing.clock_step_part);
         }
         self.next_clock_step_ns = first_clock_step_ns(timing, self.now_ns);
     }

@@ -19,14 +19,26 @@ pub struct Sample {
 }
 
 /// The ring of one device.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Ring {
     samples: VecDeque<Sample>,
+    /// Up to when its samples reach.
+    end_ns: u64,
     gpu_busy_ns: u64,
     copy_busy_ns: [u64; 2],
 }
 
 impl Ring {
+    /// A ring whose first sample begins at `now_ns`.
+    pub(super) fn new(now_ns: u64) -> Self {
+        Self {
+            samples: VecDeque::new(),
+            end_ns: now_ns,
+            gpu_busy_ns: 0,
+            copy_busy_ns: [0; 2],
+        }
+    }
+
     /// Adds a sample; the busy figures are totals since the start.
     pub(super) fn push(
         &mut self,
@@ -36,7 +48,7 @@ impl Ring {
         process: Option<ProcessId>,
         timing: &Timing,
     ) {
-        let period_ns = timing.sample_period_ns;
+        let period_ns = (end_ns - self.end_ns).max(1);
         let percent = |now: u64, before: u64| ((now - before) * 100 / period_ns).min(100) as u32;
         let gpu_percent = percent(gpu_busy_ns, self.gpu_busy_ns);
         let copies = std::iter::zip(copy_busy_ns, self.copy_busy_ns);
@@ -53,6 +65,7 @@ impl Ring {
             copy_percent,
             process,
         });
+        self.end_ns = end_ns;
         self.gpu_busy_ns = gpu_busy_ns;
         self.copy_busy_ns = copy_busy_ns;
     }
