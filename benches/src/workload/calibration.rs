@@ -1,10 +1,10 @@
 //! How many instructions make a kernel of a wanted duration: measured, on the device, for each shape of launch.
 //!
 //! A kernel of a given shape takes `fixed + instructions × slope`. Both are measured with events between kernels:
-//! `fixed` from kernels without a loop, `slope` from kernels of about [`SAMPLE_NS`]. The stream is held until all of them
+//! `fixed` from kernels without a loop, `slope` from kernels of about [`KERNEL_NS`]. The stream is held until all of them
 //! are queued, so that the device runs them back to back however slow the host is, or a limiter makes it. What still
-//! disturbs a kernel, another process's time slice, only adds to its time, and adds much; so the mean is taken over the
-//! samples near the shortest one. The player can therefore calibrate beside busy neighbours.
+//! disturbs them, another process's time slice, does so to fewer than half of groups that are short beside a slice; so
+//! the median counts. The player can therefore calibrate beside busy neighbours.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -30,16 +30,14 @@ const PROBE: Sampling = Sampling {
     groups: 3,
     kernels_per_group: 1,
 };
-/// Of kernels of about [`SAMPLE_NS`]: with a spread of 3 % a kernel, their mean is good to 0.6 %.
+/// Of kernels of about [`KERNEL_NS`]: with a spread of 3 % a kernel, the median is good to 0.4 %.
 const LONG: Sampling = Sampling {
     groups: 24,
-    kernels_per_group: 1,
+    kernels_per_group: 4,
 };
-/// About how long a measured kernel is to be, in ns: far longer than a launch, far shorter than a time slice.
-const SAMPLE_NS: f64 = 100_000.0;
-/// Samples further above the shortest than this were disturbed: more than 3 % of spread can do, less than any switch
-/// to another process and back costs.
-const UNDISTURBED: f64 = 1.2;
+/// About how long a measured kernel is to be, in ns: far longer than an empty one, and four of them far shorter than a
+/// time slice.
+const KERNEL_NS: f64 = 25_000.0;
 /// Instructions of the probed kernel.
 const PROBE_INSTRUCTIONS: u64 = 16 * ptx::TRIP_INSTRUCTIONS;
 /// Sizes of measured kernels: from one trip, each twice the one before.
@@ -113,7 +111,7 @@ impl<'a> Bench<'a> {
         let fixed_ns = self.measure(0, shape, EMPTY)?;
         let probed_ns = self.measure(PROBE_INSTRUCTIONS, shape, PROBE)?;
         let size = Line::through(fixed_ns, PROBE_INSTRUCTIONS, probed_ns)
-            .map_or(u64::MAX, |line| rung(line.instructions(SAMPLE_NS)));
+            .map_or(u64::MAX, |line| rung(line.instructions(KERNEL_NS)));
         let size = size.min(rung(u64::MAX));
         let took_ns = self.measure(size, shape, LONG)?;
         Line::through(fixed_ns, size, took_ns).ok_or_else(|| {
@@ -131,6 +129,9 @@ impl<'a> Bench<'a> {
         let kernel = kernel.ok_or_else(|| {
             Failure::failed(format_args!("no kernel of {instructions} instructions"))
         })?;
+        // A kernel's first launch loads its code, and a limiter may let others of it wait until it knows how long this one takes.
+        self.gpu.launch(kernel, shape)?;
+        self.gpu.synchronize()?;
         let held = self.gpu.hold()?;
         let events = self.events.get(..=sampling.groups).unwrap_or(&self.events);
         for (index, event) in events.iter().enumerate() {
@@ -148,7 +149,7 @@ impl<'a> Bench<'a> {
             [from, to] => Some(self.gpu.elapsed_ns(from, to)),
             _ => None,
         });
-        let group_ns = undisturbed_mean(&between.collect::<Result<Vec<_>, _>>()?);
+        let group_ns = median(between.collect::<Result<_, _>>()?);
         Ok(group_ns / f64::from(sampling.kernels_per_group))
     }
 }
@@ -165,15 +166,10 @@ fn rung(wanted: u64) -> u64 {
         .unwrap_or(ptx::TRIP_INSTRUCTIONS << (LADDER_RUNGS - 1))
 }
 
-/// Mean of the samples that are near the shortest; 0 where there are none.
-fn undisturbed_mean(samples: &[f64]) -> f64 {
-    let shortest = samples.iter().copied().fold(f64::INFINITY, f64::min);
-    let near: Vec<f64> = samples
-        .iter()
-        .copied()
-        .filter(|sample| *sample <= shortest * UNDISTURBED)
-        .collect();
-    near.iter().sum::<f64>() / near.len().max(1) as f64
+/// The middle one, the upper of two; 0 where there is none.
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(0.0)
 }
 
 #[cfg(test)]
@@ -183,10 +179,10 @@ mod tests {
     #[test]
     fn disturbed_samples_do_not_count() {
         assert_eq!(
-            undisturbed_mean(&[104.0, 96.0, 2_100.0, 100.0, 160.0]),
+            median(vec![104.0, 96.0, 2_100.0, 100.0, 98.0, 160.0, 99.0]),
             100.0
         );
-        assert_eq!(undisturbed_mean(&[]), 0.0);
+        assert_eq!(median(Vec::new()), 0.0);
     }
 
     #[test]
@@ -210,7 +206,7 @@ mod tests {
 
     #[test]
     fn rungs_cover_what_is_wanted() {
-        assert_eq!(rung(1), 67);
+        assert_eq!(rung(67), 67);
         assert_eq!(rung(68), 134);
         assert_eq!(rung(u64::MAX), 67 << 14);
     }

@@ -125,6 +125,6 @@ pub(crate) mod tests {
         assert_eq!(T4.blocks_held(256), 40 * 4);
         assert_eq!(T4.blocks_held(32), 40 * 16);
         assert_eq!(T4.blocks_held(1024), 40);
-        assert_eq!(T4.blocks_held(33), 40 * 16);
+        assert_eq!(T4.blocks_held(97), 40 * 8); // four warps
     }
 }
