@@ -16,11 +16,7 @@ use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
-use support::{Sandbox, kernel};
-
-/// How long a condition may take to come true. Generous: the machine may be busy.
-const PATIENCE: Duration = Duration::from_secs(30);
+use support::{PATIENCE, Sandbox, kernel, until};
 
 const GIB: u64 = 1 << 30;
 
@@ -189,15 +185,6 @@ impl Drop for Program {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-    }
-}
-
-/// Asks until it is so.
-fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !is_so() {
-        assert!(start.elapsed() < PATIENCE, "waited in vain: {what}");
-        std::thread::yield_now();
     }
 }
 

@@ -7,15 +7,15 @@ mod support;
 use gpu_sim::client::{Imported, Machine, RequestError};
 use gpu_sim::command::{AllocKind, Command, Exported};
 use std::os::fd::OwnedFd;
-use support::{Sandbox, kernel};
+use support::{Sandbox, kernel, until};
 
 const PAGE: u64 = 2 << 20;
 
 /// Waits until as many bytes are free; the device tells nobody when a descriptor is closed.
 fn free_becomes(machine: &Machine, bytes: u64) {
-    while machine.memory(0).unwrap().free_bytes != bytes {
-        std::thread::yield_now();
-    }
+    until("memory is back", || {
+        machine.memory(0).unwrap().free_bytes == bytes
+    });
 }
 
 #[test]
@@ -113,7 +113,9 @@ fn nobody_waits_for_a_process_that_died_before_it_signalled() {
     dying.submit(&stream, signal).unwrap();
     assert!(other.poll(&opened, payload).unwrap().is_none());
     drop((stream, event, dying));
-    other.wait(&opened, payload).unwrap();
+    until("the dead one's promise is kept", || {
+        other.poll(&opened, payload).unwrap().is_some()
+    });
 }
 
 #[test]

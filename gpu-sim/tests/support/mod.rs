@@ -3,7 +3,7 @@
 use gpu_sim::client::{Environment, Machine};
 use gpu_sim::command::KernelCost;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// A folder in which a machine can be started.
@@ -50,5 +50,19 @@ pub(crate) fn kernel(us: u64) -> KernelCost {
         shared_bytes: 0,
         registers_per_thread: 32,
         instructions_per_thread: us * 1_590 / 8,
+    }
+}
+
+/// How long a condition may take to come true. Generous: the machine may be busy.
+#[allow(dead_code, reason = "not every test program waits")]
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Asks until it is so.
+#[allow(dead_code, reason = "not every test program waits")]
+pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !is_so() {
+        assert!(start.elapsed() < PATIENCE, "waited in vain: {what}");
+        std::thread::yield_now();
     }
 }
