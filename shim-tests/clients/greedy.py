@@ -37,10 +37,10 @@ def take_all(chunk_bytes: int, bytes_max: int | None) -> tuple[list, str]:
 
 
 def keep_asking(chunk_bytes: int, seconds: float) -> dict:
-    """Asks on without a pause; every answer is counted by its name, and what was granted is given back."""
+    """Asks on without a pause, once at least; every answer is counted by its name, and what was granted is given back."""
     answers: dict[str, int] = {}
     until = time.monotonic() + seconds
-    while time.monotonic() < until:
+    while not answers or time.monotonic() < until:
         name, pointer = ask(chunk_bytes)
         answers[name] = answers.get(name, 0) + 1
         if name == "CUDA_SUCCESS":

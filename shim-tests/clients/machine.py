@@ -2,10 +2,13 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +21,7 @@ PROFILE = "t4"
 COMPILED_BATCH = "16"
 COMPILED = ROOT / f".venv/resnet50-simulated-{PROFILE}-batch-{COMPILED_BATCH}.pickle"
 PROGRAM_SECONDS_MAX = 300
+SLOWED = 8  # times, on a slow board
 
 # Where the program stands: without the preload; with it and without limits; or a dictionary of `cuda-hook run` options.
 BARE = None
@@ -40,6 +44,26 @@ class Outcome:
         return self.records[-1]
 
 
+@dataclass
+class Talk:
+    """A program that is running, and that is spoken to line by line."""
+
+    process: subprocess.Popen
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid  # `cuda-hook run` becomes the program
+
+    def record(self) -> dict:
+        """What it says next."""
+        return json.loads(self.process.stdout.readline())
+
+    def ask(self) -> dict:
+        """Its answer to a line."""
+        print(file=self.process.stdin, flush=True)
+        return self.record()
+
+
 class Machine:
     """A simulated machine in folders of its own. The device goes when the last of its programs has gone."""
 
@@ -58,6 +82,14 @@ class Machine:
 
     def close(self) -> None:
         shutil.rmtree(self.folder)
+
+    def slow_down(self) -> None:
+        """Makes the board so slow, before its first use, that beside its time the host's hardly counts."""
+        text = (ROOT / f"gpu-sim/profiles/{PROFILE}.toml").read_text()
+        slow = re.sub(r"(?m)^(sm_clock_mhz = )(\d+)$", lambda found: f"{found[1]}{int(found[2]) // SLOWED}", text)
+        file = self.folder / "slow.toml"
+        file.write_text(slow)
+        self.environment["GPU_SIM_PROFILE"] = str(file)
 
     def command(self, world: World, program: str, *arguments: str) -> list[str]:
         client = [sys.executable, str(CLIENTS / program), *arguments]
@@ -88,6 +120,15 @@ class Machine:
             [json.loads(line) for line in stdout.splitlines()],
             trace.read_text().splitlines() if trace.exists() else [],
         )
+
+    @contextmanager
+    def talking(self, world: World, program: str, *arguments: str) -> Iterator[Talk]:
+        """A program to speak to, which keeps the machine; what it says on standard error is shown. Killed at the end."""
+        with self.start(world, program, *arguments, stdin=subprocess.PIPE, stderr=None) as process:
+            try:
+                yield Talk(process)
+            finally:
+                process.kill()
 
     def books(self) -> dict:
         """What the simulated device itself has counted."""

@@ -8,6 +8,7 @@ Prints one JSON line on stdout.
 import argparse
 import ctypes
 import json
+import sys
 
 from cuda.bindings import driver
 from cuda.core import Device, EventOptions, LaunchConfig, Program, ProgramOptions, launch
@@ -55,6 +56,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=1 << 16, metavar="N", help="numbers in a vector (default: %(default)s)")
     parser.add_argument("--launches", type=int, default=4, metavar="N", help="how often (default: %(default)s)")
+    parser.add_argument("--stay", action="store_true", help="keep the device, when done, until the end of stdin")
     args = parser.parse_args()
     device = Device(0)
     device.set_current()
@@ -62,6 +64,8 @@ def main() -> None:
         json.dumps({"program": "saxpy", "count": args.count, "launches": args.launches, **run(device, args.count, args.launches)}),
         flush=True,
     )
+    if args.stay:
+        sys.stdin.read()
 
 
 if __name__ == "__main__":
