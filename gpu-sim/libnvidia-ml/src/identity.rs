@@ -86,6 +86,15 @@ exports! {
         let wanted = text(serial)?;
         give(device, find(|profile| serial_of(profile).is_some_and(|serial| serial == wanted))?)
     }
+    fn nvmlDeviceGetVbiosVersion(device: nvmlDevice_t, version: *mut c_char, length: c_uint) {
+        give_text(version, length, &vbios_version(Device::of(device)?.profile()?.compute_capability))
+    }
+    // Bus and device number, as `nvidia-smi -q` shows it.
+    fn nvmlDeviceGetBoardId(device: nvmlDevice_t, boardId: *mut c_uint) {
+        let device = Device::of(device)?;
+        let profile = device.profile()?;
+        give(boardId, c_uint::from(profile.pci_bus) << 8 | c_uint::from(profile.pci_device))
+    }
     fn nvmlDeviceGetPersistenceMode(device: nvmlDevice_t, mode: *mut nvmlEnableState_t) {
         Device::of(device)?;
         give(mode, NVML_FEATURE_ENABLED)
@@ -124,6 +133,20 @@ fn architecture(compute_capability: (u32, u32)) -> nvmlDeviceArchitecture_t {
         (10 | 12, _) => NVML_DEVICE_ARCH_BLACKWELL,
         _ => NVML_DEVICE_ARCH_UNKNOWN,
     }
+}
+
+/// The number that begins a generation's VBIOS versions, as `nvidia-smi -q` shows them; no such version was ever released.
+fn vbios_version(compute_capability: (u32, u32)) -> String {
+    let generation = match compute_capability {
+        (7, 0) => 88,
+        (7, 5) => 90,
+        (8, 0) => 92,
+        (8, 6) => 94,
+        (8, 9) => 95,
+        (9, 0) => 96,
+        _ => 0,
+    };
+    format!("{generation:02}.00.00.00.00")
 }
 
 /// `domain:bus:device.function`, the domain with that many digits.

@@ -12,12 +12,17 @@
     reason = "functions, arguments and fields are spelled as in nvml.h"
 )]
 
+mod clocks;
 mod door;
+mod ecc;
+mod fields;
 mod identity;
 mod links;
 mod log;
 mod memory;
+mod mig;
 mod processes;
+mod samples;
 mod sensors;
 mod session;
 mod system;

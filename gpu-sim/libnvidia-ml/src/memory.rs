@@ -32,6 +32,11 @@ exports! {
             used: info.used_bytes,
         })
     }
+    // What the host maps of it is not simulated.
+    fn nvmlDeviceGetBAR1MemoryInfo(device: nvmlDevice_t, bar1Memory: *mut nvmlBAR1Memory_t) {
+        let total = Device::of(device)?.profile()?.bar1_bytes;
+        give(bar1Memory, nvmlBAR1Memory_t { bar1Total: total, bar1Free: total, bar1Used: 0 })
+    }
     fn nvmlDeviceGetMemoryBusWidth(device: nvmlDevice_t, busWidth: *mut c_uint) {
         give(busWidth, Device::of(device)?.profile()?.memory_bus_bits)
     }

@@ -24,6 +24,10 @@ exports! {
         machine()?;
         give(cudaDriverVersion, CUDA_VERSION)
     }
+    fn nvmlUnitGetCount(unitCount: *mut c_uint) {
+        machine()?;
+        give(unitCount, 0)
+    }
     fn nvmlSystemGetProcessName(pid: c_uint, name: *mut c_char, length: c_uint) {
         machine()?;
         let path = fs::read_link(format!("/proc/{pid}/exe")).map_err(|_| NVML_ERROR_NOT_FOUND)?;

@@ -19,6 +19,14 @@ exports! {
         give(utilization, 0)?;
         give(samplingPeriodUs, (period_ns / 1_000) as c_uint)
     }
+    fn nvmlDeviceGetEncoderStats(
+        device: nvmlDevice_t, sessionCount: *mut c_uint, averageFps: *mut c_uint, averageLatency: *mut c_uint,
+    ) {
+        Device::of(device)?;
+        give(sessionCount, 0)?;
+        give(averageFps, 0)?;
+        give(averageLatency, 0)
+    }
 }
 
 /// The last sample; an idle device before the first.
