@@ -183,17 +183,23 @@ fn a_function_that_a_stream_calls_must_not_call_the_driver() {
 #[test]
 fn a_stream_waits_for_a_word_until_the_host_or_another_stream_writes_it() {
     context();
-    let (waiting, writing) = (free_stream(), free_stream());
+    let (waiting, writing, device) = (free_stream(), free_stream(), alloc(1));
     let mut host = std::ptr::null_mut();
     ok!(cuMemHostAlloc(&mut host, 8, CU_MEMHOSTALLOC_DEVICEMAP));
     let word = host.expose_provenance() as CUdeviceptr;
+    // What another stream was given later is done: so would this one be.
+    let still_waits = || {
+        ok!(cuMemsetD8Async(device, 0, 1, writing));
+        ok!(cuStreamSynchronize(writing));
+        assert_eq!(cu!(cuStreamQuery(waiting)), CUDA_ERROR_NOT_READY);
+    };
     ok!(cuStreamWaitValue32_v2(
         waiting,
         word,
         5,
         CU_STREAM_WAIT_VALUE_GEQ
     ));
-    assert_eq!(cu!(cuStreamQuery(waiting)), CUDA_ERROR_NOT_READY);
+    still_waits();
     ok!(cuStreamWriteValue32_v2(writing, word, 5, 0));
     ok!(cuStreamSynchronize(waiting));
     ok!(cuStreamWaitValue64_v2(
@@ -202,7 +208,7 @@ fn a_stream_waits_for_a_word_until_the_host_or_another_stream_writes_it() {
         1 << 40,
         CU_STREAM_WAIT_VALUE_EQ
     ));
-    assert_eq!(cu!(cuStreamQuery(waiting)), CUDA_ERROR_NOT_READY);
+    still_waits();
     // SAFETY: page-locked memory of the driver, aligned for it; the stream only reads it.
     unsafe { host.cast::<u64>().write_volatile(1 << 40) };
     ok!(cuStreamSynchronize(waiting));
