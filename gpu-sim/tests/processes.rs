@@ -9,16 +9,13 @@ mod support;
 use gpu_sim::client::{ConnectError, Effect, Environment, Lost, Machine, RequestError};
 use gpu_sim::command::{AllocKind, Command as GpuCommand};
 use gpu_sim::wire;
-use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketType};
-use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, kill_process, pidfd_open};
-use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
-use support::{PATIENCE, Sandbox, kernel, until};
-
-const GIB: u64 = 1 << 30;
+use rustix::process::{Pid, Signal, WaitOptions, kill_process};
+use std::io::ErrorKind;
+use std::path::Path;
+use std::process::Command;
+use support::program::{GIB, Program, run_kernels, say, wait_for_end, wait_for_end_of_input};
+use support::{Sandbox, kernel, until};
 
 /// Runs as another process what `GPU_SIM_TEST_PROGRAM` names; in the test run itself, nothing.
 #[test]
@@ -34,16 +31,6 @@ fn program() {
         "orphan" => orphan(),
         other => panic!("no program {other}"),
     }
-}
-
-fn say(line: impl std::fmt::Display) {
-    let mut output = std::io::stdout().lock();
-    writeln!(output, "# {line}").unwrap();
-    output.flush().unwrap();
-}
-
-fn wait_for_end_of_input() {
-    std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
 }
 
 /// Holds 1 GiB and keeps its queue full of kernels that take `kernel_us` each, until its input ends. Says so when it
@@ -119,95 +106,6 @@ fn orphan() {
     }
     say(child);
     wait_for_end_of_input();
-}
-
-/// Another process, ended with the test.
-struct Program {
-    child: Child,
-    output: BufReader<ChildStdout>,
-}
-
-impl Program {
-    fn start(environment: &Environment, name: &str) -> Self {
-        Self::start_as(environment, name, std::env::current_exe().unwrap(), None)
-    }
-
-    fn start_as(environment: &Environment, name: &str, path: PathBuf, user: Option<u32>) -> Self {
-        let mut command = Command::new(path);
-        command.args(["--exact", "program", "--nocapture"]);
-        command.env("GPU_SIM_TEST_PROGRAM", name);
-        command.env("GPU_SIM_DIR", &environment.dir);
-        command.env("GPU_SIM_PROFILE", &environment.profile);
-        command.env("GPU_SIM_DEVICE", environment.device.as_ref().unwrap());
-        command.env(
-            "GPU_SIM_LINGER_MS",
-            environment.linger.unwrap().as_millis().to_string(),
-        );
-        command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        user.map(|user| command.uid(user).gid(user));
-        let mut child = command.spawn().unwrap();
-        let output = BufReader::new(child.stdout.take().unwrap());
-        Self { child, output }
-    }
-
-    /// Its next line.
-    fn line(&mut self) -> String {
-        loop {
-            let mut line = String::new();
-            assert_ne!(
-                self.output.read_line(&mut line).unwrap(),
-                0,
-                "it ended early"
-            );
-            // The test harness writes its own lines, one of them without an end.
-            if let Some((_, said)) = line.split_once("# ") {
-                return said.trim_end().to_owned();
-            }
-        }
-    }
-
-    fn pid(&self) -> Pid {
-        Pid::from_child(&self.child)
-    }
-
-    fn signal(&self, signal: Signal) {
-        kill_process(self.pid(), signal).unwrap();
-    }
-
-    /// Ends its input and waits for it.
-    fn finish(mut self) -> ExitStatus {
-        drop(self.child.stdin.take());
-        self.child.wait().unwrap()
-    }
-}
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn wait_for_end(pid: u32) {
-    let pid = Pid::from_raw(pid.try_into().unwrap()).unwrap();
-    // An error says that it has ended already.
-    if let Ok(end) = pidfd_open(pid, PidfdFlags::empty()) {
-        let patience = PATIENCE.try_into().unwrap();
-        let ended = poll(&mut [PollFd::new(&end, PollFlags::IN)], Some(&patience)).unwrap();
-        assert_eq!(ended, 1, "process {pid} still lives");
-    }
-}
-
-fn run_kernels(machine: &Machine, count: u64) {
-    let context = machine.create_context(0).unwrap();
-    let stream = machine.create_stream(context, 0).unwrap();
-    for _ in 0..count {
-        let last = machine
-            .submit(&stream, GpuCommand::Kernel(kernel(100)))
-            .unwrap();
-        machine.wait_stream(&stream, last).unwrap();
-    }
-    machine.destroy_context(context).unwrap();
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! A machine of a test's own, in a folder of its own.
 
+pub(crate) mod program;
+
 use gpu_sim::client::{Environment, Machine};
 use gpu_sim::command::KernelCost;
 use std::path::PathBuf;
