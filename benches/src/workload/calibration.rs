@@ -51,7 +51,7 @@ pub(crate) struct Line {
 }
 
 impl Line {
-    fn through(fixed_ns: f64, instructions: u64, took_ns: f64) -> Option<Self> {
+    pub(crate) fn through(fixed_ns: f64, instructions: u64, took_ns: f64) -> Option<Self> {
         let ns_per_instruction = (took_ns - fixed_ns) / instructions as f64;
         (ns_per_instruction > 0.0).then_some(Self {
             fixed_ns,

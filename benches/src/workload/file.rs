@@ -441,6 +441,15 @@ mod tests {
     }
 
     #[test]
+    fn the_example_in_the_readme_is_valid() {
+        let readme = include_str!("../../README.md");
+        let (_, example) = readme.split_once("```toml\n").unwrap();
+        let workload = load(example.split_once("```").unwrap().0).unwrap();
+        assert_eq!(workload.file.steps.len(), 6);
+        assert_eq!(workload.file.roofline.bandwidth_efficiency, 0.75);
+    }
+
+    #[test]
     fn a_range_is_refused_with_file_key_value_and_what_is_allowed() {
         assert_eq!(
             refusal("", "kernel = { duration_us = 5, block = 2000 }"),

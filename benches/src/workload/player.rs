@@ -201,3 +201,32 @@ fn buffers(gpu: &Gpu, plan: &Plan, direction: Direction) -> Result<Option<Buffer
         bytes => gpu.buffers(bytes).map(Some),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHAPE: Shape = Shape { grid: 1, block: 32 };
+
+    fn lines() -> BTreeMap<Shape, Line> {
+        let line = Line::through(1_500.0, 1_000, 6_500.0).unwrap();
+        BTreeMap::from([(SHAPE, line)])
+    }
+
+    #[test]
+    fn a_kernel_has_the_instructions_of_its_own_shapes_line() {
+        assert_eq!(
+            launch(&lines(), SHAPE, 51_500.0).unwrap().instructions,
+            10_000
+        );
+    }
+
+    #[test]
+    fn a_kernel_that_no_loop_is_long_enough_for_is_refused() {
+        let refused = launch(&lines(), SHAPE, 400e6).unwrap_err().to_string();
+        assert!(
+            refused.starts_with("a kernel of 400 ms in 1 blocks of 32 threads"),
+            "{refused}"
+        );
+    }
+}
