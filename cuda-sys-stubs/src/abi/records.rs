@@ -308,6 +308,179 @@ records! {
         flags: c_uint,
     }
 
+    #[derive(Debug, PartialEq, Eq)]
+    struct CUoffset3D_v1 {
+        x: usize,
+        y: usize,
+        z: usize,
+    }
+
+    #[derive(Debug, PartialEq, Eq)]
+    struct CUextent3D_v1 {
+        width: usize,
+        height: usize,
+        depth: usize,
+    }
+
+    /// Memory by address; an unnamed struct in C. Lengths in elements.
+    #[derive(Debug, PartialEq, Eq)]
+    struct anonymous_operand_ptr {
+        ptr: CUdeviceptr,
+        rowLength: usize,
+        layerHeight: usize,
+        locHint: CUmemLocation,
+    }
+
+    /// An array and a place in it, in elements; an unnamed struct in C.
+    #[derive(Debug, PartialEq, Eq)]
+    struct anonymous_operand_array {
+        array: CUarray,
+        offset: CUoffset3D_v1,
+    }
+
+    /// One side of a copy; an unnamed union in C. Which member is valid is said by the operand's type.
+    union anonymous_operand {
+        ptr: anonymous_operand_ptr,
+        array: anonymous_operand_array,
+    }
+
+    struct CUmemcpy3DOperand_v1 {
+        type_: CUmemcpy3DOperandType,
+        op: anonymous_operand,
+    }
+
+    struct CUDA_MEMCPY3D_BATCH_OP_v1 {
+        src: CUmemcpy3DOperand_v1,
+        dst: CUmemcpy3DOperand_v1,
+        extent: CUextent3D_v1,
+        srcAccessOrder: CUmemcpySrcAccessOrder,
+        flags: c_uint,
+    }
+
+    // streams that write words and wait for them
+
+    /// A wait for, or a write of, a word; two unnamed structs of the same form in C. Of the value, a 32-bit operation has the lower half.
+    #[derive(Debug, PartialEq, Eq)]
+    struct anonymous_memOpValue {
+        operation: CUstreamBatchMemOpType,
+        address: CUdeviceptr,
+        value64: u64,
+        flags: c_uint,
+        alias: CUdeviceptr,
+    }
+
+    /// A barrier, or a flush; two unnamed structs of the same form in C.
+    #[derive(Debug, PartialEq, Eq)]
+    struct anonymous_memOpBarrier {
+        operation: CUstreamBatchMemOpType,
+        flags: c_uint,
+    }
+
+    /// One operation. Which member is valid is said by `operation`, which each begins with.
+    union CUstreamBatchMemOpParams_v1 {
+        operation: CUstreamBatchMemOpType,
+        waitValue: anonymous_memOpValue,
+        writeValue: anonymous_memOpValue,
+        memoryBarrier: anonymous_memOpBarrier,
+        pad: [u64; 6],
+    }
+
+    #[derive(Debug, PartialEq, Eq)]
+    struct CUDA_BATCH_MEM_OP_NODE_PARAMS_v1 {
+        ctx: CUcontext,
+        count: c_uint,
+        paramArray: *mut CUstreamBatchMemOpParams,
+        flags: c_uint,
+    }
+
+    // textures and surfaces
+
+    /// Linear memory; an unnamed struct in C.
+    #[derive(Debug, PartialEq, Eq)]
+    struct anonymous_linear {
+        devPtr: CUdeviceptr,
+        format: CUarray_format,
+        numChannels: c_uint,
+        sizeInBytes: usize,
+    }
+
+    /// Pitched memory; an unnamed struct in C.
+    #[derive(Debug, PartialEq, Eq)]
+    struct anonymous_pitch2D {
+        devPtr: CUdeviceptr,
+        format: CUarray_format,
+        numChannels: c_uint,
+        width: usize,
+        height: usize,
+        pitchInBytes: usize,
+    }
+
+    /// What a texture or surface lies over; an unnamed union in C, whose first two members are structs of one handle there.
+    union anonymous_resource {
+        array: CUarray,
+        mipmap: CUmipmappedArray,
+        linear: anonymous_linear,
+        pitch2D: anonymous_pitch2D,
+        reserved: [c_int; 32],
+    }
+
+    struct CUDA_RESOURCE_DESC_v1 {
+        resType: CUresourcetype,
+        res: anonymous_resource,
+        flags: c_uint,
+    }
+
+    #[derive(Debug, PartialEq)]
+    struct CUDA_TEXTURE_DESC_v1 {
+        addressMode: [CUaddress_mode; 3],
+        filterMode: CUfilter_mode,
+        flags: c_uint,
+        maxAnisotropy: c_uint,
+        mipmapFilterMode: CUfilter_mode,
+        mipmapLevelBias: f32,
+        minMipmapLevelClamp: f32,
+        maxMipmapLevelClamp: f32,
+        borderColor: [f32; 4],
+        reserved: [c_int; 12],
+    }
+
+    #[derive(Debug, PartialEq, Eq)]
+    struct CUDA_RESOURCE_VIEW_DESC_v1 {
+        format: CUresourceViewFormat,
+        width: usize,
+        height: usize,
+        depth: usize,
+        firstMipmapLevel: c_uint,
+        lastMipmapLevel: c_uint,
+        firstLayer: c_uint,
+        lastLayer: c_uint,
+        reserved: [c_uint; 16],
+    }
+
+    // parts of a device
+
+    #[derive(Debug, PartialEq, Eq)]
+    struct CUdevSmResource {
+        smCount: c_uint,
+        minSmPartitionSize: c_uint,
+        smCoscheduledAlignment: c_uint,
+        flags: c_uint,
+        localityDomainId: c_uint,
+    }
+
+    /// What a resource is; an unnamed union in C. Which member is valid is said by its type.
+    union anonymous_devResource {
+        sm: CUdevSmResource,
+        _oversize: [c_uchar; 40],
+    }
+
+    struct CUdevResource_v1 {
+        type_: CUdevResourceType,
+        _internal_padding: [c_uchar; 92],
+        anonymous: anonymous_devResource,
+        nextResource: *mut CUdevResource_v1,
+    }
+
     // launches
 
     #[derive(Debug, PartialEq)]

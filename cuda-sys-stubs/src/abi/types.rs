@@ -120,12 +120,6 @@ pub struct CUDA_ARRAY_SPARSE_PROPERTIES_v1 {
 
 #[repr(C)]
 #[derive(Debug)]
-pub struct CUDA_BATCH_MEM_OP_NODE_PARAMS_v1 {
-    _private: [u8; 0],
-}
-
-#[repr(C)]
-#[derive(Debug)]
 pub struct CUDA_EXTERNAL_MEMORY_BUFFER_DESC_v1 {
     _private: [u8; 0],
 }
@@ -175,30 +169,6 @@ pub struct CUDA_EXT_SEM_WAIT_NODE_PARAMS_v1 {
 #[repr(C)]
 #[derive(Debug)]
 pub struct CUDA_FABRIC_COPY_BATCH_OP_v1 {
-    _private: [u8; 0],
-}
-
-#[repr(C)]
-#[derive(Debug)]
-pub struct CUDA_MEMCPY3D_BATCH_OP_v1 {
-    _private: [u8; 0],
-}
-
-#[repr(C)]
-#[derive(Debug)]
-pub struct CUDA_RESOURCE_DESC_v1 {
-    _private: [u8; 0],
-}
-
-#[repr(C)]
-#[derive(Debug)]
-pub struct CUDA_RESOURCE_VIEW_DESC_v1 {
-    _private: [u8; 0],
-}
-
-#[repr(C)]
-#[derive(Debug)]
-pub struct CUDA_TEXTURE_DESC_v1 {
     _private: [u8; 0],
 }
 
@@ -289,12 +259,6 @@ pub struct CUctx_st {
 #[repr(C)]
 #[derive(Debug)]
 pub struct CUdevResourceDesc_st {
-    _private: [u8; 0],
-}
-
-#[repr(C)]
-#[derive(Debug)]
-pub struct CUdevResource_v1 {
     _private: [u8; 0],
 }
 
@@ -421,12 +385,6 @@ pub struct CUmipmappedArray_st {
 #[repr(C)]
 #[derive(Debug)]
 pub struct CUmod_st {
-    _private: [u8; 0],
-}
-
-#[repr(C)]
-#[derive(Debug)]
-pub struct CUstreamBatchMemOpParams_v1 {
     _private: [u8; 0],
 }
 

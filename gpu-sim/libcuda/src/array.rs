@@ -1,7 +1,7 @@
 //! Arrays and mipmapped arrays: rows of elements in device memory, without an address of their own.
 //!
-//! They are laid out row after row, without the tiles of hardware, and take exactly their bytes. Textures and surfaces are not
-//! simulated: an array can be copied to and from.
+//! They are laid out row after row, without the tiles of hardware, and take exactly their bytes. No kernel reads them: they can be
+//! copied to and from.
 
 use cuda_sys_stubs::abi::*;
 
@@ -42,7 +42,7 @@ const FLAGS_WITHOUT_MEMORY: u32 = CUDA_ARRAY3D_SPARSE | CUDA_ARRAY3D_DEFERRED_MA
 
 impl Shape {
     /// Bytes of an element.
-    fn element_bytes(&self) -> Answer<u64> {
+    pub(crate) fn element_bytes(&self) -> Answer<u64> {
         let channel = match self.format {
             CU_AD_FORMAT_UNSIGNED_INT8 | CU_AD_FORMAT_SIGNED_INT8 => 1,
             CU_AD_FORMAT_UNSIGNED_INT16 | CU_AD_FORMAT_SIGNED_INT16 | CU_AD_FORMAT_HALF => 2,
@@ -161,6 +161,11 @@ pub(crate) fn create_mipmap(process: &Process, shape: Shape, levels: u32) -> Ans
 pub(crate) fn find(state: &State, handle: CUarray) -> Answer<&Array> {
     let key = Key::of(handle).ok_or(CUDA_ERROR_INVALID_HANDLE)?;
     state.arrays.get(key).ok_or(CUDA_ERROR_INVALID_HANDLE)
+}
+
+/// Whether an array may have a surface over it.
+pub(crate) fn is_for_surfaces(array: &Array) -> bool {
+    array.shape.flags & CUDA_ARRAY3D_SURFACE_LDST != 0
 }
 
 /// Ends an array, when all work is done.

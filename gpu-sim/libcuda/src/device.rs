@@ -8,11 +8,10 @@ use gpu_sim::profile::Profile;
 
 use crate::door::Answer;
 use crate::launch::{BLOCK_MAX, BLOCK_THREADS_MAX, GRID_MAX, SHARED_BYTES_DEFAULT};
-use crate::occupancy;
+use crate::{occupancy, texture};
 
 const CONSTANT_BYTES: i32 = 64 << 10;
 const WARP_THREADS: i32 = 32;
-const TEXTURE_ALIGNMENT: i32 = 512;
 const PITCH_MAX: i32 = i32::MAX;
 
 /// The attributes that say yes, on every device.
@@ -38,6 +37,8 @@ const SUPPORTED: &[CUdevice_attribute] = &[
     CU_DEVICE_ATTRIBUTE_READ_ONLY_HOST_REGISTER_SUPPORTED,
     CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED,
     CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED,
+    CU_DEVICE_ATTRIBUTE_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED,
+    CU_DEVICE_ATTRIBUTE_IPC_EVENT_SUPPORTED,
 ];
 
 /// `cuDeviceGetAttribute`.
@@ -109,9 +110,12 @@ fn fixed(profile: &Profile, attribute: CUdevice_attribute) -> Option<i32> {
         CU_DEVICE_ATTRIBUTE_WARP_SIZE => WARP_THREADS,
         CU_DEVICE_ATTRIBUTE_MAX_PITCH => PITCH_MAX,
         CU_DEVICE_ATTRIBUTE_TEXTURE_ALIGNMENT | CU_DEVICE_ATTRIBUTE_SURFACE_ALIGNMENT => {
-            TEXTURE_ALIGNMENT
+            word(texture::ALIGNMENT)
         }
-        CU_DEVICE_ATTRIBUTE_TEXTURE_PITCH_ALIGNMENT => WARP_THREADS,
+        CU_DEVICE_ATTRIBUTE_TEXTURE_PITCH_ALIGNMENT => word(texture::PITCH_ALIGNMENT),
+        CU_DEVICE_ATTRIBUTE_MEMPOOL_SUPPORTED_HANDLE_TYPES => {
+            word(CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR)
+        }
         CU_DEVICE_ATTRIBUTE_ASYNC_ENGINE_COUNT => 2,
         CU_DEVICE_ATTRIBUTE_SINGLE_TO_DOUBLE_PRECISION_PERF_RATIO
             if DATA_CENTRE.contains(&profile.compute_capability) =>

@@ -59,6 +59,8 @@ pub(crate) struct Launch {
     pub(crate) handle: usize,
     pub(crate) shape: Shape,
     pub(crate) cost: KernelCost,
+    /// Of a graph's node; kept, and without effect.
+    pub(crate) priority: i32,
     /// Values of the parameters, kept for a graph's node.
     pub(crate) arguments: Arc<Arguments>,
 }
@@ -145,6 +147,7 @@ pub(crate) fn plan(
         handle,
         shape,
         cost,
+        priority: 0,
         arguments: Arc::new(arguments),
     })
 }

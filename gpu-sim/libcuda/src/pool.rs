@@ -336,6 +336,7 @@ fn take_back(process: &Process, state: &mut State, retired: Retired) -> Answer {
 
 /// Minds that a block of a pool was freed by other means than the pool's.
 pub(crate) fn forget(state: &mut State, range: &Range) {
+    state.advice.remove(&range.id);
     if matches!(range.backing, Backing::Imported { .. }) {
         return;
     }

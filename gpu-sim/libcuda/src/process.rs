@@ -7,6 +7,7 @@
     reason = "asks to be told of fork(); the C library's interface for it is a C function"
 )]
 
+use std::collections::BTreeMap;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -29,10 +30,12 @@ use crate::host_call::{self, HostCall};
 use crate::library::{Kernel, Library};
 use crate::link::Link;
 use crate::log;
+use crate::managed::Advice;
 use crate::module::{Function, Module};
 use crate::pool::{Pool, Retired};
 use crate::stream::Stream;
 use crate::table::Table;
+use crate::texture::{Surface, Texture};
 use crate::user_object::UserObject;
 use crate::virtual_memory::{Physical, Reservations};
 use crate::visible;
@@ -72,6 +75,10 @@ pub(crate) struct State {
     pub(crate) reservations: Reservations,
     pub(crate) arrays: Table<Array>,
     pub(crate) mipmaps: Table<Mipmap>,
+    pub(crate) textures: Table<Texture>,
+    pub(crate) surfaces: Table<Surface>,
+    /// Of managed memory, by the stretch's id.
+    pub(crate) advice: BTreeMap<u64, Advice>,
     pub(crate) book: AddressBook,
     /// One a device.
     pub(crate) primaries: Vec<Primary>,

@@ -1,4 +1,4 @@
-//! Copies. Array copies have no row: arrays are not simulated.
+//! Copies, one at a time.
 
 use std::ffi::c_void;
 

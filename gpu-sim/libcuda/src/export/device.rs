@@ -5,7 +5,7 @@ use std::ffi::c_char;
 use cuda_sys_stubs::abi::*;
 use gpu_sim::profile::CUDA_VERSION;
 
-use super::{put, put_text, text, wanted};
+use super::{list, put, put_text, text, wanted};
 use crate::context;
 use crate::device;
 use crate::door::{Answer, exports};
@@ -26,6 +26,30 @@ fn uuid(device: CUdevice) -> Answer<CUuuid> {
 fn can_access_peer(from: CUdevice, to: CUdevice) -> Answer<bool> {
     let process = process()?;
     Ok(process.device(from)?.0 != process.device(to)?.0)
+}
+
+/// Over PCI Express no operation is atomic.
+///
+/// # Safety
+/// Both lists have that many elements.
+unsafe fn put_no_atomics(
+    capabilities: *mut u32,
+    operations: *const CUatomicOperation,
+    count: u32,
+) -> Answer {
+    let count = usize::try_from(count).map_err(|_| CUDA_ERROR_INVALID_VALUE)?;
+    wanted(capabilities)?;
+    // SAFETY: the caller's promise.
+    let operations = unsafe { list(operations, count)? };
+    for index in 0..operations.len() {
+        // SAFETY: there is one for each operation (caller).
+        unsafe { put(capabilities.wrapping_add(index), 0)? };
+    }
+    if count == 0 {
+        Err(CUDA_ERROR_INVALID_VALUE)
+    } else {
+        Ok(())
+    }
 }
 
 fn signed(value: u32) -> i32 {
@@ -119,6 +143,23 @@ exports! {
             CU_DEVICE_P2P_ATTRIBUTE_PERFORMANCE_RANK..=CU_DEVICE_P2P_ATTRIBUTE_ONLY_PARTIAL_NATIVE_ATOMIC_SUPPORTED => put(value, 0),
             _ => Err(CUDA_ERROR_INVALID_VALUE),
         }
+    }
+    fn cuDeviceGetP2PAtomicCapabilities(capabilities: *mut u32, operations: *const CUatomicOperation, count: u32, srcDevice: CUdevice, dstDevice: CUdevice) {
+        if !can_access_peer(srcDevice, dstDevice)? {
+            return Err(CUDA_ERROR_INVALID_DEVICE);
+        }
+        put_no_atomics(capabilities, operations, count)
+    }
+    fn cuDeviceGetHostAtomicCapabilities(capabilities: *mut u32, operations: *const CUatomicOperation, count: u32, dev: CUdevice) {
+        with_device(dev, |_| ())?;
+        put_no_atomics(capabilities, operations, count)
+    }
+    fn cuProfilerStart() {
+        // Nobody profiles, so there is nothing to switch on.
+        context::current(&process()?.lock()).map(drop)
+    }
+    fn cuProfilerStop() {
+        context::current(&process()?.lock()).map(drop)
     }
     fn cuDeviceGetTexture1DLinearMaxWidth(maxWidthInElements: *mut usize, _format: CUarray_format, numChannels: u32, dev: CUdevice) {
         with_device(dev, |_| ())?;

@@ -54,7 +54,10 @@ pub(super) fn free_of(state: &State, start: CUdeviceptr) -> Answer<Operation> {
     alloc.map(Operation::Free).ok_or(CUDA_ERROR_INVALID_VALUE)
 }
 
-fn alloc_params(state: &State, operation: &Operation) -> Option<CUDA_MEM_ALLOC_NODE_PARAMS> {
+pub(super) fn alloc_params(
+    state: &State,
+    operation: &Operation,
+) -> Option<CUDA_MEM_ALLOC_NODE_PARAMS> {
     let Operation::Alloc(alloc) = operation else {
         return None;
     };
@@ -81,7 +84,7 @@ fn alloc_params(state: &State, operation: &Operation) -> Option<CUDA_MEM_ALLOC_N
     })
 }
 
-fn freed(state: &State, operation: &Operation) -> Option<CUdeviceptr> {
+pub(super) fn freed(state: &State, operation: &Operation) -> Option<CUdeviceptr> {
     match operation {
         Operation::Free(alloc) => Some(state.graph_allocs.get(*alloc)?.start),
         _ => None,

@@ -288,7 +288,10 @@ pub(super) fn ask<T>(
     answer(&state, &node.operation).ok_or(CUDA_ERROR_INVALID_VALUE)
 }
 
-fn kernel_params(state: &State, operation: &Operation) -> Option<CUDA_KERNEL_NODE_PARAMS> {
+pub(super) fn kernel_params(
+    state: &State,
+    operation: &Operation,
+) -> Option<CUDA_KERNEL_NODE_PARAMS> {
     let Operation::Kernel(launch) = operation else {
         return None;
     };
@@ -355,7 +358,7 @@ fn length(bytes: u64) -> usize {
     usize::try_from(bytes).unwrap_or(usize::MAX)
 }
 
-fn copy_params(_: &State, operation: &Operation) -> Option<CUDA_MEMCPY3D> {
+pub(super) fn copy_params(_: &State, operation: &Operation) -> Option<CUDA_MEMCPY3D> {
     let Operation::Copy(Copy {
         params:
             CopyParams {
@@ -408,7 +411,7 @@ fn copy_params(_: &State, operation: &Operation) -> Option<CUDA_MEMCPY3D> {
     })
 }
 
-fn fill_params(_: &State, operation: &Operation) -> Option<CUDA_MEMSET_NODE_PARAMS> {
+pub(super) fn fill_params(_: &State, operation: &Operation) -> Option<CUDA_MEMSET_NODE_PARAMS> {
     let Operation::Fill(Fill { params, .. }) = operation else {
         return None;
     };
@@ -422,7 +425,7 @@ fn fill_params(_: &State, operation: &Operation) -> Option<CUDA_MEMSET_NODE_PARA
     })
 }
 
-fn host_params(_: &State, operation: &Operation) -> Option<CUDA_HOST_NODE_PARAMS> {
+pub(super) fn host_params(_: &State, operation: &Operation) -> Option<CUDA_HOST_NODE_PARAMS> {
     let Operation::Host(HostCall::Function { function, data }) = operation else {
         return None;
     };
@@ -433,7 +436,7 @@ fn host_params(_: &State, operation: &Operation) -> Option<CUDA_HOST_NODE_PARAMS
 }
 
 /// An event of a node that waits for one, or records one.
-fn event_of(operation: &Operation, records: bool) -> Option<CUevent> {
+pub(super) fn event_of(operation: &Operation, records: bool) -> Option<CUevent> {
     match operation {
         Operation::RecordEvent(event) if records => Some(event.handle()),
         Operation::WaitEvent(event) if !records => Some(event.handle()),

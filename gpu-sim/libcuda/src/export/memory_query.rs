@@ -1,15 +1,13 @@
-//! What is known of a pointer; advice on managed memory.
+//! What is known of a pointer.
 
 use std::ffi::c_void;
 
 use cuda_sys_stubs::abi::*;
 
-use super::{list, put, wanted, wide};
-use crate::address::Backing;
-use crate::door::{Answer, NullStream, exports};
+use super::{list, put, wanted};
+use crate::door::{Answer, exports};
 use crate::memory::{self, Attribute};
 use crate::process::process;
-use crate::stream;
 
 /// Writes a value in the type that the attribute has.
 ///
@@ -25,26 +23,6 @@ unsafe fn write(to: *mut c_void, value: Attribute) -> Answer {
             Attribute::Tokens => put(to.cast::<[u64; 2]>(), [0; 2]),
         }
     }
-}
-
-/// Managed memory is always resident, so advice and prefetching move nothing: they are checked and done.
-fn check_managed(start: CUdeviceptr, bytes: usize) -> Answer {
-    let process = process()?;
-    let state = process.lock();
-    match state
-        .book
-        .find_all(start, wide(bytes))
-        .map(|range| range.backing)
-    {
-        Some(Backing::Managed(_)) if bytes > 0 => Ok(()),
-        _ => Err(CUDA_ERROR_INVALID_VALUE),
-    }
-}
-
-fn prefetch(start: CUdeviceptr, bytes: usize, handle: CUstream, null: NullStream) -> Answer {
-    check_managed(start, bytes)?;
-    let process = process()?;
-    stream::resolve(process, &mut process.lock(), handle, null).map(drop)
 }
 
 exports! {
@@ -77,25 +55,5 @@ exports! {
         wanted(value.cast_mut())?;
         let is_known = process.lock().book.find(ptr).is_some_and(|range| range.block().is_some());
         if attribute == CU_POINTER_ATTRIBUTE_SYNC_MEMOPS && is_known { Ok(()) } else { Err(CUDA_ERROR_INVALID_VALUE) }
-    }
-    fn cuMemPrefetchAsync / cuMemPrefetchAsync_ptsz |null| (devPtr: CUdeviceptr, count: usize, _dstDevice: CUdevice, hStream: CUstream) {
-        prefetch(devPtr, count, hStream, null)
-    }
-    fn cuMemPrefetchAsync_v2 / cuMemPrefetchAsync_v2_ptsz |null| (devPtr: CUdeviceptr, count: usize, _location: CUmemLocation, flags: u32, hStream: CUstream) {
-        if flags != 0 {
-            return Err(CUDA_ERROR_INVALID_VALUE);
-        }
-        prefetch(devPtr, count, hStream, null)
-    }
-    fn cuMemAdvise(devPtr: CUdeviceptr, count: usize, _advice: CUmem_advise, _device: CUdevice) {
-        check_managed(devPtr, count)
-    }
-    fn cuMemAdvise_v2(devPtr: CUdeviceptr, count: usize, _advice: CUmem_advise, _location: CUmemLocation) {
-        check_managed(devPtr, count)
-    }
-    fn cuStreamAttachMemAsync / cuStreamAttachMemAsync_ptsz |null| (hStream: CUstream, dptr: CUdeviceptr, length: usize, _flags: u32) {
-        let process = process()?;
-        stream::resolve(process, &mut process.lock(), hStream, null)?;
-        check_managed(dptr, length.max(1))
     }
 }

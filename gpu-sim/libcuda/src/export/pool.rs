@@ -7,6 +7,7 @@ use cuda_sys_stubs::abi::*;
 
 use super::virtual_memory::descriptor;
 use super::{get, list, put, wanted, wide};
+use crate::context::Primary;
 use crate::door::{Answer, exports};
 use crate::pool::{self, PoolAttribute};
 use crate::process::process;
@@ -26,6 +27,41 @@ fn check_props(props: &CUmemPoolProps) -> Answer {
 
 fn is_own(location: &CUmemLocation, device: usize) -> bool {
     location.type_ == CU_MEM_LOCATION_TYPE_DEVICE && usize::try_from(location.id) == Ok(device)
+}
+
+/// Asks for a pool of a device.
+fn of_device<T>(device: CUdevice, ask: impl FnOnce(&Primary) -> T) -> Answer<T> {
+    let process = process()?;
+    let (ordinal, _) = process.device(device)?;
+    let state = process.lock();
+    let primary = state.primaries.get(ordinal);
+    Ok(ask(primary.ok_or(CUDA_ERROR_INVALID_DEVICE)?))
+}
+
+/// Makes a pool the one that `cuMemAllocAsync` takes from.
+fn set_current(device: CUdevice, pool: CUmemoryPool) -> Answer {
+    let process = process()?;
+    let (ordinal, _) = process.device(device)?;
+    let mut state = process.lock();
+    let key = pool::find(&state, pool)?;
+    if pool::get(&mut state, key)?.device != ordinal {
+        return Err(CUDA_ERROR_INVALID_VALUE);
+    }
+    let primary = state.primaries.get_mut(ordinal);
+    primary.ok_or(CUDA_ERROR_INVALID_DEVICE)?.pool = key;
+    Ok(())
+}
+
+/// The device whose page-locked memory is meant; there are pools of no other memory.
+fn device_of(location: &CUmemLocation, kind: CUmemAllocationType) -> Answer<CUdevice> {
+    match (location.type_, kind) {
+        (CU_MEM_LOCATION_TYPE_DEVICE, CU_MEM_ALLOCATION_TYPE_PINNED) => Ok(location.id),
+        (
+            CU_MEM_LOCATION_TYPE_DEVICE..=CU_MEM_LOCATION_TYPE_HOST_NUMA_CURRENT,
+            CU_MEM_ALLOCATION_TYPE_PINNED | CU_MEM_ALLOCATION_TYPE_MANAGED,
+        ) => Err(CUDA_ERROR_NOT_SUPPORTED),
+        _ => Err(CUDA_ERROR_INVALID_VALUE),
+    }
 }
 
 exports! {
@@ -119,26 +155,23 @@ exports! {
         put(flags, CU_MEM_ACCESS_FLAGS_PROT_READWRITE)
     }
     fn cuDeviceGetDefaultMemPool(pool_out: *mut CUmemoryPool, dev: CUdevice) {
-        let process = process()?;
-        let (ordinal, _) = process.device(dev)?;
-        let state = process.lock();
-        put(pool_out, state.primaries.get(ordinal).ok_or(CUDA_ERROR_INVALID_DEVICE)?.default_pool.handle())
+        put(pool_out, of_device(dev, |primary| primary.default_pool.handle())?)
     }
     fn cuDeviceGetMemPool(pool: *mut CUmemoryPool, dev: CUdevice) {
-        let process = process()?;
-        let (ordinal, _) = process.device(dev)?;
-        let state = process.lock();
-        put(pool, state.primaries.get(ordinal).ok_or(CUDA_ERROR_INVALID_DEVICE)?.pool.handle())
+        put(pool, of_device(dev, |primary| primary.pool.handle())?)
     }
     fn cuDeviceSetMemPool(dev: CUdevice, pool: CUmemoryPool) {
-        let process = process()?;
-        let (ordinal, _) = process.device(dev)?;
-        let mut state = process.lock();
-        let key = pool::find(&state, pool)?;
-        if pool::get(&mut state, key)?.device != ordinal {
-            return Err(CUDA_ERROR_INVALID_VALUE);
-        }
-        state.primaries.get_mut(ordinal).ok_or(CUDA_ERROR_INVALID_DEVICE)?.pool = key;
-        Ok(())
+        set_current(dev, pool)
+    }
+    fn cuMemGetDefaultMemPool(pool_out: *mut CUmemoryPool, location: *mut CUmemLocation, r#type: CUmemAllocationType) {
+        let device = device_of(&get(location.cast_const())?, r#type)?;
+        put(pool_out, of_device(device, |primary| primary.default_pool.handle())?)
+    }
+    fn cuMemGetMemPool(pool: *mut CUmemoryPool, location: *mut CUmemLocation, r#type: CUmemAllocationType) {
+        let device = device_of(&get(location.cast_const())?, r#type)?;
+        put(pool, of_device(device, |primary| primary.pool.handle())?)
+    }
+    fn cuMemSetMemPool(location: *mut CUmemLocation, r#type: CUmemAllocationType, pool: CUmemoryPool) {
+        set_current(device_of(&get(location.cast_const())?, r#type)?, pool)
     }
 }

@@ -2,6 +2,7 @@
 
 use cuda_sys_stubs::abi::*;
 
+use super::list;
 use crate::door::{Answer, NullStream, exports};
 use crate::fill::{FillParams, fill};
 use crate::process::process;
@@ -44,7 +45,61 @@ fn wait(
     )
 }
 
+/// Operations of one batch (CUDA Driver API, `cuStreamBatchMemOp`).
+const BATCH_MAX: u32 = 256;
+
+/// Has a stream do one operation after the other.
+///
+/// # Safety
+/// The list is as long as it is said to be; each operation says which member was written.
+unsafe fn batch(
+    (stream, null): (CUstream, NullStream),
+    operations: *mut CUstreamBatchMemOpParams,
+    count: u32,
+    flags: u32,
+) -> Answer {
+    if flags != 0 || count > BATCH_MAX {
+        return Err(CUDA_ERROR_INVALID_VALUE);
+    }
+    let count = usize::try_from(count).map_err(|_| CUDA_ERROR_INVALID_VALUE)?;
+    // SAFETY: the caller's promise.
+    for operation in unsafe { list(operations.cast_const(), count)? } {
+        // SAFETY: every member begins with the operation; the others are read under their own (caller).
+        let (kind, word) = unsafe { (operation.operation, operation.waitValue) };
+        let low = word.value64 & u64::from(u32::MAX);
+        match kind {
+            CU_STREAM_MEM_OP_WAIT_VALUE_32 => {
+                wait((stream, null), word.address, low, 4, word.flags)
+            }
+            CU_STREAM_MEM_OP_WAIT_VALUE_64 => {
+                wait((stream, null), word.address, word.value64, 8, word.flags)
+            }
+            CU_STREAM_MEM_OP_WRITE_VALUE_32 => {
+                write((stream, null), word.address, low, 4, word.flags)
+            }
+            CU_STREAM_MEM_OP_WRITE_VALUE_64 => {
+                write((stream, null), word.address, word.value64, 8, word.flags)
+            }
+            // A stream's writes are seen in their order anyway.
+            CU_STREAM_MEM_OP_BARRIER => Ok(()),
+            CU_STREAM_MEM_OP_FLUSH_REMOTE_WRITES | CU_STREAM_MEM_OP_ATOMIC_REDUCTION => {
+                Err(CUDA_ERROR_NOT_SUPPORTED)
+            }
+            _ => Err(CUDA_ERROR_INVALID_VALUE),
+        }?;
+    }
+    Ok(())
+}
+
 exports! {
+    fn cuStreamBatchMemOp / cuStreamBatchMemOp_ptsz |null| (stream: CUstream, count: u32, paramArray: *mut CUstreamBatchMemOpParams, flags: u32) {
+        process()?;
+        batch((stream, null), paramArray, count, flags)
+    }
+    fn cuStreamBatchMemOp_v2 / cuStreamBatchMemOp_v2_ptsz |null| (stream: CUstream, count: u32, paramArray: *mut CUstreamBatchMemOpParams, flags: u32) {
+        process()?;
+        batch((stream, null), paramArray, count, flags)
+    }
     fn cuStreamWriteValue32 / cuStreamWriteValue32_ptsz |null| (stream: CUstream, addr: CUdeviceptr, value: u32, flags: u32) {
         write((stream, null), addr, value.into(), 4, flags)
     }
