@@ -113,22 +113,32 @@ pub fn block_tokens_cap_50(aggregation: Aggregation, seed: u64) -> Result<f64, P
 pub struct QueueExperiment {
     /// Launches before the first that waits.
     pub fast_launches: usize,
-    /// The longest of those, in ns.
-    pub fast_ns_max: u64,
+    /// Median of those, in ns.
+    pub fast_ns_median: u64,
     /// Mean of the others but the first, in ns.
     pub slow_ns_mean: u64,
 }
 
 impl QueueExperiment {
-    /// What these durations of launches show, of kernels of this length.
+    /// What these durations of launches show, of kernels of this length. One slow launch among fast ones is the host's doing:
+    /// the queue is full where most of the next twenty are slow.
     pub fn of(took_ns: &[u64], kernel_ns: u64) -> Self {
-        let is_slow = |took_ns: &u64| *took_ns > kernel_ns / 2;
-        let fast_launches = took_ns.iter().position(is_slow).unwrap_or(took_ns.len());
-        let (fast, slow) = took_ns.split_at(fast_launches);
-        let slow = slow.get(1..).unwrap_or_default();
+        const NEXT: usize = 20;
+        let is_slow = |took_ns: &&u64| **took_ns > kernel_ns / 2;
+        let is_full = |next: &[u64]| next.iter().filter(is_slow).count() > NEXT / 2;
+        let full = took_ns
+            .windows(NEXT)
+            .position(is_full)
+            .unwrap_or(took_ns.len());
+        let (before, after) = took_ns.split_at(full);
+        let waited = after
+            .iter()
+            .position(|took_ns| is_slow(&took_ns))
+            .unwrap_or(after.len());
+        let slow = after.get(waited + 1..).unwrap_or_default();
         Self {
-            fast_launches,
-            fast_ns_max: fast.iter().copied().max().unwrap_or(0),
+            fast_launches: before.len() + waited,
+            fast_ns_median: quantile(before, 0.5),
             slow_ns_mean: slow.iter().sum::<u64>() / slow.len().max(1) as u64,
         }
     }
@@ -345,5 +355,21 @@ impl Policy for FirstOnly {
             0 => self.0.attach(seat, now_ns),
             _ => Native.attach(seat, now_ns),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_queue_is_full_where_launches_stay_slow() {
+        let mut took_ns = vec![4; 100];
+        took_ns[50] = 5_000; // the host was busy with something else
+        took_ns.extend([190; 100]);
+        took_ns[120] = 4; // and here it has some to make up for
+        let found = QueueExperiment::of(&took_ns, 190);
+        assert_eq!((found.fast_launches, found.fast_ns_median), (100, 4));
+        assert_eq!(found.slow_ns_mean, (98 * 190 + 4) / 99);
     }
 }

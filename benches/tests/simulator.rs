@@ -63,7 +63,7 @@ fn the_same_seed_gives_the_same_run_and_another_seed_another() {
 fn launches_are_fast_until_the_queue_is_full_and_then_take_a_kernels_time_each() {
     let found = queue_experiment(machine("h100"));
     assert!((1_000..1_100).contains(&found.fast_launches), "{found:?}");
-    assert!(found.fast_ns_max < 25 * US, "{found:?}");
+    assert_eq!(found.fast_ns_median, 4 * US);
     assert!(
         found.slow_ns_mean.abs_diff(QUEUE_KERNEL_NS) < 2 * US,
         "{found:?}"

@@ -26,7 +26,7 @@ impl Kernel {
     }
 
     /// What the model has to be told for the first device of `machine` to take that long.
-    pub(super) fn cost(&self, machine: &MachineProfile) -> KernelCost {
+    pub fn cost(&self, machine: &MachineProfile) -> KernelCost {
         const PROBE: u64 = 1_000_000;
         let cost = |instructions_per_thread| KernelCost {
             grid: [self.blocks, 1, 1],
