@@ -20,12 +20,13 @@ pub struct Artefacts {
 }
 
 impl Artefacts {
-    fn beside_the_test() -> Self {
-        let test = std::env::current_exe().expect("a test has a path");
-        let folder = test
-            .ancestors()
-            .nth(2)
-            .expect("a test lies in target/<profile>/deps")
+    /// Of the program that is running: a test in `target/<profile>/deps`, or a program of this crate in `target/<profile>`.
+    fn beside_the_program() -> Self {
+        let program = std::env::current_exe().expect("a program has a path");
+        let mut folders = program.ancestors().skip(1);
+        let folder = folders
+            .find(|folder| !folder.ends_with("deps"))
+            .expect("a program lies in a folder")
             .to_owned();
         Self {
             hook: folder.join("libcuda_hook.so"),
@@ -78,7 +79,7 @@ pub fn repository() -> &'static Path {
 pub fn artefacts() -> &'static Artefacts {
     static ARTEFACTS: OnceLock<Artefacts> = OnceLock::new();
     ARTEFACTS.get_or_init(|| {
-        let artefacts = Artefacts::beside_the_test();
+        let artefacts = Artefacts::beside_the_program();
         let _alone = lock(&artefacts.folder);
         if !artefacts.complete() {
             artefacts.build();
@@ -129,6 +130,11 @@ impl Door {
         Self::GetProcAddress { api: 2, flags: 1 },
         Self::GetProcAddress { api: 2, flags: 2 },
     ];
+
+    /// The door that the programs know by this name.
+    pub fn by_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|door| door.name() == name)
+    }
 
     /// As the programs know it.
     pub fn name(self) -> String {

@@ -1,4 +1,4 @@
-//! Whole programs in four worlds: bare, transparent, limited, real.
+//! Whole programs in three worlds, bare, transparent and limited, on the simulated driver and on a real one.
 //!
 //! The programs are C (`programs/`), written against `programs/cuda_doors.h` and compiled when a test first asks for
 //! them. A [`Machine`] is one simulated machine with folders of its own; a [`World`] says what stands between a program
@@ -15,6 +15,7 @@
 pub mod build;
 pub mod child;
 pub mod machine;
+pub mod real;
 pub mod tenant;
 pub mod trace;
 pub mod world;

@@ -1,4 +1,5 @@
-//! One machine for one test: a simulated GPU, the hook's shared state and the traces, in folders of their own.
+//! One machine for one test: a simulated GPU, or the system's own, and the hook's shared state and the traces in folders of
+//! their own.
 
 use crate::build::artefacts;
 use crate::child::{DEADLINE, ends_within, try_open_pidfd};
@@ -13,10 +14,11 @@ use std::sync::OnceLock;
 use std::time::Duration;
 use tempfile::TempDir;
 
-/// A simulated machine. Dropping it checks that nothing is left of it: no process, no file.
+/// A machine. Dropping it checks that nothing is left of it: no process, no file.
 pub struct Machine {
     folder: TempDir,
-    profile: String,
+    /// Of the simulated GPU; none: the driver is the one that the loader finds.
+    profile: Option<String>,
     truth: OnceLock<client::Machine>,
 }
 
@@ -45,6 +47,15 @@ impl Machine {
 
     /// The machine of a profile: a built-in name or the path of a TOML file.
     pub fn with_profile(profile: &str) -> Self {
+        Self::on(Some(profile.to_owned()))
+    }
+
+    /// This very machine, with the driver that the loader finds. It keeps no books, and no traces.
+    pub fn real() -> Self {
+        Self::on(None)
+    }
+
+    fn on(profile: Option<String>) -> Self {
         // In memory, as by default: the device's memory and the ledgers are no load for a disk.
         let folder = tempfile::Builder::new()
             .prefix("shim-test-")
@@ -55,7 +66,7 @@ impl Machine {
         }
         Self {
             folder,
-            profile: profile.to_owned(),
+            profile,
             truth: OnceLock::new(),
         }
     }
@@ -75,23 +86,15 @@ impl Machine {
         self.path("hook")
     }
 
-    /// `program` in `world` on this machine. Its environment is what is set here and nothing else.
+    /// `program` in `world` on this machine. On a simulated one its environment is what is set here and nothing else; a
+    /// real driver may depend on its caller's.
     pub fn command(&self, world: &World, program: impl AsRef<Path>) -> Command {
         let mut command = Command::new(program.as_ref());
-        command
-            .env_clear()
-            .env("CUDA_HOOK_DIR", self.hook_dir())
-            .env("HOME", self.folder.path());
-        command.envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
-        if *world != World::Real {
-            command.env("LD_LIBRARY_PATH", &artefacts().sim);
-            command
-                .env("GPU_SIM_DIR", self.sim_dir())
-                .env("GPU_SIM_PROFILE", &self.profile);
-            command
-                .env("GPU_SIM_TRACE", self.path("trace"))
-                .env("GPU_SIM_LINGER_MS", "0");
+        match &self.profile {
+            Some(profile) => self.simulate(&mut command, profile),
+            None => take_hook_away(&mut command),
         }
+        command.env("CUDA_HOOK_DIR", self.hook_dir());
         if world.has_hook() {
             command.env("LD_PRELOAD", &artefacts().hook);
         }
@@ -99,6 +102,18 @@ impl Machine {
             command.envs(limits.iter().map(|(name, value)| (name, value)));
         }
         command
+    }
+
+    fn simulate(&self, command: &mut Command, profile: &str) {
+        command
+            .env_clear()
+            .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
+            .env("HOME", self.folder.path())
+            .env("LD_LIBRARY_PATH", &artefacts().sim)
+            .env("GPU_SIM_DIR", self.sim_dir())
+            .env("GPU_SIM_PROFILE", profile)
+            .env("GPU_SIM_TRACE", self.path("trace"))
+            .env("GPU_SIM_LINGER_MS", "0");
     }
 
     /// The trace of the one process that has called this machine's driver.
@@ -159,8 +174,9 @@ impl Machine {
 
     fn connected(&self) -> &client::Machine {
         self.truth.get_or_init(|| {
+            let profile = self.profile.clone();
             let environment = Environment {
-                profile: self.profile.clone(),
+                profile: profile.expect("a simulated machine: a real one keeps no books"),
                 dir: self.sim_dir(),
                 device: Some(artefacts().sim.join("gpu-sim-device")),
                 container: "the test itself".to_owned(),
@@ -199,6 +215,16 @@ impl Machine {
         }
         let left = fs::read_dir(self.sim_dir()).map_or_else(|_| Vec::new(), Iterator::collect);
         assert!(left.is_empty(), "the machine is gone and left {left:?}");
+    }
+}
+
+/// Leaves a command its caller's environment but for what concerns the hook.
+fn take_hook_away(command: &mut Command) {
+    command.env_remove("LD_PRELOAD");
+    for (name, _) in std::env::vars_os() {
+        if name.as_encoded_bytes().starts_with(b"CUDA_HOOK_") {
+            command.env_remove(name);
+        }
     }
 }
 

@@ -13,14 +13,20 @@ pub struct Trace {
     calls: Vec<String>,
 }
 
+impl<'a> FromIterator<&'a str> for Trace {
+    fn from_iter<Lines: IntoIterator<Item = &'a str>>(lines: Lines) -> Self {
+        Self {
+            calls: lines.into_iter().map(str::to_owned).collect(),
+        }
+    }
+}
+
 impl Trace {
     /// Reads a trace file.
     pub fn read(path: &Path) -> Self {
         let text =
             fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        Self {
-            calls: text.lines().map(str::to_owned).collect(),
-        }
+        text.lines().collect()
     }
 
     /// The calls, in order.
@@ -70,9 +76,7 @@ mod tests {
     use super::*;
 
     fn trace(calls: &[&str]) -> Trace {
-        Trace {
-            calls: calls.iter().map(|&call| call.to_owned()).collect(),
-        }
+        calls.iter().copied().collect()
     }
 
     #[test]

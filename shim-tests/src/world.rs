@@ -3,14 +3,12 @@
 /// The world a program runs in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum World {
-    /// The program and the simulated driver.
+    /// The program and the driver.
     Bare,
     /// The same, and the preload with no limits.
     Transparent,
     /// The same, and limits: environment variables and their values.
     Limited(Vec<(String, String)>),
-    /// The program and the system's driver: a real GPU.
-    Real,
 }
 
 impl World {
@@ -38,11 +36,6 @@ impl World {
             ("CUDA_HOOK_CONTAINER", container),
             ("CUDA_HOOK_SM", percent),
         ])
-    }
-
-    /// Whether the tests may use the real world: set `SHIM_TESTS_REAL=1` on a machine with a GPU.
-    pub fn real_is_wanted() -> bool {
-        std::env::var_os("SHIM_TESTS_REAL").is_some_and(|value| value == "1")
     }
 
     /// Whether the preload is in this world.

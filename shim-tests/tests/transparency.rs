@@ -104,27 +104,3 @@ fn every_door_leads_to_the_same_driver() {
         assert_eq!(linked.lines(), by_door.lines(), "{door:?}");
     }
 }
-
-/// Opt-in (`SHIM_TESTS_REAL=1`): a real GPU answers each call as the simulated one does.
-#[test]
-fn the_real_driver_gives_the_same_statuses() {
-    if !World::real_is_wanted() {
-        return;
-    }
-    let statuses = |outcome: &Outcome| {
-        let lines = outcome
-            .lines()
-            .into_iter()
-            .filter(|line| line.starts_with("cu") || line.starts_with("nvml"));
-        lines.map(str::to_owned).collect::<Vec<_>>()
-    };
-    let machine = Machine::new();
-    let door = Door::Linked;
-    let real = child::run(
-        machine
-            .command(&World::Real, program("body", door))
-            .arg(door.name()),
-    );
-    let (bare, _) = observe(&World::Bare, door);
-    assert_eq!(statuses(&bare), statuses(&real));
-}
