@@ -7,8 +7,10 @@ use benches::acceptance::{
 };
 use benches::evaluator::controllers::{ExclusiveLease, Native, Step};
 use benches::evaluator::{
-    Aggregation, Container, Kernel, Pace, ProcessPlan, Program, Report, Scenario, Work, run,
+    Aggregation, Container, Kernel, Operation, Pace, ProcessPlan, Program, Report, Scenario, Work,
+    run,
 };
+use gpu_sim::command::CopyDirection;
 use gpu_sim::profile::MachineProfile;
 
 const US: u64 = 1_000;
@@ -242,6 +244,54 @@ fn a_stopped_process_submits_nothing_and_what_it_had_submitted_runs_on() {
     );
     assert_eq!(share(1_200, 2_000), 0.0);
     assert!(share(2_100, 3_000) > 0.99);
+}
+
+#[test]
+fn a_host_function_holds_its_stream_up_until_the_host_has_woken_for_it() {
+    let kernel = Operation::Kernel(Kernel::of_ns(100 * US));
+    let iterations = |operations: Vec<Operation>| {
+        let program = Program::new(Work::Sequence(operations), Pace::SyncEvery(1));
+        let scenario = Scenario::new(machine("h100"), S);
+        let report = native(&scenario.with(Container::sharing("a", 100.0), program));
+        report.processes[0].iterations
+    };
+    let without_ns = S / iterations(vec![kernel.clone()]);
+    let with_ns = S / iterations(vec![kernel, Operation::HostCall]);
+    let held_ns = with_ns - without_ns; // 50 µs on the device, 5 to 60 until the host runs
+    assert!((60 * US..100 * US).contains(&held_ns), "{held_ns}");
+}
+
+#[test]
+fn copies_in_both_directions_run_beside_kernels() {
+    let copy = |direction| Operation::Copy {
+        direction,
+        bytes: 1_000_000, // 20 µs and 8 µs of latency
+    };
+    let operations = vec![
+        Operation::Kernel(Kernel::of_ns(100 * US)),
+        copy(CopyDirection::HostToDevice),
+        copy(CopyDirection::DeviceToHost),
+    ];
+    let mut program = Program::new(Work::Sequence(operations), Pace::Async);
+    program.streams = 2;
+    let scenario = Scenario::new(machine("h100"), S);
+    let report = native(&scenario.with(Container::sharing("a", 100.0), program));
+    assert!(report.busy(S / 10..S) > 0.99, "{}", report.busy(S / 10..S));
+}
+
+#[test]
+fn a_graph_takes_its_kernels_and_what_lies_between_them() {
+    let graph = Operation::Graph(vec![Kernel::of_ns(100 * US); 20]);
+    let program = Program::new(Work::Sequence(vec![graph]), Pace::SyncEvery(1));
+    let mut scenario =
+        Scenario::new(machine("h100"), S).with(Container::sharing("a", 100.0), program);
+    scenario.machine.timing.kernel_sigma = 0.0;
+    let latency_ns = native(&scenario).processes[0].latencies_ns[0];
+    let wanted_ns = 20 * 100 * US + 19 * US + (4 + 3 + 8) * US + 20 * 10;
+    assert!(
+        latency_ns.abs_diff(wanted_ns) < 2 * US,
+        "{latency_ns}, not {wanted_ns}"
+    );
 }
 
 #[test]

@@ -18,6 +18,8 @@ pub enum Operation {
         /// How much.
         bytes: u64,
     },
+    /// A host function, which returns at once; the stream goes on when it has.
+    HostCall,
 }
 
 /// What one iteration submits.

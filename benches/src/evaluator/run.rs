@@ -6,7 +6,7 @@ use super::process::{Process, Stream, Waiting};
 use super::program::Operation;
 use super::report::{Report, Window};
 use super::scenario::{ProcessPlan, Scenario};
-use gpu_sim::command::{Command, GraphId, GraphNode};
+use gpu_sim::command::{Command, GraphId, GraphNode, SemaphoreId};
 use gpu_sim::model::{Model, Output, ProcessId, ProcessInfo};
 use gpu_sim::wire::Submission;
 use std::cmp::Reverse;
@@ -21,6 +21,8 @@ pub(super) enum Actor {
     Join,
     /// A process is killed.
     Kill,
+    /// A host function returns; its token is the ticket.
+    HostCall,
     /// A process's thread, helper's look or helper's tick goes on: the index of its ticket.
     Go(usize),
 }
@@ -121,6 +123,7 @@ impl<'s> Run<'s> {
             Actor::Window => self.read_window(),
             Actor::Join => self.join(plan.process),
             Actor::Kill => self.end(plan.process),
+            Actor::HostCall => self.host_call_done(plan.process, plan.ticket),
             Actor::Go(part) => self.go(plan, part),
         }
     }
@@ -235,6 +238,7 @@ impl<'s> Run<'s> {
         let kernels = match operation {
             Operation::Kernel(kernel) => return Command::Kernel(kernel.cost(machine)),
             &Operation::Copy { direction, bytes } => return Command::Copy { direction, bytes },
+            Operation::HostCall => return Command::HostCall,
             Operation::Graph(kernels) => kernels,
         };
         let nodes = kernels.iter().zip(0_u32..).map(|(kernel, node)| GraphNode {
@@ -270,11 +274,17 @@ impl<'s> Run<'s> {
             return false;
         }
         stream.submitted += 1;
+        self.planned += 1;
+        let token = self.planned;
         let submission = Submission {
             stream: stream.id,
             sequence: stream.submitted,
             submitted_ns: now_ns,
-            token: 0,
+            token: if command == Command::HostCall {
+                token
+            } else {
+                0
+            },
             logged_nodes: Vec::new(),
             command,
         };
@@ -327,20 +337,32 @@ impl<'s> Run<'s> {
     fn tell(&mut self) {
         for output in self.model.take_outputs() {
             self.events += 1;
-            let Output::Raise {
-                process,
-                semaphore,
-                payload,
-                at_ns,
-            } = output
-            else {
-                continue; // no effects are asked for
-            };
-            let index = self.indices[&process];
-            if let Some(process) = self.processes[index].as_mut() {
-                process.note(semaphore, payload, at_ns);
-                self.go_on(index);
+            match output {
+                Output::Raise {
+                    process,
+                    semaphore,
+                    payload,
+                    at_ns,
+                } => self.raised(self.indices[&process], (semaphore, payload), at_ns),
+                Output::Log { process, token } => {
+                    let at_ns = self.host.woken_ns(self.now_ns());
+                    self.plan_ticket(at_ns, self.indices[&process], Actor::HostCall, token);
+                }
             }
+        }
+    }
+
+    fn raised(&mut self, index: usize, (semaphore, payload): (SemaphoreId, u64), at_ns: u64) {
+        if let Some(process) = self.processes[index].as_mut() {
+            process.note(semaphore, payload, at_ns);
+            self.go_on(index);
+        }
+    }
+
+    /// A host function has returned; one of a process that has died meanwhile tells nobody.
+    fn host_call_done(&mut self, index: usize, token: u64) {
+        if let Some(id) = self.alive(index).map(|process| process.id) {
+            accepted(self.model.host_call_done(id, token));
         }
     }
 

@@ -178,10 +178,13 @@ impl Run<'_> {
         };
         let now_ns = self.now_ns();
         let wanted_ns = if wanted_ns == 0 { now_ns } else { wanted_ns };
-        let copies = self
-            .alive(index)
-            .is_some_and(|process| matches!(process.commands[operation], Command::Copy { .. }));
-        let admission = if copies {
+        let passes = self.alive(index).is_some_and(|process| {
+            matches!(
+                process.commands[operation],
+                Command::Copy { .. } | Command::HostCall
+            )
+        });
+        let admission = if passes {
             Admission::Granted(Watch::No)
         } else {
             match self.controller(index, |controller, view| controller.admit(&launch, view)) {
@@ -296,7 +299,12 @@ impl Run<'_> {
             };
             return self.again_with_room(index, launch.stream, again);
         }
-        let step = self.busy(index, self.scenario.host.launch_ns);
+        let host = &self.scenario.host;
+        let cost_ns = match command {
+            Command::HostCall => host.host_call_ns,
+            _ => host.launch_ns,
+        };
+        let step = self.busy(index, cost_ns);
         if let (Step::At(taken_ns), Some(process)) = (&step, self.alive(index)) {
             process.report.launches += 1;
             process.trace(launch.stream, wanted_ns, called_ns, *taken_ns);
@@ -361,7 +369,7 @@ fn launch(operation: &Operation, index: usize, number: u64, stream: usize) -> La
     let (blocks, is_graph) = match operation {
         Operation::Kernel(kernel) => (u64::from(kernel.blocks), false),
         Operation::Graph(_) => (0, true),
-        Operation::Copy { .. } => (0, false),
+        Operation::Copy { .. } | Operation::HostCall => (0, false),
     };
     Launch {
         id: LaunchId(number),

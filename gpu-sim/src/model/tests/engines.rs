@@ -429,3 +429,101 @@ fn samples_show_how_busy_the_engine_was_and_who_was_on_it() {
     );
     assert_eq!((samples[6].gpu_percent, samples[6].process), (0, None));
 }
+
+#[test]
+fn a_sample_comes_late_at_random_and_never_early() {
+    let mut profile = exact();
+    let timing = &mut profile.timing;
+    timing.sample_period_ns = 100 * MS;
+    timing.sample_jitter_ns = 4 * MS;
+    timing.samples_kept = 50;
+    let mut bench = Bench::new(profile);
+    bench.advance(10_000 * MS);
+    let samples = bench.model.samples(0).unwrap();
+    assert_eq!(samples.len(), 50);
+    let late_ns = |sample: &Sample| sample.end_ns % (100 * MS);
+    assert!(samples.iter().all(|sample| late_ns(sample) <= 4 * MS));
+    assert!(samples.iter().any(|sample| late_ns(sample) > 3 * MS));
+    assert!(samples[1..].iter().any(|sample| late_ns(sample) < MS));
+}
+
+#[test]
+fn a_stepping_clock_changes_the_kernels_that_begin_later() {
+    let mut profile = exact();
+    profile.timing.clock_step_pause_ns = 100 * MS;
+    profile.timing.clock_step_part = 0.3;
+    let mut bench = Bench::new(profile);
+    let tenant = bench.tenant();
+    (0..500).for_each(|_| bench.submit(tenant, kernel(MS)));
+    bench.advance(1_000 * MS);
+    let ends_ns: Vec<u64> = (1..)
+        .map_while(|kernel| bench.at(tenant.progress, kernel))
+        .collect();
+    let took_ns: Vec<u64> = ends_ns.windows(2).map(|ends| ends[1] - ends[0]).collect();
+    assert!(
+        took_ns[..98]
+            .iter()
+            .all(|took_ns| took_ns.abs_diff(MS) < US),
+        "steady at first"
+    );
+    let (least, most) = (took_ns.iter().min().unwrap(), took_ns.iter().max().unwrap());
+    assert!((MS * 10 / 13 - US..MS).contains(least), "{least}");
+    assert!((MS + 1..=MS * 10 / 7 + US).contains(most), "{most}");
+}
+
+#[test]
+fn an_event_tells_the_time_in_steps_of_its_resolution() {
+    let mut profile = exact();
+    profile.timing.event_resolution_ns = 500;
+    let mut bench = Bench::new(profile);
+    let tenant = bench.tenant();
+    for ns in [1_234, 777, 1_999] {
+        let semaphore = bench.semaphore();
+        bench.submit(tenant, kernel(ns));
+        bench.submit(
+            tenant,
+            Signal {
+                semaphore,
+                payload: 1,
+            },
+        );
+        bench.finish();
+        let sequence = bench.model.streams[&tenant.stream].last;
+        let (event_ns, true_ns) = (
+            bench.at(semaphore, 1).unwrap(),
+            bench.at(tenant.progress, sequence).unwrap(),
+        );
+        assert_eq!(event_ns, true_ns / 500 * 500);
+    }
+}
+
+#[test]
+fn a_host_call_reaches_the_process_after_its_latency() {
+    let mut profile = exact();
+    profile.timing.host_call_latency_ns = 70 * US;
+    let mut bench = Bench::new(profile);
+    let tenant = bench.tenant();
+    bench.submit_logged(tenant, HostCall, 7, &[]);
+    bench.advance(4 * US + 70 * US - 1);
+    assert_eq!(bench.tokens(), []);
+    bench.advance(4 * US + 70 * US);
+    assert_eq!(bench.tokens(), [7]);
+}
+
+#[test]
+fn a_queue_is_as_deep_as_the_profile_says() {
+    let mut profile = exact();
+    profile.timing.queue_depth = 16;
+    let mut bench = Bench::new(profile);
+    let tenant = bench.tenant();
+    (0..16).for_each(|_| bench.submit(tenant, kernel(MS)));
+    let one_more = Submission {
+        stream: tenant.stream,
+        sequence: 17,
+        submitted_ns: 0,
+        token: 0,
+        logged_nodes: Vec::new(),
+        command: Marker,
+    };
+    assert!(bench.model.submit(tenant.process, one_more).is_err());
+}
