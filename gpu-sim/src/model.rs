@@ -149,6 +149,8 @@ struct Place {
     context: ContextId,
     device: u32,
     priority: i32,
+    /// SMs that its kernels may use.
+    sm_count_max: u32,
 }
 
 struct Queued {
@@ -419,6 +421,7 @@ impl Model {
             context,
             device,
             priority,
+            sm_count_max: u32::MAX,
         };
         let queue = VecDeque::new();
         let id = StreamId(self.id());

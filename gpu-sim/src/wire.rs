@@ -7,7 +7,7 @@ use crate::command::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// Raised whenever a message or the shared memory changes its meaning.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// Largest message, in bytes.
 pub const MESSAGE_BYTES_MAX: usize = 64 * 1024;
@@ -124,6 +124,13 @@ pub enum Request {
         semaphore: SemaphoreId,
         /// The semaphore's payload when nothing has completed.
         base: u64,
+    },
+    /// One-way: the stream's kernels run on no more SMs than these, from now on.
+    LimitSms {
+        /// Which stream.
+        stream: StreamId,
+        /// How many SMs.
+        sm_count_max: u32,
     },
     /// One-way: gone when what it holds has completed.
     DestroyStream {

@@ -105,7 +105,7 @@ impl Shape {
 /// Makes an array on the current context's device.
 pub(crate) fn create(process: &Process, shape: Shape) -> Answer<Key<Array>> {
     let mut state = process.lock();
-    context::current(&state)?;
+    context::owner(&state)?;
     capture::forbid(&mut state)?;
     shape.check()?;
     make(process, &mut state, shape, None)
@@ -117,7 +117,7 @@ fn make(
     shape: Shape,
     mipmap: Option<Key<Mipmap>>,
 ) -> Answer<Key<Array>> {
-    let context = context::current(state)?;
+    let context = context::owner(state)?;
     let mut range = memory::take(process, state, context, shape.bytes()?)?;
     range.is_global = true;
     state.book.insert(range);
@@ -131,7 +131,7 @@ fn make(
 /// Makes a mipmapped array; of more levels than the extent has, those that it has.
 pub(crate) fn create_mipmap(process: &Process, shape: Shape, levels: u32) -> Answer<Key<Mipmap>> {
     let mut state = process.lock();
-    context::current(&state)?;
+    context::owner(&state)?;
     capture::forbid(&mut state)?;
     shape.check()?;
     let longest = shape.width.max(shape.height).max(shape.depth);

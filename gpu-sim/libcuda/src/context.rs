@@ -9,6 +9,7 @@ use gpu_sim::command::ContextId;
 
 use crate::door::Answer;
 use crate::graph::memory::GraphPool;
+use crate::green::Sms;
 use crate::pool::Pool;
 use crate::process::{Process, State, refused};
 use crate::stream::{self, Stream};
@@ -27,6 +28,8 @@ pub(crate) struct Context {
     pub(crate) flags: u32,
     pub(crate) api_version: u32,
     pub(crate) is_primary: bool,
+    /// Of a green context: what it is a part of, and its SMs.
+    pub(crate) green: Option<Part>,
     /// How often it was made or attached to (CUDA Driver API, `cuCtxAttach`).
     pub(crate) usage_count: u32,
     /// The null stream of the legacy API, made when first meant.
@@ -38,6 +41,34 @@ pub(crate) struct Context {
     pub(crate) shared_config: CUsharedconfig,
     /// Contexts whose memory kernels of this one may reach.
     pub(crate) peers: BTreeSet<Key<Context>>,
+}
+
+/// What a green context has of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Part {
+    /// The primary context, which owns what is made here.
+    primary: Key<Context>,
+    pub(crate) sms: Sms,
+}
+
+impl Context {
+    fn new(device: usize, gpu: ContextId) -> Self {
+        Self {
+            device,
+            gpu,
+            flags: 0,
+            api_version: API_VERSION,
+            is_primary: false,
+            green: None,
+            usage_count: 1,
+            legacy: None,
+            per_thread: HashMap::new(),
+            limits: LIMITS,
+            cache_config: CU_FUNC_CACHE_PREFER_NONE,
+            shared_config: CU_SHARED_MEM_CONFIG_FOUR_BYTE_BANK_SIZE,
+            peers: BTreeSet::new(),
+        }
+    }
 }
 
 /// The primary context of a device, and what stays when it goes.
@@ -80,6 +111,17 @@ pub(crate) fn current(state: &State) -> Answer<Key<Context>> {
         .get(key)
         .map(|_| key)
         .ok_or(CUDA_ERROR_CONTEXT_IS_DESTROYED)
+}
+
+/// The context that owns what the calling thread makes: its own, or the primary one behind a green one.
+pub(crate) fn owner(state: &State) -> Answer<Key<Context>> {
+    Ok(owner_of(state, current(state)?))
+}
+
+/// The context that owns what is made in another: itself, or the primary one behind a green one.
+pub(crate) fn owner_of(state: &State, key: Key<Context>) -> Key<Context> {
+    let green = state.contexts.get(key).and_then(|context| context.green);
+    green.map_or(key, |part| part.primary)
 }
 
 /// The calling thread's context, itself.
@@ -162,18 +204,22 @@ pub(crate) fn create(
         .index;
     let gpu = process.machine.create_context(index).map_err(refused)?;
     Ok(state.contexts.insert(Context {
-        device,
-        gpu,
         flags,
         api_version,
-        is_primary: false,
-        usage_count: 1,
-        legacy: None,
-        per_thread: HashMap::new(),
-        limits: LIMITS,
-        cache_config: CU_FUNC_CACHE_PREFER_NONE,
-        shared_config: CU_SHARED_MEM_CONFIG_FOUR_BYTE_BANK_SIZE,
-        peers: BTreeSet::new(),
+        ..Context::new(device, gpu)
+    }))
+}
+
+/// Makes a green context; the device knows only the primary one.
+pub(crate) fn create_green(
+    state: &mut State,
+    primary: Key<Context>,
+    sms: Sms,
+) -> Answer<Key<Context>> {
+    let Context { device, gpu, .. } = *get(state, primary)?;
+    Ok(state.contexts.insert(Context {
+        green: Some(Part { primary, sms }),
+        ..Context::new(device, gpu)
     }))
 }
 
@@ -250,18 +296,42 @@ pub(crate) fn reset_primary(process: &Process, device: usize) -> Answer {
     })
 }
 
-/// Ends a context with everything in it, after its work is done.
+/// Ends a green context with its streams, after their work is done.
+pub(crate) fn destroy_green(process: &Process, key: Key<Context>) -> Answer {
+    stream::wait_all(process, &stream::pending(&process.lock(), Some(key)))?;
+    let mut state = process.lock();
+    // Its primary context may have taken it along meanwhile.
+    state.contexts.remove(key);
+    end_streams(process, &mut state, key)
+}
+
+fn end_streams(process: &Process, state: &mut State, key: Key<Context>) -> Answer {
+    for (stream_key, each) in state.streams.extract(|stream| stream.context == key) {
+        capture::forget_stream(state, stream_key, &each);
+        stream::end(process, each)?;
+    }
+    Ok(())
+}
+
+/// Ends a context with everything in it, and the green contexts that are parts of it, after its work is done.
 pub(crate) fn destroy(process: &Process, key: Key<Context>) -> Answer {
+    let parts: Vec<_> = process
+        .lock()
+        .contexts
+        .iter()
+        .filter(|(_, context)| context.green.is_some_and(|part| part.primary == key))
+        .map(|(part, _)| part)
+        .collect();
+    for part in parts {
+        destroy_green(process, part)?;
+    }
     stream::wait_all(process, &stream::pending(&process.lock(), Some(key)))?;
     let mut state = process.lock();
     let context = state
         .contexts
         .remove(key)
         .ok_or(CUDA_ERROR_INVALID_CONTEXT)?;
-    for (stream_key, each) in state.streams.extract(|stream| stream.context == key) {
-        capture::forget_stream(&mut state, stream_key, &each);
-        stream::end(process, each)?;
-    }
+    end_streams(process, &mut state, key)?;
     state.events.extract(|event| event.context == key);
     module::unload_all(&mut state, key);
     for range in state.book.remove_of(key) {

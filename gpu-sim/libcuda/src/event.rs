@@ -11,7 +11,7 @@ use crate::context::{self, Context};
 use crate::door::{Answer, NullStream};
 use crate::graph::Operation;
 use crate::process::{Process, State, lost, refused};
-use crate::stream::{self, Stream};
+use crate::stream::{self, Kind, Stream};
 use crate::table::Key;
 
 const FLAGS_ALL: u32 = CU_EVENT_BLOCKING_SYNC | CU_EVENT_DISABLE_TIMING | CU_EVENT_INTERPROCESS;
@@ -60,7 +60,7 @@ impl Event {
 /// Makes an event.
 pub(crate) fn create(process: &Process, flags: u32) -> Answer<Key<Event>> {
     let mut state = process.lock();
-    let context = context::current(&state)?;
+    let context = context::owner(&state)?;
     let timed_interprocess =
         flags & (CU_EVENT_INTERPROCESS | CU_EVENT_DISABLE_TIMING) == CU_EVENT_INTERPROCESS;
     if flags & !FLAGS_ALL != 0 || timed_interprocess {
@@ -121,7 +121,8 @@ pub(crate) fn record(
     if flags & !CU_EVENT_RECORD_EXTERNAL != 0 {
         return Err(CUDA_ERROR_INVALID_VALUE);
     }
-    if get(&state, event)?.context != stream::get(&state, stream)?.context {
+    let owner = context::owner_of(&state, stream::get(&state, stream)?.context);
+    if get(&state, event)?.context != owner {
         return Err(CUDA_ERROR_INVALID_HANDLE);
     }
     if let Some(place) = capture::place(&mut state, stream)? {
@@ -153,6 +154,61 @@ pub(crate) fn signal(
     }
     let command = next_signal(state, key)?;
     stream::submit(process, state, stream, command, None).map(drop)
+}
+
+/// `cuCtxRecordEvent`: behind everything that a context's streams were given to do.
+pub(crate) fn record_context(process: &Process, handle: CUevent, context: Key<Context>) -> Answer {
+    let mut state = process.lock();
+    let event = find(&state, handle)?;
+    capture::forbid(&mut state)?;
+    if get(&state, event)?.context != context::owner_of(&state, context) {
+        return Err(CUDA_ERROR_INVALID_HANDLE);
+    }
+    // A stream of its own, so that none of the program's waits for another.
+    let flags = CU_STREAM_NON_BLOCKING;
+    let least = stream::PRIORITY_LEAST;
+    let own = stream::create(process, &mut state, context, Kind::Created, flags, least)?;
+    let recorded = behind_all(process, &mut state, context, own)
+        .and_then(|()| signal(process, &mut state, event, own));
+    let own = state.streams.remove(own).ok_or(CUDA_ERROR_UNKNOWN)?;
+    stream::end(process, own)?;
+    recorded
+}
+
+fn behind_all(
+    process: &Process,
+    state: &mut State,
+    context: Key<Context>,
+    own: Key<Stream>,
+) -> Answer {
+    let others = state
+        .streams
+        .iter()
+        .filter(|(key, other)| other.context == context && *key != own);
+    let waits: Vec<_> = others
+        .map(|(_, other)| other.gpu.reached(other.gpu.submitted()))
+        .collect();
+    for wait in waits {
+        stream::submit(process, state, own, wait, None)?;
+    }
+    Ok(())
+}
+
+/// `cuCtxWaitEvent`: what the context's streams are given to do from now on waits for the event's last record.
+pub(crate) fn wait_in_context(process: &Process, handle: CUevent, context: Key<Context>) -> Answer {
+    let mut state = process.lock();
+    let event = find(&state, handle)?;
+    capture::forbid(&mut state)?;
+    let command = wait_command(&state, event)?;
+    let streams = state
+        .streams
+        .iter()
+        .filter(|(_, stream)| stream.context == context);
+    let streams: Vec<_> = streams.map(|(key, _)| key).collect();
+    for stream in streams {
+        stream::submit(process, &mut state, stream, command, None)?;
+    }
+    Ok(())
 }
 
 /// The command that raises the event's semaphore for one more record.

@@ -63,7 +63,7 @@ impl Named {
 /// `cuIpcGetMemHandle`: of the whole allocation that an address of `cuMemAlloc` belongs to.
 pub(crate) fn memory_token(process: &Process, address: CUdeviceptr) -> Answer<Token> {
     let state = process.lock();
-    context::current(&state)?;
+    context::owner(&state)?;
     let range = state.book.find(address).filter(|range| is_capable(range));
     let block = range
         .and_then(Range::block)
@@ -82,7 +82,7 @@ pub(crate) fn open_memory(process: &Process, token: &Token) -> Answer<CUdevicept
         return Err(CUDA_ERROR_INVALID_VALUE);
     };
     let mut state = process.lock();
-    context::current(&state)?;
+    context::owner(&state)?;
     match state.book.find_block(id).copied() {
         None => open(process, &mut state, id, None),
         Some(mut known) => {
@@ -103,7 +103,7 @@ fn open(
     id: BlockId,
     pool: Option<Key<Pool>>,
 ) -> Answer<CUdeviceptr> {
-    let context = context::current(state)?;
+    let context = context::owner(state)?;
     let block = process.machine.open(id).map_err(refused)?;
     let mut devices = process.devices.iter().enumerate();
     let Some((ordinal, device)) = devices.find(|(_, device)| device.index == block.device) else {
@@ -129,7 +129,7 @@ fn open(
 pub(crate) fn close_memory(process: &Process, start: CUdeviceptr) -> Answer {
     {
         let mut state = process.lock();
-        context::current(&state)?;
+        context::owner(&state)?;
         let range = state
             .book
             .find(start)
@@ -204,7 +204,7 @@ pub(crate) fn open_event(process: &Process, token: &Token) -> Answer<Key<Event>>
         return Err(CUDA_ERROR_INVALID_VALUE);
     };
     let mut state = process.lock();
-    let context = context::current(&state)?;
+    let context = context::owner(&state)?;
     let semaphore = process.machine.open_shared_semaphore(id).map_err(refused)?;
     Ok(state.events.insert(Event::interprocess(context, semaphore)))
 }

@@ -202,7 +202,7 @@ pub(crate) fn launch(
     let stream = stream::resolve(process, &mut state, stream, null)?;
     let function = module::find_function(process, &mut state, handle)?;
     let owner = module::get_function(&state, function)?;
-    if owner.context != stream::get(&state, stream)?.context {
+    if owner.context != context::owner_of(&state, stream::get(&state, stream)?.context) {
         return Err(CUDA_ERROR_INVALID_HANDLE);
     }
     let params = Arc::clone(&owner.kernel);

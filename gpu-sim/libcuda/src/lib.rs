@@ -17,6 +17,7 @@ mod event;
 mod export;
 mod fill;
 mod graph;
+mod green;
 mod host_call;
 mod image;
 mod ipc;

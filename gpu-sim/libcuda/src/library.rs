@@ -32,7 +32,7 @@ pub(crate) struct Kernel {
 /// Loads a library. It needs no context: the image is read for the first device.
 pub(crate) fn load(process: &Process, code: &[u8]) -> Answer<Key<Library>> {
     let mut state = process.lock();
-    let device = context::current(&state)
+    let device = context::owner(&state)
         .and_then(|key| context::get(&state, key))
         .map_or(0, |context| context.device);
     let image = module::read_image_for(process, device, code)?;
@@ -111,7 +111,7 @@ pub(crate) fn module(
     state: &mut State,
     library: Key<Library>,
 ) -> Answer<Key<Module>> {
-    let context = context::current(state)?;
+    let context = context::owner(state)?;
     let Library { image, modules, .. } = get(state, library)?;
     if let Some(module) = modules.get(&context) {
         return Ok(*module);
@@ -135,7 +135,7 @@ pub(crate) fn function(
 ) -> Answer<Key<Function>> {
     let Kernel { library, name, .. } = get_kernel(state, kernel)?;
     let (library, name) = (*library, name.to_string_lossy().into_owned());
-    let context = context::current(state)?;
+    let context = context::owner(state)?;
     let is_new = !get(state, library)?.modules.contains_key(&context);
     let module = module(process, state, library)?;
     let function = *module::get(state, module)?

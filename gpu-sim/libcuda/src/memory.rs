@@ -77,7 +77,7 @@ pub(crate) fn take(
 /// `cuMemAlloc`.
 pub(crate) fn alloc(process: &Process, bytes: u64) -> Answer<CUdeviceptr> {
     let mut state = process.lock();
-    let context = context::current(&state)?;
+    let context = context::owner(&state)?;
     capture::forbid(&mut state)?;
     if bytes == 0 {
         return Err(CUDA_ERROR_INVALID_VALUE);
@@ -105,7 +105,7 @@ pub(crate) fn alloc_pitch(
 /// `cuMemAllocManaged`.
 pub(crate) fn alloc_managed(process: &Process, bytes: u64, flags: u32) -> Answer<CUdeviceptr> {
     let mut state = process.lock();
-    let context = context::current(&state)?;
+    let context = context::owner(&state)?;
     capture::forbid(&mut state)?;
     if bytes == 0 || !matches!(flags, CU_MEM_ATTACH_GLOBAL | CU_MEM_ATTACH_HOST) {
         return Err(CUDA_ERROR_INVALID_VALUE);
@@ -144,7 +144,7 @@ fn length(bytes: u64) -> Answer<usize> {
 /// `cuMemHostAlloc`, `cuMemAllocHost`.
 pub(crate) fn alloc_host(process: &Process, bytes: u64, flags: u32) -> Answer<CUdeviceptr> {
     let mut state = process.lock();
-    let context = context::current(&state)?;
+    let context = context::owner(&state)?;
     capture::forbid(&mut state)?;
     if bytes == 0 || flags & !HOST_ALLOC_FLAGS != 0 {
         return Err(CUDA_ERROR_INVALID_VALUE);
@@ -169,7 +169,7 @@ pub(crate) fn register_host(
     flags: u32,
 ) -> Answer {
     let mut state = process.lock();
-    let context = context::current(&state)?;
+    let context = context::owner(&state)?;
     if start == 0
         || bytes == 0
         || start.checked_add(bytes).is_none()
@@ -206,7 +206,7 @@ pub(crate) fn free(process: &Process, start: CUdeviceptr) -> Answer {
     };
     {
         let mut state = process.lock();
-        context::current(&state)?;
+        context::owner(&state)?;
         capture::forbid(&mut state)?;
         if start == 0 {
             return Ok(());
@@ -222,7 +222,7 @@ pub(crate) fn free(process: &Process, start: CUdeviceptr) -> Answer {
 
 /// `cuMemFreeHost`.
 pub(crate) fn free_host(process: &Process, start: CUdeviceptr) -> Answer {
-    context::current(&process.lock())?;
+    context::owner(&process.lock())?;
     let freed = take_back(
         process,
         start,
@@ -234,7 +234,7 @@ pub(crate) fn free_host(process: &Process, start: CUdeviceptr) -> Answer {
 
 /// `cuMemHostUnregister`.
 pub(crate) fn unregister_host(process: &Process, start: CUdeviceptr) -> Answer {
-    context::current(&process.lock())?;
+    context::owner(&process.lock())?;
     let is_registered = |range: &Range| matches!(range.backing, Backing::HostRegistered { .. });
     take_back(
         process,
@@ -289,7 +289,7 @@ pub(crate) fn give_back(process: &Process, range: Range) -> Answer {
 pub(crate) fn info(process: &Process) -> Answer<MemoryInfo> {
     let device = {
         let mut state = process.lock();
-        let context = context::current(&state)?;
+        let context = context::owner(&state)?;
         pool::reclaim(process, &mut state)?;
         context::get(&state, context)?.device
     };
@@ -304,7 +304,7 @@ pub(crate) fn info(process: &Process) -> Answer<MemoryInfo> {
 /// The stretch that an address belongs to, with its start and size. `CUDA_ERROR_NOT_FOUND`: none of a device's.
 pub(crate) fn address_range(process: &Process, address: CUdeviceptr) -> Answer<(CUdeviceptr, u64)> {
     let state = process.lock();
-    context::current(&state)?;
+    context::owner(&state)?;
     let range = state.book.find(address).ok_or(CUDA_ERROR_NOT_FOUND)?;
     Ok((range.start, range.bytes))
 }
@@ -312,7 +312,7 @@ pub(crate) fn address_range(process: &Process, address: CUdeviceptr) -> Answer<(
 /// Flags of page-locked memory that the driver allocated.
 pub(crate) fn host_flags(process: &Process, address: CUdeviceptr) -> Answer<u32> {
     let state = process.lock();
-    context::current(&state)?;
+    context::owner(&state)?;
     match state.book.find(address).map(|range| range.backing) {
         Some(Backing::HostAllocated { flags }) => Ok(flags | CU_MEMHOSTALLOC_DEVICEMAP),
         Some(Backing::HostRegistered { flags }) => Ok(flags),
@@ -323,7 +323,7 @@ pub(crate) fn host_flags(process: &Process, address: CUdeviceptr) -> Answer<u32>
 /// The device's address of page-locked memory: the same, there is one address space.
 pub(crate) fn device_pointer(process: &Process, address: CUdeviceptr) -> Answer<CUdeviceptr> {
     let state = process.lock();
-    context::current(&state)?;
+    context::owner(&state)?;
     state
         .book
         .find(address)

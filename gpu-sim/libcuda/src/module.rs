@@ -199,7 +199,7 @@ pub(crate) fn unload(process: &Process, handle: CUmodule) -> Answer {
     let pending = crate::stream::pending(&process.lock(), None);
     crate::stream::wait_all(process, &pending)?;
     let mut state = process.lock();
-    context::current(&state)?;
+    context::owner(&state)?;
     let key = find(&state, handle)?;
     if get(&state, key)?.is_of_library {
         return Err(CUDA_ERROR_NOT_PERMITTED);

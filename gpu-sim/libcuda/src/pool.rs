@@ -211,7 +211,7 @@ pub(crate) fn alloc(
     if bytes == 0 {
         return Err(CUDA_ERROR_INVALID_VALUE);
     }
-    let context = stream::get(&state, stream)?.context;
+    let context = context::owner_of(&state, stream::get(&state, stream)?.context);
     let of_device = context::get(&state, context)?.device;
     let pool = match pool {
         Some(handle) => find(&state, handle)?,

@@ -26,6 +26,7 @@ use crate::graph::conditional::Condition;
 use crate::graph::exec::GraphExec;
 use crate::graph::memory::GraphAlloc;
 use crate::graph::{Graph, Node};
+use crate::green::{Green, Sms};
 use crate::host_call::{self, HostCall};
 use crate::library::{Kernel, Library};
 use crate::link::Link;
@@ -75,6 +76,9 @@ pub(crate) struct State {
     pub(crate) reservations: Reservations,
     pub(crate) arrays: Table<Array>,
     pub(crate) mipmaps: Table<Mipmap>,
+    pub(crate) greens: Table<Green>,
+    /// Parts of a device that a green context can be made of.
+    pub(crate) descriptions: Table<Sms>,
     pub(crate) textures: Table<Texture>,
     pub(crate) surfaces: Table<Surface>,
     /// Of managed memory, by the stretch's id.

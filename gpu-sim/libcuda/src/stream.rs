@@ -64,6 +64,10 @@ pub(crate) fn create(
         .machine
         .create_stream(context::get(state, context)?.gpu, priority)
         .map_err(refused)?;
+    if let Some(part) = context::get(state, context)?.green {
+        let limited = process.machine.limit_sms(&gpu, part.sms.count);
+        limited.map_err(lost)?;
+    }
     Ok(state.streams.insert(Stream {
         context,
         gpu: Arc::new(gpu),

@@ -1,6 +1,6 @@
-//! What a process gives to others, and takes from them: blocks, descriptors, semaphores of the machine.
+//! What a process gives to others, and takes from them: blocks, descriptors, semaphores of the machine; what a stream gets of the SMs.
 
-use super::{Machine, RequestError, SemaphoreHandle};
+use super::{Lost, Machine, RequestError, SemaphoreHandle, Stream};
 use crate::command::{Block, BlockId, Exported, SemaphoreId};
 use crate::wire::{Reply, Request};
 use rustix::fs::{FileType, fstat};
@@ -19,6 +19,15 @@ pub enum Imported {
 }
 
 impl Machine {
+    /// Has a stream's kernels, submitted from now on, run on no more SMs than these.
+    pub fn limit_sms(&self, stream: &Stream, sm_count_max: u32) -> Result<(), Lost> {
+        let stream = stream.id();
+        self.inner.connection.send(&Request::LimitSms {
+            stream,
+            sm_count_max,
+        })
+    }
+
     /// Opens a block of another process. It lives until every process that holds it has freed it, and stays its owner's in the
     /// device's books.
     pub fn open(&self, block: BlockId) -> Result<Block, RequestError> {

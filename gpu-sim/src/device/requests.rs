@@ -41,6 +41,13 @@ fn one_way(
     request: Request,
 ) -> Result<Option<Request>, Leave> {
     match request {
+        Request::LimitSms {
+            stream,
+            sm_count_max,
+        } => {
+            // The stream may have gone with its context while the message was under way.
+            let _ = model.limit_sms(process, stream, sm_count_max);
+        }
         Request::DestroyStream { stream } => model.destroy_stream(process, stream)?,
         Request::GraphNodes { graph, nodes } => model.append_to_graph(process, graph, nodes)?,
         Request::GraphUpdate {

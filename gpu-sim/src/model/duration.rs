@@ -62,15 +62,15 @@ fn volume(dimensions: [u32; 3]) -> u64 {
     })
 }
 
-/// What a kernel takes at this SM clock, in MHz.
+/// What a kernel takes on so many SMs at this clock, in MHz.
 pub(super) fn kernel(
     device: &Profile,
     timing: &Timing,
-    sm_clock_mhz: f64,
+    (sms, sm_clock_mhz): (u32, f64),
     kernel: &KernelCost,
 ) -> Load {
     let blocks = volume(kernel.grid);
-    let sms = u64::from(device.sm_count);
+    let sms = u64::from(sms.max(1));
     let occupancy = occupancy(device, kernel);
     let wave = sms * occupancy;
     let full_waves = blocks / wave;
@@ -87,10 +87,11 @@ pub(super) fn kernel(
     };
     let all_cycles = full_waves as f64 * cycles(occupancy) + rest_cycles;
     let ns = all_cycles * 1_000.0 / sm_clock_mhz;
+    let part = u64::from(WHOLE) * sms / u64::from(device.sm_count);
     let share = if full_waves > 0 {
-        WHOLE
+        part as u32
     } else {
-        (rest * u64::from(WHOLE)).div_ceil(wave) as u32
+        (rest * part).div_ceil(wave) as u32
     };
     Load {
         duration_ns: timing.kernel_fixed_ns.saturating_add(ns as u64),
@@ -100,7 +101,8 @@ pub(super) fn kernel(
 
 /// How long a kernel takes on a device of its own at its nominal clock, without spread, in ns.
 pub fn kernel_ns(device: &Profile, timing: &Timing, cost: &KernelCost) -> u64 {
-    kernel(device, timing, f64::from(device.sm_clock_mhz), cost).duration_ns
+    let engine = (device.sm_count, f64::from(device.sm_clock_mhz));
+    kernel(device, timing, engine, cost).duration_ns
 }
 
 /// What filling, or with `twice` copying, device memory takes.
@@ -161,7 +163,11 @@ mod tests {
     }
 
     fn load(machine: &MachineProfile, cost: &KernelCost) -> Load {
-        kernel(&machine.devices[0], &machine.timing, 1_590.0, cost)
+        load_on(machine, 40, cost)
+    }
+
+    fn load_on(machine: &MachineProfile, sms: u32, cost: &KernelCost) -> Load {
+        kernel(&machine.devices[0], &machine.timing, (sms, 1_590.0), cost)
     }
 
     fn waves(grid: u32) -> u64 {
@@ -231,6 +237,17 @@ mod tests {
     fn a_kernel_of_half_a_wave_leaves_half_of_the_engine() {
         let machine = t4();
         assert_eq!(load(&machine, &cost(80, 256)).share, WHOLE / 2);
+    }
+
+    #[test]
+    fn on_a_quarter_of_the_sms_a_full_kernel_takes_four_times_as_long_and_leaves_the_rest() {
+        let machine = t4();
+        let (whole, part) = (cost(160, 256), load_on(&machine, 10, &cost(160, 256)));
+        let fixed_ns = machine.timing.kernel_fixed_ns;
+        let whole_ns = load(&machine, &whole).duration_ns - fixed_ns;
+        assert!(part.duration_ns.abs_diff(4 * whole_ns + fixed_ns) <= 4);
+        assert_eq!(part.share, WHOLE / 4);
+        assert_eq!(load_on(&machine, 10, &cost(20, 256)).share, WHOLE / 8);
     }
 
     #[test]

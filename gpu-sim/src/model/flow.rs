@@ -239,7 +239,8 @@ impl Model {
         let profile = &self.profile.devices[place.device as usize];
         let sm_clock_mhz =
             f64::from(profile.sm_clock_mhz) * self.devices[place.device as usize].clock_factor;
-        let load = duration::kernel(profile, timing, sm_clock_mhz, cost);
+        let sms = place.sm_count_max.min(profile.sm_count);
+        let load = duration::kernel(profile, timing, (sms, sm_clock_mhz), cost);
         let factor = self.random.lognormal(timing.kernel_sigma);
         Load {
             duration_ns: (load.duration_ns as f64 * factor) as u64,

@@ -1,7 +1,7 @@
-//! What processes share: blocks that more than one holds, and semaphores of the machine.
+//! What processes and streams share: blocks that more than one process holds, semaphores of the machine, SMs.
 
 use super::{Model, ProcessId};
-use crate::command::{Block, BlockId, Command, SemaphoreId};
+use crate::command::{Block, BlockId, Command, SemaphoreId, StreamId};
 use crate::shared::SHARED_SEMAPHORES_MAX;
 use crate::wire::Refusal;
 use std::collections::BTreeMap;
@@ -82,6 +82,19 @@ impl Model {
     pub fn holds(&self, process: ProcessId, id: BlockId) -> bool {
         let mut devices = self.devices.iter();
         devices.any(|device| device.memory.holds(process, id))
+    }
+
+    /// Has a stream's kernels, from now on, run on no more SMs than these.
+    pub fn limit_sms(
+        &mut self,
+        process: ProcessId,
+        stream: StreamId,
+        sm_count_max: u32,
+    ) -> Result<(), Refusal> {
+        let streams = self.streams.get_mut(&stream);
+        let stream = streams.filter(|stream| stream.place.process == process);
+        stream.ok_or(Refusal::Unknown)?.place.sm_count_max = sm_count_max;
+        Ok(())
     }
 
     /// A semaphore of the machine.

@@ -23,7 +23,8 @@ fn destroy(handle: CUcontext) -> Answer {
     let key = {
         let state = process.lock();
         let key = context::find(&state, handle)?;
-        if context::get(&state, key)?.is_primary {
+        let context = context::get(&state, key)?;
+        if context.is_primary || context.green.is_some() {
             return Err(CUDA_ERROR_INVALID_CONTEXT);
         }
         key

@@ -9,9 +9,11 @@ use crate::context;
 use crate::door::{Answer, NullStream, exports};
 use crate::event;
 use crate::graph::{self, Operation};
+use crate::green;
 use crate::host_call::HostCall;
 use crate::process::process;
 use crate::stream::{self, Kind, Stream};
+use crate::table::Key;
 
 fn create(flags: u32, priority: i32) -> Answer<CUstream> {
     let process = process()?;
@@ -77,8 +79,11 @@ exports! {
         put(pctx, with_stream(hStream, null, |stream| stream.context.handle())?)
     }
     fn cuStreamGetCtx_v2 / cuStreamGetCtx_v2_ptsz |null| (hStream: CUstream, pCtx: *mut CUcontext, pGreenCtx: *mut CUgreenCtx) {
-        put(pCtx, with_stream(hStream, null, |stream| stream.context.handle())?)?;
-        put_if(pGreenCtx, std::ptr::null_mut());
+        // Of a green context's stream only the green context is told.
+        let context = with_stream(hStream, null, |stream| stream.context)?;
+        let green = green::of(&process()?.lock(), context);
+        put(pCtx, if green.is_some() { std::ptr::null_mut() } else { context.handle() })?;
+        put_if(pGreenCtx, green.map_or(std::ptr::null_mut(), Key::handle));
         Ok(())
     }
     fn cuStreamGetDevice / cuStreamGetDevice_ptsz |null| (hStream: CUstream, device: *mut CUdevice) {

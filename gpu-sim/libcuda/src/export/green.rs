@@ -1,0 +1,197 @@
+//! Green contexts and what they are made of; events of a whole context.
+
+use cuda_sys_stubs::abi::*;
+
+use super::{get, list, put, put_if, wanted};
+use crate::context::{self, Context};
+use crate::door::{Answer, NullStream, exports};
+use crate::event;
+use crate::green::{self, Grain, Sms};
+use crate::process::{Process, State, process};
+use crate::stream::{self, Kind};
+use crate::table::Key;
+
+/// What of a resource is ours to write: which device, and the first of its SMs. The device is counted from 1, so that a
+/// resource that nobody made is none.
+fn pad(sms: Sms) -> [u8; 92] {
+    let mut padding = [0; 92];
+    let words = [sms.device + 1, sms.first].map(u32::to_le_bytes);
+    for (to, from) in padding.iter_mut().zip(words.into_iter().flatten()) {
+        *to = from;
+    }
+    padding
+}
+
+fn resource(process: &Process, sms: Sms) -> Answer<CUdevResource> {
+    let device = usize::try_from(sms.device).ok();
+    let device = device.and_then(|ordinal| process.devices.get(ordinal));
+    let profile = &device.ok_or(CUDA_ERROR_INVALID_DEVICE)?.profile;
+    let grain = Grain::of(profile.compute_capability, false);
+    let mut anonymous = anonymous_devResource { _oversize: [0; 40] };
+    anonymous.sm = CUdevSmResource {
+        smCount: sms.count,
+        minSmPartitionSize: grain.least,
+        smCoscheduledAlignment: grain.alignment,
+        flags: CU_DEV_SM_RESOURCE_GROUP_DEFAULT,
+        localityDomainId: 0,
+    };
+    Ok(CUdevResource {
+        type_: CU_DEV_RESOURCE_TYPE_SM,
+        _internal_padding: pad(sms),
+        anonymous,
+        nextResource: std::ptr::null_mut(),
+    })
+}
+
+/// The SMs that a resource is.
+fn sms(resource: &CUdevResource) -> Answer<Sms> {
+    if resource.type_ != CU_DEV_RESOURCE_TYPE_SM {
+        return Err(CUDA_ERROR_INVALID_RESOURCE_TYPE);
+    }
+    let (device, rest) = resource
+        ._internal_padding
+        .split_first_chunk::<4>()
+        .ok_or(CUDA_ERROR_INVALID_VALUE)?;
+    let first = rest.first_chunk::<4>().ok_or(CUDA_ERROR_INVALID_VALUE)?;
+    let device = u32::from_le_bytes(*device).checked_sub(1);
+    Ok(Sms {
+        device: device.ok_or(CUDA_ERROR_INVALID_VALUE)?,
+        first: u32::from_le_bytes(*first),
+        // SAFETY: the type says that it is SMs.
+        count: unsafe { resource.anonymous.sm.smCount },
+    })
+}
+
+/// Writes a context's resource.
+///
+/// # Safety
+/// `to` is null or can be written.
+unsafe fn put_resource(
+    to: *mut CUdevResource,
+    kind: CUdevResourceType,
+    find: impl FnOnce(&Process, &mut State) -> Answer<Sms>,
+) -> Answer {
+    let process = process()?;
+    wanted(to)?;
+    match kind {
+        CU_DEV_RESOURCE_TYPE_SM => {}
+        CU_DEV_RESOURCE_TYPE_WORKQUEUE_CONFIG | CU_DEV_RESOURCE_TYPE_WORKQUEUE => {
+            return Err(CUDA_ERROR_NOT_SUPPORTED);
+        }
+        _ => return Err(CUDA_ERROR_INVALID_RESOURCE_TYPE),
+    }
+    let sms = find(process, &mut process.lock())?;
+    // SAFETY: the caller's promise.
+    unsafe { put(to, resource(process, sms)?) }
+}
+
+fn green_context(handle: CUgreenCtx) -> Answer<Key<Context>> {
+    let process = process()?;
+    let state = process.lock();
+    Ok(green::get(&state, green::find(&state, handle)?)?.context)
+}
+
+fn find_context(handle: CUcontext) -> Answer<Key<Context>> {
+    context::find_or_current(&process()?.lock(), handle)
+}
+
+fn stream_context(stream: CUstream, null: NullStream) -> Answer<Key<Context>> {
+    let process = process()?;
+    let mut state = process.lock();
+    let key = stream::resolve(process, &mut state, stream, null)?;
+    Ok(stream::get(&state, key)?.context)
+}
+
+const SPLIT_FLAGS: u32 = CU_DEV_SM_RESOURCE_SPLIT_IGNORE_SM_COSCHEDULING
+    | CU_DEV_SM_RESOURCE_SPLIT_MAX_POTENTIAL_CLUSTER_SIZE;
+
+exports! {
+    fn cuDeviceGetDevResource(device: CUdevice, resource: *mut CUdevResource, r#type: CUdevResourceType) {
+        put_resource(resource, r#type, |process, _| green::whole(process, process.device(device)?.0))
+    }
+    fn cuCtxGetDevResource(hCtx: CUcontext, resource: *mut CUdevResource, r#type: CUdevResourceType) {
+        let context = find_context(hCtx)?;
+        put_resource(resource, r#type, |process, state| green::of_context(process, state, context))
+    }
+    fn cuGreenCtxGetDevResource(hCtx: CUgreenCtx, resource: *mut CUdevResource, r#type: CUdevResourceType) {
+        let context = green_context(hCtx)?;
+        put_resource(resource, r#type, |process, state| green::of_context(process, state, context))
+    }
+    fn cuStreamGetDevResource / cuStreamGetDevResource_ptsz |null| (hStream: CUstream, resource: *mut CUdevResource, r#type: CUdevResourceType) {
+        let context = stream_context(hStream, null)?;
+        put_resource(resource, r#type, |process, state| green::of_context(process, state, context))
+    }
+    fn cuDevSmResourceSplitByCount(result: *mut CUdevResource, nbGroups: *mut u32, input: *const CUdevResource, remainder: *mut CUdevResource, flags: u32, minCount: u32) {
+        let process = process()?;
+        let (asked, whole) = (get(nbGroups.cast_const())?, sms(&get(input)?)?);
+        if flags & !SPLIT_FLAGS != 0 {
+            return Err(CUDA_ERROR_INVALID_VALUE);
+        }
+        let (_, device) = process.device(CUdevice::try_from(whole.device).map_err(|_| CUDA_ERROR_INVALID_VALUE)?)?;
+        let is_free = flags & CU_DEV_SM_RESOURCE_SPLIT_IGNORE_SM_COSCHEDULING != 0;
+        let grain = Grain::of(device.profile.compute_capability, is_free);
+        let groups_max = if result.is_null() { u32::MAX } else { asked };
+        let (parts, rest) = whole.split(grain, minCount, groups_max)?;
+        put(nbGroups, u32::try_from(parts.len()).map_err(|_| CUDA_ERROR_INVALID_VALUE)?)?;
+        if result.is_null() {
+            return Ok(());
+        }
+        for (index, part) in parts.into_iter().enumerate() {
+            put(result.wrapping_add(index), resource(process, part)?)?;
+        }
+        put_if(remainder, resource(process, rest)?);
+        Ok(())
+    }
+    fn cuDevResourceGenerateDesc(phDesc: *mut CUdevResourceDesc, resources: *mut CUdevResource, nbResources: u32) {
+        let process = process()?;
+        wanted(phDesc)?;
+        let count = usize::try_from(nbResources).map_err(|_| CUDA_ERROR_INVALID_VALUE)?;
+        let parts = list(resources, count)?.iter().map(sms).collect::<Answer<Vec<_>>>()?;
+        put(phDesc, process.lock().descriptions.insert(Sms::join(&parts)?).handle())
+    }
+    fn cuGreenCtxCreate(phCtx: *mut CUgreenCtx, desc: CUdevResourceDesc, dev: CUdevice, flags: u32) {
+        let process = process()?;
+        wanted(phCtx)?;
+        if flags & !CU_GREEN_CTX_DEFAULT_STREAM != 0 {
+            return Err(CUDA_ERROR_INVALID_VALUE);
+        }
+        let key = Key::of(desc).ok_or(CUDA_ERROR_INVALID_VALUE)?;
+        let sms = process.lock().descriptions.get(key).copied().ok_or(CUDA_ERROR_INVALID_VALUE)?;
+        put(phCtx, green::create(process, sms, dev)?.handle())
+    }
+    fn cuGreenCtxDestroy(hCtx: CUgreenCtx) {
+        green::destroy(process()?, hCtx)
+    }
+    fn cuGreenCtxGetId(greenCtx: CUgreenCtx, greenCtxId: *mut u64) {
+        put(greenCtxId, green_context(greenCtx)?.number())
+    }
+    fn cuCtxFromGreenCtx(pContext: *mut CUcontext, hCtx: CUgreenCtx) {
+        put(pContext, green_context(hCtx)?.handle())
+    }
+    fn cuGreenCtxStreamCreate(phStream: *mut CUstream, greenCtx: CUgreenCtx, flags: u32, priority: i32) {
+        let process = process()?;
+        wanted(phStream)?;
+        // Only streams that are not ordered with the null stream (CUDA Driver API).
+        if flags != CU_STREAM_NON_BLOCKING {
+            return Err(CUDA_ERROR_INVALID_VALUE);
+        }
+        let context = green_context(greenCtx)?;
+        put(phStream, stream::create(process, &mut process.lock(), context, Kind::Created, flags, priority)?.handle())
+    }
+    fn cuStreamGetGreenCtx(hStream: CUstream, phCtx: *mut CUgreenCtx) {
+        let context = stream_context(hStream, NullStream::Legacy)?;
+        put(phCtx, green::of(&process()?.lock(), context).map_or(std::ptr::null_mut(), Key::handle))
+    }
+    fn cuGreenCtxRecordEvent(hCtx: CUgreenCtx, hEvent: CUevent) {
+        event::record_context(process()?, hEvent, green_context(hCtx)?)
+    }
+    fn cuGreenCtxWaitEvent(hCtx: CUgreenCtx, hEvent: CUevent) {
+        event::wait_in_context(process()?, hEvent, green_context(hCtx)?)
+    }
+    fn cuCtxRecordEvent(hCtx: CUcontext, hEvent: CUevent) {
+        event::record_context(process()?, hEvent, find_context(hCtx)?)
+    }
+    fn cuCtxWaitEvent(hCtx: CUcontext, hEvent: CUevent) {
+        event::wait_in_context(process()?, hEvent, find_context(hCtx)?)
+    }
+}

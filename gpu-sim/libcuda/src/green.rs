@@ -1,0 +1,205 @@
+//! Green contexts: parts of a device's SMs, and contexts whose streams run on one.
+//!
+//! CUDA Driver API, "Green Contexts". A green context is the primary context with fewer SMs: memory, modules and events
+//! that are made while it is current belong to the primary context, streams to it. SMs of a part are contiguous; parts may be
+//! cut from parts. Smallest part and alignment: as the CUDA Driver API of 12.4 lists them by architecture at
+//! `cuDevSmResourceSplitByCount`.
+
+use cuda_sys_stubs::abi::*;
+
+use crate::context::{self, Context};
+use crate::door::Answer;
+use crate::process::{Process, State};
+use crate::table::Key;
+
+/// SMs of a device, one after the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Sms {
+    /// Ordinal of the device.
+    pub(crate) device: u32,
+    pub(crate) first: u32,
+    pub(crate) count: u32,
+}
+
+/// Sizes that parts can have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Grain {
+    pub(crate) least: u32,
+    pub(crate) alignment: u32,
+}
+
+/// A green context.
+pub(crate) struct Green {
+    pub(crate) context: Key<Context>,
+    pub(crate) sms: Sms,
+}
+
+impl Grain {
+    /// Of a device of this compute capability; `free`: without regard to which SMs are scheduled together.
+    pub(crate) fn of((major, _): (u32, u32), free: bool) -> Self {
+        let (least, alignment) = match major {
+            _ if free => (2, 2),
+            0..=7 => (2, 2),
+            8 => (4, 2),
+            _ => (8, 8),
+        };
+        Self { least, alignment }
+    }
+
+    /// The smallest size that a part of at least `count` can have.
+    fn size(self, count: u32) -> Option<u32> {
+        count
+            .max(self.least)
+            .checked_next_multiple_of(self.alignment)
+    }
+}
+
+impl Sms {
+    /// As many equal parts as there can be, up to `groups_max`, and what is left.
+    pub(crate) fn split(
+        self,
+        grain: Grain,
+        count: u32,
+        groups_max: u32,
+    ) -> Answer<(Vec<Self>, Self)> {
+        let size = grain.size(count).filter(|_| count <= self.count);
+        let size = size.ok_or(CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION)?;
+        let groups = (self.count / size).min(groups_max);
+        let part = |index: u32| Self {
+            first: self.first + index * size,
+            count: size,
+            ..self
+        };
+        let rest = Self {
+            first: self.first + groups * size,
+            count: self.count - groups * size,
+            ..self
+        };
+        Ok(((0..groups).map(part).collect(), rest))
+    }
+
+    /// Parts as one. `CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION`: of different devices, or with SMs in common.
+    pub(crate) fn join(parts: &[Self]) -> Answer<Self> {
+        let mut sorted = parts.to_vec();
+        sorted.sort_by_key(|part| part.first);
+        let first = *sorted.first().ok_or(CUDA_ERROR_INVALID_VALUE)?;
+        let pairs = sorted.windows(2);
+        let fits = pairs.clone().all(|pair| match pair {
+            [one, next] => one.device == next.device && one.first + one.count <= next.first,
+            _ => true,
+        });
+        if !fits || sorted.iter().any(|part| part.count == 0) {
+            return Err(CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION);
+        }
+        let count = sorted.iter().map(|part| part.count).sum();
+        Ok(Self { count, ..first })
+    }
+}
+
+/// All SMs of a device.
+pub(crate) fn whole(process: &Process, ordinal: usize) -> Answer<Sms> {
+    let device = process.devices.get(ordinal);
+    Ok(Sms {
+        device: u32::try_from(ordinal).map_err(|_| CUDA_ERROR_INVALID_DEVICE)?,
+        first: 0,
+        count: device.ok_or(CUDA_ERROR_INVALID_DEVICE)?.profile.sm_count,
+    })
+}
+
+/// The SMs of a context: a green one's own, else the device's.
+pub(crate) fn of_context(process: &Process, state: &State, key: Key<Context>) -> Answer<Sms> {
+    let context = context::get(state, key)?;
+    match context.green {
+        Some(part) => Ok(part.sms),
+        None => whole(process, context.device),
+    }
+}
+
+/// The green context behind a handle.
+pub(crate) fn find(state: &State, handle: CUgreenCtx) -> Answer<Key<Green>> {
+    let key = Key::of(handle).ok_or(CUDA_ERROR_INVALID_HANDLE)?;
+    state
+        .greens
+        .get(key)
+        .map(|_| key)
+        .ok_or(CUDA_ERROR_INVALID_HANDLE)
+}
+
+/// A green context that must exist, because its handle was looked up.
+pub(crate) fn get(state: &State, key: Key<Green>) -> Answer<&Green> {
+    state.greens.get(key).ok_or(CUDA_ERROR_INVALID_HANDLE)
+}
+
+/// The green context that a context is.
+pub(crate) fn of(state: &State, context: Key<Context>) -> Option<Key<Green>> {
+    let mut greens = state.greens.iter();
+    greens
+        .find(|(_, green)| green.context == context)
+        .map(|(key, _)| key)
+}
+
+/// `cuGreenCtxCreate`: retains the primary context.
+pub(crate) fn create(process: &Process, sms: Sms, device: CUdevice) -> Answer<Key<Green>> {
+    let (ordinal, _) = process.device(device)?;
+    if usize::try_from(sms.device) != Ok(ordinal) {
+        return Err(CUDA_ERROR_INVALID_VALUE);
+    }
+    let primary = context::retain_primary(process, ordinal)?;
+    let mut state = process.lock();
+    let context = context::create_green(&mut state, primary, sms)?;
+    Ok(state.greens.insert(Green { context, sms }))
+}
+
+/// `cuGreenCtxDestroy`: when its streams have done their work; releases the primary context.
+pub(crate) fn destroy(process: &Process, handle: CUgreenCtx) -> Answer {
+    let (key, context) = {
+        let state = process.lock();
+        let key = find(&state, handle)?;
+        (key, get(&state, key)?.context)
+    };
+    let device = usize::try_from(get(&process.lock(), key)?.sms.device);
+    context::destroy_green(process, context)?;
+    process.lock().greens.remove(key);
+    context::release_primary(process, device.map_err(|_| CUDA_ERROR_INVALID_DEVICE)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WHOLE: Sms = Sms {
+        device: 0,
+        first: 0,
+        count: 40,
+    };
+
+    #[test]
+    fn parts_are_equal_and_apart_and_what_is_left_is_the_rest() {
+        let grain = Grain::of((7, 5), false);
+        let (parts, rest) = WHOLE.split(grain, 15, 9).unwrap();
+        let firsts: Vec<_> = parts.iter().map(|part| (part.first, part.count)).collect();
+        assert_eq!(firsts, [(0, 16), (16, 16)]);
+        assert_eq!((rest.first, rest.count), (32, 8));
+        let (parts, rest) = WHOLE.split(grain, 8, 1).unwrap();
+        assert_eq!((parts.len(), rest.count), (1, 32));
+        assert_eq!(
+            WHOLE.split(grain, 41, 1),
+            Err(CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION)
+        );
+    }
+
+    #[test]
+    fn sizes_follow_the_architecture_unless_asked_not_to() {
+        assert_eq!(Grain::of((7, 5), false).size(1), Some(2));
+        assert_eq!(Grain::of((8, 0), false).size(5), Some(6));
+        assert_eq!(Grain::of((9, 0), false).size(9), Some(16));
+        assert_eq!(Grain::of((9, 0), true).size(3), Some(4));
+    }
+
+    #[test]
+    fn parts_are_joined_if_they_have_no_sm_in_common() {
+        let (parts, rest) = WHOLE.split(Grain::of((7, 5), false), 16, 2).unwrap();
+        assert_eq!(Sms::join(&[parts[1], rest]).unwrap().count, 24);
+        assert!(Sms::join(&[parts[0], parts[0]]).is_err() && Sms::join(&[]).is_err());
+    }
+}

@@ -1,0 +1,171 @@
+//! Green contexts: parts of a device.
+
+mod support;
+
+use cuda_sys_stubs::abi::*;
+use support::{alloc, context, cu, event, free_stream, ok, read, spin};
+
+fn device_resource() -> CUdevResource {
+    // SAFETY: a record of plain numbers and pointers; zero is a value of each.
+    let mut resource: CUdevResource = unsafe { std::mem::zeroed() };
+    ok!(cuDeviceGetDevResource(
+        0,
+        &mut resource,
+        CU_DEV_RESOURCE_TYPE_SM
+    ));
+    resource
+}
+
+fn sms(resource: &CUdevResource) -> u32 {
+    assert_eq!(resource.type_, CU_DEV_RESOURCE_TYPE_SM);
+    // SAFETY: the type says so.
+    unsafe { resource.anonymous.sm.smCount }
+}
+
+/// Parts of at least so many SMs, and what is left.
+fn split<const N: usize>(count: u32) -> ([CUdevResource; N], CUdevResource) {
+    let whole = device_resource();
+    let (mut parts, mut rest, mut groups) = ([whole; N], whole, N as u32);
+    ok!(cuDevSmResourceSplitByCount(
+        parts.as_mut_ptr(),
+        &mut groups,
+        &whole,
+        &mut rest,
+        0,
+        count
+    ));
+    assert_eq!(groups as usize, N);
+    (parts, rest)
+}
+
+fn green(mut part: CUdevResource) -> CUgreenCtx {
+    let (mut description, mut green) = (std::ptr::null_mut(), std::ptr::null_mut());
+    ok!(cuDevResourceGenerateDesc(&mut description, &mut part, 1));
+    ok!(cuGreenCtxCreate(
+        &mut green,
+        description,
+        0,
+        CU_GREEN_CTX_DEFAULT_STREAM
+    ));
+    green
+}
+
+/// Time of a kernel that fills the whole T4 once, as events on the stream have it.
+fn milliseconds(function: CUfunction, stream: CUstream) -> f32 {
+    let (start, end, mut elapsed) = (event(0), event(0), 0.0);
+    ok!(cuEventRecord(start, stream));
+    let (mut out, mut n) = (0u64, 0u32);
+    let mut arguments = [(&raw mut out).cast(), (&raw mut n).cast()];
+    let (arguments, extra) = (arguments.as_mut_ptr(), std::ptr::null_mut());
+    ok!(cuLaunchKernel(
+        function, 160, 1, 1, 256, 1, 1, 0, stream, arguments, extra
+    ));
+    ok!(cuEventRecord(end, stream));
+    ok!(cuEventSynchronize(end));
+    ok!(cuEventElapsedTime(&mut elapsed, start, end));
+    elapsed
+}
+
+#[test]
+fn a_device_is_split_into_equal_parts_and_a_rest() {
+    context();
+    let whole = device_resource();
+    assert_eq!(sms(&whole), 40);
+    let (parts, rest) = split::<2>(15);
+    assert_eq!((sms(&parts[0]), sms(&parts[1]), sms(&rest)), (16, 16, 8));
+    let mut groups = 0;
+    ok!(cuDevSmResourceSplitByCount(
+        std::ptr::null_mut(),
+        &mut groups,
+        &whole,
+        std::ptr::null_mut(),
+        0,
+        10
+    ));
+    assert_eq!(groups, 4);
+    let too_much = cu!(cuDevSmResourceSplitByCount(
+        std::ptr::null_mut(),
+        &mut groups,
+        &whole,
+        std::ptr::null_mut(),
+        0,
+        41
+    ));
+    assert_eq!(too_much, CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION);
+    let (mut twice, mut description) = ([parts[0], parts[0]], std::ptr::null_mut());
+    assert_eq!(
+        cu!(cuDevResourceGenerateDesc(
+            &mut description,
+            twice.as_mut_ptr(),
+            2
+        )),
+        CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION
+    );
+    let mut invalid = whole;
+    invalid.type_ = CU_DEV_RESOURCE_TYPE_INVALID;
+    assert_eq!(
+        cu!(cuDevResourceGenerateDesc(&mut description, &mut invalid, 1)),
+        CUDA_ERROR_INVALID_RESOURCE_TYPE
+    );
+}
+
+#[test]
+fn a_kernel_on_a_quarter_of_the_sms_takes_four_times_as_long() {
+    ok!(cuInit(0));
+    let mut primary = std::ptr::null_mut();
+    ok!(cuDevicePrimaryCtxRetain(&mut primary, 0));
+    ok!(cuCtxSetCurrent(primary));
+    let function = spin(1_000_000);
+    let (green, mut stream) = (green(split::<1>(10).0[0]), std::ptr::null_mut());
+    ok!(cuGreenCtxStreamCreate(
+        &mut stream,
+        green,
+        CU_STREAM_NON_BLOCKING,
+        0
+    ));
+    let ratio = milliseconds(function, stream) / milliseconds(function, free_stream());
+    assert!((3.0..5.3).contains(&ratio), "{ratio}");
+    let mut seen = device_resource();
+    ok!(cuStreamGetDevResource(
+        stream,
+        &mut seen,
+        CU_DEV_RESOURCE_TYPE_SM
+    ));
+    assert_eq!(sms(&seen), 10);
+    let (mut of_stream, mut own) = (std::ptr::null_mut(), std::ptr::null_mut());
+    ok!(cuStreamGetCtx_v2(stream, &mut own, &mut of_stream));
+    assert!(of_stream == green && own.is_null());
+    ok!(cuGreenCtxDestroy(green));
+    assert_eq!(cu!(cuGreenCtxDestroy(green)), CUDA_ERROR_INVALID_HANDLE);
+    assert_eq!(cu!(cuStreamQuery(stream)), CUDA_ERROR_INVALID_HANDLE);
+}
+
+#[test]
+fn what_is_made_in_a_green_context_belongs_to_the_primary_context() {
+    ok!(cuInit(0));
+    let mut primary = std::ptr::null_mut();
+    ok!(cuDevicePrimaryCtxRetain(&mut primary, 0));
+    let (green, mut own) = (green(split::<1>(8).0[0]), std::ptr::null_mut());
+    ok!(cuCtxFromGreenCtx(&mut own, green));
+    ok!(cuCtxSetCurrent(own));
+    assert_eq!(cu!(cuCtxDestroy_v2(own)), CUDA_ERROR_INVALID_CONTEXT);
+    let (memory, done) = (alloc(16), event(0));
+    ok!(cuMemsetD8_v2(memory, 7, 16));
+    ok!(cuGreenCtxRecordEvent(green, done));
+    ok!(cuGreenCtxWaitEvent(green, done));
+    ok!(cuEventSynchronize(done));
+    let (mut of_memory, which) = (
+        std::ptr::null_mut::<CUctx_st>(),
+        CU_POINTER_ATTRIBUTE_CONTEXT,
+    );
+    ok!(cuPointerGetAttribute(
+        (&raw mut of_memory).cast(),
+        which,
+        memory
+    ));
+    assert_eq!(of_memory, primary);
+    ok!(cuCtxSetCurrent(primary));
+    ok!(cuGreenCtxDestroy(green));
+    assert_eq!(read(memory, 2), [7, 7]);
+    ok!(cuMemFree_v2(memory));
+}
