@@ -1,10 +1,10 @@
 //! The acceptance in virtual time.
 
 use crate::failed;
-use crate::table::{Table, microseconds, percent};
+use crate::table::{Table, percent};
 use benches::acceptance::{
-    KERNEL_NS, QUEUE_KERNEL_NS, block_tokens_30_70, block_tokens_cap_50, event_pairs_ns, machine,
-    nvml_figures, preemption, queue_experiment, shares, two,
+    KERNEL_NS, block_tokens_30_70, block_tokens_cap_50, event_pairs_ns, machine, nvml_figures,
+    preemption, queue_experiment, shares, two,
 };
 use benches::evaluator::controllers::{Native, Step};
 use benches::evaluator::{Aggregation, Program, Scenario};
@@ -28,24 +28,25 @@ pub(crate) fn accept() -> Result<String, String> {
     Ok(table.into_text())
 }
 
-/// Adds a row about figures that are all to lie in a band.
-fn row(
-    table: &mut Table,
-    experiment: &str,
-    wanted: &str,
+/// What an experiment is and what should come out.
+struct Wanted<'a> {
+    experiment: &'a str,
+    text: &'a str,
     band: RangeInclusive<f64>,
-    found: &[f64],
-    shown: impl Fn(f64) -> String,
-) {
+}
+
+/// Adds a row about figures that are all to lie in a band, with so many decimals and this unit.
+fn row(table: &mut Table, wanted: &Wanted, found: &[f64], decimals: usize, unit: &str) {
     let least = found.iter().copied().fold(f64::INFINITY, f64::min);
     let most = found.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let text = match (shown(least), shown(most)) {
-        (least, most) if least == most => least,
-        (least, most) => format!("{least} to {most}"),
+    let [low, high] = [least, most].map(|figure| format!("{figure:.decimals$}"));
+    let text = match low == high {
+        true => format!("{low} {unit}"),
+        false => format!("{low} to {high} {unit}"),
     };
-    let holds = band.contains(&least) && band.contains(&most);
+    let holds = wanted.band.contains(&least) && wanted.band.contains(&most);
     let verdict = if holds { "yes" } else { "**no**" };
-    table.row(&[experiment, wanted, &text, verdict]);
+    table.row(&[wanted.experiment, wanted.text, text.trim_end(), verdict]);
 }
 
 fn native(table: &mut Table) -> Result<(), ProfileError> {
@@ -54,69 +55,63 @@ fn native(table: &mut Table) -> Result<(), ProfileError> {
         let scenario = two(machine("h100")?, [50.0; 2], [KERNEL_NS; 2], 10_000_000_000);
         found.push(shares(&Scenario { seed, ..scenario }, &mut Native));
     }
-    let parts: Vec<f64> = found.iter().map(|shares| shares.first_part).collect();
-    let lost: Vec<f64> = found.iter().map(|shares| 1.0 - shares.busy).collect();
-    row(
-        table,
-        "two tenants, no controller: part of one",
-        "50 %",
-        0.495..=0.505,
-        &parts,
-        percent,
-    );
-    row(
-        table,
-        "… lost to switches",
-        "1–5 %",
-        0.01..=0.05,
-        &lost,
-        percent,
-    );
+    let parts: Vec<f64> = found
+        .iter()
+        .map(|shares| shares.first_part * 100.0)
+        .collect();
+    let lost: Vec<f64> = found
+        .iter()
+        .map(|shares| 100.0 - shares.busy * 100.0)
+        .collect();
+    let wanted = Wanted {
+        experiment: "two tenants, no controller: part of one",
+        text: "50 %",
+        band: 49.5..=50.5,
+    };
+    row(table, &wanted, &parts, 1, "%");
+    let wanted = Wanted {
+        experiment: "… lost to switches",
+        text: "1–5 %",
+        band: 1.0..=5.0,
+    };
+    row(table, &wanted, &lost, 1, "%");
     Ok(())
 }
 
 fn queue(table: &mut Table) -> Result<(), ProfileError> {
     let found = queue_experiment(machine("h100")?);
-    let launches = [found.fast_launches as f64];
-    let slow_us = [found.slow_ns_mean as f64 / 1e3];
-    let whole = |count: f64| format!("{count:.0}");
-    let time = |us: f64| microseconds((us * 1e3) as u64);
-    row(
-        table,
-        "launches of 190 µs before one waits",
-        "about 1000",
-        900.0..=1_100.0,
-        &launches,
-        whole,
-    );
-    let kernel_us = QUEUE_KERNEL_NS as f64 / 1e3;
-    row(
-        table,
-        "… and then each takes",
-        "190 µs",
-        kernel_us - 5.0..=kernel_us + 5.0,
-        &slow_us,
-        time,
-    );
+    let wanted = Wanted {
+        experiment: "launches of 190 µs before one waits",
+        text: "about 1000",
+        band: 900.0..=1_100.0,
+    };
+    row(table, &wanted, &[found.fast_launches as f64], 0, "");
+    let wanted = Wanted {
+        experiment: "… and then each takes",
+        text: "190 µs",
+        band: 185.0..=195.0,
+    };
+    row(table, &wanted, &[found.slow_ns_mean as f64 / 1e3], 1, "µs");
     Ok(())
 }
 
 fn events(table: &mut Table) -> Result<(), ProfileError> {
-    for others in 0..=2 {
+    for (others, experiment) in [
+        "event pair around a kernel of 1.25 ms, alone",
+        "… beside a saturating tenant",
+        "… beside two",
+    ]
+    .into_iter()
+    .enumerate()
+    {
         let ns = event_pairs_ns(machine("h100")?, KERNEL_NS, others);
-        let times = ns as f64 / KERNEL_NS as f64;
-        let wanted = others as f64 + 1.0;
-        let experiment = format!("event pair around 1.25 ms beside {others} saturating tenants");
-        let shown = |times: f64| format!("{times:.2} times its own");
-        let band = wanted - 0.05..=wanted + 0.2;
-        row(
-            table,
-            &experiment,
-            &format!("{wanted} times its own"),
-            band,
-            &[times],
-            shown,
-        );
+        let times = others as f64 + 1.0;
+        let wanted = Wanted {
+            experiment,
+            text: &format!("{times} times its time, and the switches"),
+            band: times - 0.05..=times + 0.2,
+        };
+        row(table, &wanted, &[ns as f64 / KERNEL_NS as f64], 2, "times");
     }
     Ok(())
 }
@@ -125,11 +120,13 @@ fn nvml(table: &mut Table) -> Result<(), ProfileError> {
     for tenants in [2, 3] {
         let program = Program::saturating(KERNEL_NS);
         let found = nvml_figures(machine("h100")?, &program, tenants);
-        let wanted = found.sigma_of_seven();
-        let experiment = format!("σ of NVML's figure of a second, {tenants} tenants");
-        let text = format!("√(p(1−p)/7) = {}", percent(wanted));
-        let band = 0.85 * wanted..=1.15 * wanted;
-        row(table, &experiment, &text, band, &[found.sigma], percent);
+        let sigma = found.sigma_of_seven();
+        let wanted = Wanted {
+            experiment: &format!("σ of NVML's figure of a second, {tenants} tenants"),
+            text: &format!("√(p(1−p)/7) = {}", percent(sigma)),
+            band: 85.0 * sigma..=115.0 * sigma,
+        };
+        row(table, &wanted, &[found.sigma * 100.0], 1, "%");
     }
     Ok(())
 }
@@ -141,26 +138,25 @@ fn preemptions(table: &mut Table) -> Result<(), ProfileError> {
         for seed in SEEDS {
             let found = preemption(machine("h100")?, threshold, kernel_ns, seed);
             p99.push(found.p99_ns as f64 / kernel_ns as f64);
-            costs.push(found.cost);
+            costs.push(found.cost * 100.0);
         }
-        let what = format!(
-            "window of {threshold} kernels of {} ms",
-            kernel_ns as f64 / 1e6
-        );
-        let threshold = threshold as f64;
-        let shown = |kernels: f64| format!("{kernels:.1} kernels");
-        let band = 0.9 * threshold..=1.1 * threshold;
-        let wanted = format!("about {threshold} kernels");
-        row(
-            table,
-            &format!("{what}: preempted within (P99)"),
-            &wanted,
-            band,
-            &p99,
-            shown,
-        );
-        if threshold >= 10.0 {
-            row(table, "… its cost", "< 1 %", 0.0..=0.01, &costs, percent);
+        let kernel_ms = kernel_ns as f64 / 1e6;
+        let kernels = threshold as f64;
+        let wanted = Wanted {
+            experiment: &format!(
+                "window of {threshold} kernels of {kernel_ms} ms: preempted within (P99)"
+            ),
+            text: &format!("about {threshold} kernels"),
+            band: 0.9 * kernels..=1.1 * kernels,
+        };
+        row(table, &wanted, &p99, 1, "kernels");
+        if threshold >= 10 {
+            let wanted = Wanted {
+                experiment: "… its cost",
+                text: "< 1 %",
+                band: 0.0..=1.0,
+            };
+            row(table, &wanted, &costs, 1, "%");
         }
     }
     Ok(())
@@ -168,26 +164,45 @@ fn preemptions(table: &mut Table) -> Result<(), ProfileError> {
 
 fn block_tokens(table: &mut Table, aggregation: Aggregation) -> Result<(), ProfileError> {
     let nvml = match aggregation {
-        Aggregation::MeanOfPeriod => "NVML: mean of the second",
-        Aggregation::LastSample => "NVML: last sample",
+        Aggregation::MeanOfPeriod => "NVML's figure the mean of the second",
+        Aggregation::LastSample => "NVML's figure the last sample",
     };
-    let mut parts = |step, name: &str, wanted, band| {
-        let found: Result<Vec<_>, _> = SEEDS
+    let mut part = |step, wanted: &Wanted| {
+        let shares = |&seed: &u64| block_tokens_30_70(step, aggregation, seed);
+        let found: Result<Vec<_>, ProfileError> = SEEDS.iter().map(shares).collect();
+        let parts = found?
             .iter()
-            .map(|&seed| block_tokens_30_70(step, aggregation, seed))
-            .collect();
-        let found: Vec<f64> = found?.iter().map(|shares| shares.first_part).collect();
-        let experiment = format!("{name}, 30/70 on 188 SMs, part of the first; {nvml}");
-        row(table, &experiment, wanted, band, &found, percent);
+            .map(|shares| shares.first_part * 100.0)
+            .collect::<Vec<_>>();
+        row(table, wanted, &parts, 1, "%");
         Ok::<(), ProfileError>(())
     };
-    parts(Step::Quadratic, "block tokens", "44–52 %", 0.44..=0.52)?;
-    parts(Step::Linear, "… with a linear step", "25–37 %", 0.25..=0.37)?;
-    let caps: Result<Vec<f64>, _> = SEEDS
-        .iter()
-        .map(|&seed| block_tokens_cap_50(aggregation, seed))
-        .collect();
-    let experiment = format!("block tokens, cap of 50 % alone; {nvml}");
-    row(table, &experiment, "≥ 90 %", 0.9..=1.0, &caps?, percent);
+    part(
+        Step::Quadratic,
+        &Wanted {
+            experiment: &format!(
+                "block tokens, caps of 30 and 70 %, 188 SMs, {nvml}: part of the first"
+            ),
+            text: "44–52 %",
+            band: 44.0..=52.0,
+        },
+    )?;
+    part(
+        Step::Linear,
+        &Wanted {
+            experiment: "… with the linear step",
+            text: "25–37 %",
+            band: 25.0..=37.0,
+        },
+    )?;
+    let cap = |&seed: &u64| block_tokens_cap_50(aggregation, seed);
+    let used: Result<Vec<f64>, ProfileError> = SEEDS.iter().map(cap).collect();
+    let used: Vec<f64> = used?.iter().map(|used| used * 100.0).collect();
+    let wanted = Wanted {
+        experiment: "… a cap of 50 % alone: used",
+        text: "≥ 90 %",
+        band: 90.0..=100.0,
+    };
+    row(table, &wanted, &used, 1, "%");
     Ok(())
 }
