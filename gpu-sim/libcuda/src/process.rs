@@ -8,8 +8,8 @@
 )]
 
 use std::collections::BTreeMap;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Once, OnceLock};
 
 use cuda_sys_stubs::abi::*;
 use gpu_sim::client::{Lost, Machine, RequestError};
@@ -191,8 +191,15 @@ impl Process {
     }
 }
 
-/// What a program is told when the device process is gone: as when a board drops off the bus.
-pub(crate) fn lost(_: Lost) -> CUresult {
+/// What a program is told when the device process is gone, by every call that needs it, until the program ends: as when a
+/// board drops off the bus. Says once why.
+pub(crate) fn lost(gone: Lost) -> CUresult {
+    static SAID: Once = Once::new();
+    SAID.call_once(|| {
+        log::error(format_args!(
+            "{gone}: calls answer CUDA_ERROR_UNKNOWN until this program ends; the next one starts a new device"
+        ));
+    });
     CUDA_ERROR_UNKNOWN
 }
 
