@@ -3,7 +3,7 @@
 //! [`door`] is where every call comes in; `export` has a row for each function that is simulated, and follows its pointers;
 //! the modules named by the nouns of the API do the work, in safe code; [`process`] holds the objects. Bytes are really
 //! copied, in the order in which the simulated device completes commands. Kernels take modelled time ([`image`]) and
-//! **compute nothing**. What is not simulated answers `CUDA_ERROR_NOT_SUPPORTED` ([`symbols`]).
+//! **compute nothing**. What is not simulated answers what `absent.tsv` decides for it ([`symbols`]).
 
 mod address;
 mod array;

@@ -11,7 +11,7 @@ use cuda_sys_stubs::abi::*;
 use gpu_sim::client::{Imported, RequestError, Stream as GpuStream};
 use gpu_sim::command::{AllocKind, Block, Command, Exported, Sequence};
 
-use crate::address::{Backing, Range};
+use crate::address::{Access, Backing, Range};
 use crate::context;
 use crate::door::{Answer, NullStream};
 use crate::graph::Operation;
@@ -38,6 +38,8 @@ pub(crate) struct Pool {
     pub(crate) handle_types: CUmemAllocationHandleType,
     /// Another process's: its blocks are opened one by one, and none is allocated here.
     pub(crate) is_imported: bool,
+    /// What other devices may do.
+    pub(crate) access: Access,
 }
 
 /// Bytes now, and the most there were since the figure was reset.
@@ -81,6 +83,7 @@ impl Pool {
             is_destroyed: false,
             handle_types: CU_MEM_HANDLE_TYPE_NONE,
             is_imported: false,
+            access: Access::default(),
         }
     }
 

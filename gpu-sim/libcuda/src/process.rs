@@ -99,12 +99,18 @@ pub(crate) struct Process {
 
 static PROCESS: OnceLock<Process> = OnceLock::new();
 static FORKED: AtomicBool = AtomicBool::new(false);
+static LOST: AtomicBool = AtomicBool::new(false);
 
 /// The driver of this process. `CUDA_ERROR_NOT_INITIALIZED` before `cuInit`, and for good in a child that was forked after
-/// it; `CUDA_ERROR_NOT_PERMITTED` in a function that a stream calls, where the driver must not be called.
+/// it; `CUDA_ERROR_NOT_PERMITTED` in a function that a stream calls, where the driver must not be called;
+/// `CUDA_ERROR_UNKNOWN` for good once the device was found gone. That is the only error that sticks: kernels compute nothing,
+/// so none does what would make a context unusable.
 pub(crate) fn process() -> Answer<&'static Process> {
     if FORKED.load(Ordering::Relaxed) {
         return Err(CUDA_ERROR_NOT_INITIALIZED);
+    }
+    if LOST.load(Ordering::Relaxed) {
+        return Err(CUDA_ERROR_UNKNOWN);
     }
     if host_call::is_inside() {
         return Err(CUDA_ERROR_NOT_PERMITTED);
@@ -191,10 +197,11 @@ impl Process {
     }
 }
 
-/// What a program is told when the device process is gone, by every call that needs it, until the program ends: as when a
-/// board drops off the bus. Says once why.
+/// What a program is told when the device process is gone, by this call and every one that follows, until the program ends: as
+/// when a board drops off the bus. Says once why.
 pub(crate) fn lost(gone: Lost) -> CUresult {
     static SAID: Once = Once::new();
+    LOST.store(true, Ordering::Relaxed);
     SAID.call_once(|| {
         log::error(format_args!(
             "{gone}: calls answer CUDA_ERROR_UNKNOWN until this program ends; the next one starts a new device"

@@ -148,12 +148,22 @@ fn cuda_get_proc_address_itself_is_the_version_that_the_caller_can_call() {
 }
 
 #[test]
-fn what_is_not_simulated_says_so() {
-    let mut array = std::ptr::null_mut();
-    assert_eq!(
-        cu!(cuArrayCreate(&mut array, std::ptr::null())),
-        CUDA_ERROR_NOT_SUPPORTED
-    );
+fn what_is_not_simulated_answers_as_on_a_device_without_it() {
+    ok!(cuInit(0));
+    let (mut array, mut handle) = (std::ptr::null_mut(), 0);
+    let of_32_bits = cu!(cuArrayCreate(&mut array, std::ptr::null()));
+    assert_eq!(of_32_bits, CUDA_ERROR_INVALID_CONTEXT);
+    let multicast = cu!(cuMulticastCreate(&mut handle, std::ptr::null()));
+    assert_eq!(multicast, CUDA_ERROR_NOT_SUPPORTED);
+    let mut supported = 9;
+    ok!(cuDeviceGetAttribute(
+        &mut supported,
+        CU_DEVICE_ATTRIBUTE_MULTICAST_SUPPORTED,
+        0
+    ));
+    assert_eq!(supported, 0);
+    let nothing = cu!(cuDestroyExternalMemory(std::ptr::dangling_mut()));
+    assert_eq!(nothing, CUDA_ERROR_INVALID_HANDLE);
 }
 
 #[test]

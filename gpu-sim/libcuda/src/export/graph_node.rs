@@ -522,6 +522,10 @@ exports! {
         let params = get(nodeParams.cast_const())?;
         set(hNode, params.type_, |process, state| params.operation(process, state))
     }
+    fn cuGraphNodeSetParams_v2(hNode: CUgraphNode, nodeParams: *mut CUgraphNodeParams) {
+        let params = get(nodeParams.cast_const())?;
+        set(hNode, params.type_, |process, state| params.operation(process, state))
+    }
     fn cuGraphChildGraphNodeGetGraph(hNode: CUgraphNode, phGraph: *mut CUgraph) {
         let child = ask(hNode, |_, operation| if let Operation::Child(child) = operation { Some(child.handle()) } else { None });
         put(phGraph, child?)

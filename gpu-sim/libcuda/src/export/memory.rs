@@ -1,8 +1,8 @@
 //! Allocation and release.
 //!
 //! The 32-bit calls of before CUDA 3.2 (`cuMemAlloc`, `cuMemAllocPitch`, `cuMemFree`, …) cannot name an address of a
-//! 64-bit device: they have no row, and answer `CUDA_ERROR_NOT_SUPPORTED`. `cuMemAllocHost` and `cuMemHostRegister` deal in
-//! host pointers and are there in both versions.
+//! 64-bit device: they have no row (`absent.tsv`). `cuMemAllocHost` and `cuMemHostRegister` deal in host pointers and are there
+//! in both versions.
 
 use std::ffi::c_void;
 

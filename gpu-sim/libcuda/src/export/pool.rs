@@ -137,22 +137,26 @@ exports! {
         let wishes = list(map, count)?;
         let mut state = process.lock();
         let key = pool::find(&state, pool)?;
-        let own = pool::get(&mut state, key)?.device;
+        let pool = pool::get(&mut state, key)?;
+        let mut access = pool.access;
         for wish in wishes {
-            process.device(wish.location.id)?;
-            if is_own(&wish.location, own) && wish.flags != CU_MEM_ACCESS_FLAGS_PROT_READWRITE {
+            let (ordinal, _) = process.device(wish.location.id)?;
+            if is_own(&wish.location, pool.device) && wish.flags != CU_MEM_ACCESS_FLAGS_PROT_READWRITE {
                 return Err(CUDA_ERROR_INVALID_VALUE);
             }
+            access = access.with(ordinal, wish.flags);
         }
+        pool.access = access;
         Ok(())
     }
     fn cuMemPoolGetAccess(flags: *mut CUmemAccess_flags, memPool: CUmemoryPool, location: *mut CUmemLocation) {
         let process = process()?;
         let location = get(location.cast_const())?;
-        process.device(location.id)?;
-        pool::find(&process.lock(), memPool)?;
-        // Every device of the machine reaches every other one's memory.
-        put(flags, CU_MEM_ACCESS_FLAGS_PROT_READWRITE)
+        let (ordinal, _) = process.device(location.id)?;
+        let mut state = process.lock();
+        let key = pool::find(&state, memPool)?;
+        let pool = pool::get(&mut state, key)?;
+        put(flags, if ordinal == pool.device { CU_MEM_ACCESS_FLAGS_PROT_READWRITE } else { pool.access.of(ordinal) })
     }
     fn cuDeviceGetDefaultMemPool(pool_out: *mut CUmemoryPool, dev: CUdevice) {
         put(pool_out, of_device(dev, |primary| primary.default_pool.handle())?)
