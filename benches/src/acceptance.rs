@@ -80,32 +80,34 @@ pub fn shares(scenario: &Scenario, policy: &mut dyn Policy) -> Shares {
     Shares::of(&run(scenario, policy), scenario.duration_ns)
 }
 
-/// Block tokens with caps of 30 and 70 % on 188 SMs, for 240 s as in the report.
+/// Block tokens with caps of 30 and 70 %, for 240 s as in the report.
 pub fn block_tokens_30_70(
+    machine: MachineProfile,
     step: Step,
     aggregation: Aggregation,
     seed: u64,
-) -> Result<Shares, ProfileError> {
-    let two = two(machine_of_188_sms()?, [30.0, 70.0], [KERNEL_NS; 2], 240 * S);
+) -> Shares {
     let scenario = Scenario {
         aggregation,
         seed,
-        ..two
+        ..two(machine, [30.0, 70.0], [KERNEL_NS; 2], 240 * S)
     };
-    Ok(shares(&scenario, &mut BlockTokens::new(step)))
+    shares(&scenario, &mut BlockTokens::new(step))
 }
 
-/// Block tokens with a cap of 50 % and nobody else on 188 SMs: the part of the time that is used.
-pub fn block_tokens_cap_50(aggregation: Aggregation, seed: u64) -> Result<f64, ProfileError> {
-    let program = Program::saturating(KERNEL_NS);
+/// Block tokens with a cap of 50 % and nobody else: the part of the time that is used.
+pub fn block_tokens_cap_50(machine: MachineProfile, aggregation: Aggregation, seed: u64) -> f64 {
     let scenario = Scenario {
         aggregation,
         seed,
-        ..Scenario::new(machine_of_188_sms()?, 240 * S)
-    }
-    .with(Container::capped("only", 50.0), program);
+        ..Scenario::new(machine, 240 * S)
+    };
+    let scenario = scenario.with(
+        Container::capped("only", 50.0),
+        Program::saturating(KERNEL_NS),
+    );
     let report = run(&scenario, &mut BlockTokens::new(Step::Quadratic));
-    Ok(report.busy(settled(scenario.duration_ns)))
+    report.busy(settled(scenario.duration_ns))
 }
 
 /// How long launches take while the queue fills and when it is full.

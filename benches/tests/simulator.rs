@@ -3,7 +3,7 @@
 
 use benches::acceptance::{
     KERNEL_NS, QUEUE_KERNEL_NS, block_tokens_30_70, block_tokens_cap_50, event_pairs_ns,
-    nvml_figures, preemption, queue_experiment, shares,
+    machine_of_188_sms, nvml_figures, preemption, queue_experiment, shares,
 };
 use benches::evaluator::controllers::{ExclusiveLease, Native, Step};
 use benches::evaluator::{
@@ -19,6 +19,11 @@ const S: u64 = 1_000_000_000;
 
 fn machine(name: &str) -> MachineProfile {
     MachineProfile::load(name).unwrap()
+}
+
+/// The board of the reports on block tokens.
+fn large() -> MachineProfile {
+    machine_of_188_sms().unwrap()
 }
 
 fn two(kernels_ns: [u64; 2], duration_ns: u64) -> Scenario {
@@ -131,7 +136,7 @@ fn a_bounded_window_lets_go_within_its_kernels_and_costs_nothing_from_ten_on() {
 #[test]
 fn block_tokens_give_a_tenant_of_30_percent_about_half_as_on_hardware() {
     for aggregation in [Aggregation::MeanOfPeriod, Aggregation::LastSample] {
-        let found = block_tokens_30_70(Step::Quadratic, aggregation, 1).unwrap();
+        let found = block_tokens_30_70(large(), Step::Quadratic, aggregation, 1);
         assert!(
             (0.44..0.52).contains(&found.first_part),
             "{aggregation:?}: {found:?}"
@@ -141,21 +146,21 @@ fn block_tokens_give_a_tenant_of_30_percent_about_half_as_on_hardware() {
 
 #[test]
 fn block_tokens_with_a_linear_step_come_near_30_percent_as_on_hardware() {
-    let found = block_tokens_30_70(Step::Linear, Aggregation::MeanOfPeriod, 1).unwrap();
+    let found = block_tokens_30_70(large(), Step::Linear, Aggregation::MeanOfPeriod, 1);
     assert!((0.25..0.37).contains(&found.first_part), "{found:?}");
     assert!(found.busy > 0.95, "{found:?}");
 }
 
 #[test]
 fn block_tokens_with_a_linear_step_fall_short_of_hardware_if_nvml_gives_the_last_sample() {
-    let found = block_tokens_30_70(Step::Linear, Aggregation::LastSample, 1).unwrap();
+    let found = block_tokens_30_70(large(), Step::Linear, Aggregation::LastSample, 1);
     assert!((0.20..0.30).contains(&found.first_part), "{found:?}");
     assert!((0.60..0.75).contains(&found.busy), "{found:?}");
 }
 
 #[test]
 fn block_tokens_do_not_hold_a_cap_of_50_percent() {
-    let found = |aggregation| block_tokens_cap_50(aggregation, 1).unwrap();
+    let found = |aggregation| block_tokens_cap_50(large(), aggregation, 1);
     let mean = found(Aggregation::MeanOfPeriod);
     assert!(mean >= 0.90, "as on hardware: {mean}");
     let last = found(Aggregation::LastSample);

@@ -3,8 +3,8 @@
 use crate::failed;
 use crate::table::{Table, percent};
 use benches::acceptance::{
-    KERNEL_NS, block_tokens_30_70, block_tokens_cap_50, event_pairs_ns, machine, nvml_figures,
-    preemption, queue_experiment, shares, two,
+    KERNEL_NS, block_tokens_30_70, block_tokens_cap_50, event_pairs_ns, machine,
+    machine_of_188_sms, nvml_figures, preemption, queue_experiment, shares, two,
 };
 use benches::evaluator::controllers::{Native, Step};
 use benches::evaluator::{Aggregation, Program, Scenario};
@@ -167,37 +167,28 @@ fn block_tokens(table: &mut Table, aggregation: Aggregation) -> Result<(), Profi
         Aggregation::MeanOfPeriod => "NVML's figure the mean of the second",
         Aggregation::LastSample => "NVML's figure the last sample",
     };
-    let mut part = |step, wanted: &Wanted| {
-        let shares = |&seed: &u64| block_tokens_30_70(step, aggregation, seed);
-        let found: Result<Vec<_>, ProfileError> = SEEDS.iter().map(shares).collect();
-        let parts = found?
-            .iter()
-            .map(|shares| shares.first_part * 100.0)
-            .collect::<Vec<_>>();
-        row(table, wanted, &parts, 1, "%");
-        Ok::<(), ProfileError>(())
+    let machine = machine_of_188_sms()?;
+    let parts = |step| {
+        SEEDS.map(|seed| {
+            let shares = block_tokens_30_70(machine.clone(), step, aggregation, seed);
+            shares.first_part * 100.0
+        })
     };
-    part(
-        Step::Quadratic,
-        &Wanted {
-            experiment: &format!(
-                "block tokens, caps of 30 and 70 %, 188 SMs, {nvml}: part of the first"
-            ),
-            text: "44–52 %",
-            band: 44.0..=52.0,
-        },
-    )?;
-    part(
-        Step::Linear,
-        &Wanted {
-            experiment: "… with the linear step",
-            text: "25–37 %",
-            band: 25.0..=37.0,
-        },
-    )?;
-    let cap = |&seed: &u64| block_tokens_cap_50(aggregation, seed);
-    let used: Result<Vec<f64>, ProfileError> = SEEDS.iter().map(cap).collect();
-    let used: Vec<f64> = used?.iter().map(|used| used * 100.0).collect();
+    let wanted = Wanted {
+        experiment: &format!(
+            "block tokens, caps of 30 and 70 %, 188 SMs, {nvml}: part of the first"
+        ),
+        text: "44–52 %",
+        band: 44.0..=52.0,
+    };
+    row(table, &wanted, &parts(Step::Quadratic), 1, "%");
+    let wanted = Wanted {
+        experiment: "… with the linear step",
+        text: "25–37 %",
+        band: 25.0..=37.0,
+    };
+    row(table, &wanted, &parts(Step::Linear), 1, "%");
+    let used = SEEDS.map(|seed| block_tokens_cap_50(machine.clone(), aggregation, seed) * 100.0);
     let wanted = Wanted {
         experiment: "… a cap of 50 % alone: used",
         text: "≥ 90 %",

@@ -5,6 +5,7 @@ mod compare;
 mod driver;
 mod parameters;
 mod play;
+mod sweep;
 mod table;
 
 use clap::{Parser, Subcommand};
@@ -29,6 +30,8 @@ enum Command {
         #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(2..))]
         seconds: u64,
     },
+    /// The shares of the acceptance where parameters of the model are others, as a Markdown table.
+    Sweep,
     /// Every parameter of the device and of the host, as Markdown tables.
     Parameters,
     /// One process of `compare`.
@@ -40,6 +43,7 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Accept => accept::accept(),
         Command::Compare { seconds } => compare::compare(seconds),
+        Command::Sweep => sweep::sweep(),
         Command::Parameters => Ok(parameters::parameters()),
         Command::Play(role) => play::play(&role).map(|()| String::new()),
     };
