@@ -1,6 +1,7 @@
 //! The clocks of the real world. Nothing else reads them for the timeline.
 
 use rustix::time::{ClockId, clock_gettime};
+use std::sync::LazyLock;
 
 /// CLOCK_MONOTONIC in ns: the timeline that processes and device share.
 pub fn monotonic_ns() -> u64 {
@@ -10,6 +11,14 @@ pub fn monotonic_ns() -> u64 {
 /// CLOCK_REALTIME in ns since the epoch.
 pub fn realtime_ns() -> u64 {
     nanoseconds(ClockId::Realtime)
+}
+
+/// What CLOCK_REALTIME shows at a time of CLOCK_MONOTONIC, in ns since the epoch. The distance of the two is taken once, so that
+/// a moment keeps its name whatever becomes of the wall clock.
+pub fn realtime_of(monotonic_ns: u64) -> u64 {
+    static AHEAD_NS: LazyLock<u64> =
+        LazyLock::new(|| realtime_ns().saturating_sub(self::monotonic_ns()));
+    monotonic_ns.saturating_add(*AHEAD_NS)
 }
 
 fn nanoseconds(clock: ClockId) -> u64 {

@@ -15,7 +15,7 @@ pub use detach::detach;
 pub use log::{Level, Log};
 
 use crate::clock;
-use crate::folder::{LOCK_FILE, LOG_FILE, SOCKET_FILE, still_stands};
+use crate::folder::{self, LOCK_FILE, SOCKET_FILE, still_stands};
 use crate::model::{Model, Output, ProcessId};
 use crate::profile::MachineProfile;
 use crate::wire::{Reply, Request, Role};
@@ -388,16 +388,6 @@ impl Device {
         if socket.is_ok_and(|socket| socket.st_ino != self.socket_inode) {
             return Ok(true); // somebody removed the folder under us, and another machine stands there now
         }
-        for file in [SOCKET_FILE, LOG_FILE, LOCK_FILE] {
-            match rustix::fs::unlink(self.dir.join(file)) {
-                Ok(()) | Err(Errno::NOENT) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        match rustix::fs::rmdir(&self.dir) {
-            // Traces, or whatever else somebody put there, are not ours to remove.
-            Ok(()) | Err(Errno::NOENT | Errno::NOTEMPTY | Errno::ACCESS | Errno::BUSY) => Ok(true),
-            Err(error) => Err(error),
-        }
+        folder::remove(&self.dir).map(|()| true)
     }
 }

@@ -38,6 +38,21 @@ pub fn lock(dir: &Path) -> Result<OwnedFd, Errno> {
     }
 }
 
+/// Removes the machine's files, and its folder unless somebody has put something else there, traces perhaps. For the holder
+/// of the lock, when no device runs.
+pub fn remove(dir: &Path) -> Result<(), Errno> {
+    for file in [SOCKET_FILE, LOG_FILE, LOCK_FILE] {
+        match rustix::fs::unlink(dir.join(file)) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    match rustix::fs::rmdir(dir) {
+        Ok(()) | Err(Errno::NOENT | Errno::NOTEMPTY | Errno::ACCESS | Errno::BUSY) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
 /// Whether `path` still names the file behind `file`.
 pub fn still_stands(file: &OwnedFd, path: &Path) -> bool {
     match (rustix::fs::fstat(file), rustix::fs::stat(path)) {

@@ -215,6 +215,24 @@ fn a_machine_whose_starter_died_before_it_came_up_ends_and_leaves_nothing() {
 }
 
 #[test]
+fn a_device_that_does_not_come_up_leaves_nothing_and_a_later_one_can() {
+    let (sandbox, folder) = (Sandbox::new(), tempfile::tempdir().unwrap());
+    let mut environment = sandbox.environment();
+    environment.device = Some("/bin/false".into());
+    for _ in 0..2 {
+        assert!(Machine::connect_to(&environment).is_err());
+        assert!(!sandbox.dir().exists());
+    }
+    fs::create_dir(sandbox.dir()).unwrap();
+    fs::write(sandbox.dir().join("trace"), "somebody's").unwrap();
+    environment.device = Some(folder.path().join("none"));
+    assert!(Machine::connect_to(&environment).is_err());
+    let left: Vec<_> = fs::read_dir(sandbox.dir()).unwrap().collect();
+    assert_eq!(left.len(), 1, "what is not the machine's stays: {left:?}");
+    assert!(sandbox.connect().memory(0).is_ok());
+}
+
+#[test]
 fn a_machine_whose_folder_was_removed_leaves_the_next_ones_alone() {
     let sandbox = Sandbox::new();
     let first = sandbox.connect();

@@ -7,10 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
 
-use tempfile::TempDir;
-
 struct Program {
-    folder: TempDir,
+    folder: PathBuf,
     driver: PathBuf,
 }
 
@@ -18,14 +16,14 @@ struct Program {
 fn program() -> &'static Program {
     static PROGRAM: OnceLock<Program> = OnceLock::new();
     PROGRAM.get_or_init(|| {
-        let folder = tempfile::tempdir_in("/dev/shm").expect("a folder in memory");
-        let driver = support::lay_out(folder.path());
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).to_owned();
+        let driver = support::lay_out(&folder);
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs/life.c");
         let mut compiler = Command::new("cc");
         compiler
             .arg(source)
             .arg("-o")
-            .arg(folder.path().join("life"))
+            .arg(folder.join("life"))
             .arg("-L")
             .arg(&driver)
             .arg("-lcuda");
@@ -37,11 +35,11 @@ fn program() -> &'static Program {
 /// Runs it on a machine of this name with these variables.
 fn run(machine: &str, scene: &str, variables: &[(&str, &str)]) -> Output {
     let Program { folder, driver } = program();
-    let mut command = Command::new(folder.path().join("life"));
+    let mut command = Command::new(folder.join("life"));
     command
         .arg(scene)
         .env("LD_LIBRARY_PATH", driver)
-        .env("GPU_SIM_DIR", folder.path().join(machine));
+        .env("GPU_SIM_DIR", support::machine_dir(machine));
     command
         .envs(variables.iter().copied())
         .output()
@@ -153,14 +151,10 @@ fn trace(folder: &Path) -> String {
 #[test]
 fn two_runs_leave_the_same_trace_with_every_call_in_it() {
     let traces = ["first", "second"].map(|name| {
-        let folder = program().folder.path().join(format!("trace-{name}"));
-        std::fs::create_dir(&folder).expect("a folder");
-        run(
-            "traced",
-            "",
-            &[("GPU_SIM_TRACE", folder.to_str().expect("text"))],
-        );
-        trace(&folder)
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().to_str().expect("text");
+        run(name, "", &[("GPU_SIM_TRACE", path)]);
+        trace(folder.path())
     });
     assert_eq!(traces[0], traces[1]);
     let calls: Vec<&str> = traces[0].lines().collect();

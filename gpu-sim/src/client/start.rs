@@ -20,7 +20,11 @@ pub(super) fn connect(
     if let Some(socket) = connect_existing(environment)? {
         return Ok(socket);
     }
-    start(environment, profile, &lock)?;
+    if let Err(error) = start(environment, profile, &lock) {
+        // Nobody listens here and nobody will. What cannot be removed is in nobody's way.
+        let _ = folder::remove(&environment.dir);
+        return Err(error);
+    }
     let socket_path = environment.dir.join(SOCKET_FILE);
     dial(&socket_path).map_err(|error| io(&socket_path, error))
 }

@@ -123,10 +123,9 @@ fn page<Row>(rows: Vec<Row>, first: u32) -> (Vec<Row>, bool) {
 }
 
 fn utilization(model: &Model, device: u32) -> Result<Vec<UtilizationSample>, Refusal> {
-    let ahead_ns = clock::realtime_ns().saturating_sub(clock::monotonic_ns());
     let samples = model.samples(device)?.into_iter();
     let samples = samples.map(|sample| UtilizationSample {
-        timestamp_us: (sample.end_ns + ahead_ns) / 1_000,
+        timestamp_us: clock::realtime_of(sample.end_ns) / 1_000,
         gpu_percent: sample.gpu_percent,
         memory_percent: sample.copy_percent,
         pid: sample.process.and_then(|process| model.pid(process)),

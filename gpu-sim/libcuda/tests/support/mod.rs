@@ -19,13 +19,11 @@ use std::sync::OnceLock;
 use cuda_sys_stubs::abi::*;
 use libloading::Library;
 use parking_lot::{Mutex, MutexGuard};
-use tempfile::TempDir;
 
 /// `libcuda.so.1` and `gpu-sim-device`, built and side by side in a folder that a loader can be pointed at.
 pub(crate) struct Driver {
     pub(crate) library: Library,
     pub(crate) folder: PathBuf,
-    _machine: TempDir,
 }
 
 /// Where the driver lies, for a process that a test starts: see [`other`].
@@ -35,14 +33,13 @@ const FOLDER: &str = "TEST_DRIVER_FOLDER";
 pub(crate) fn driver() -> &'static Driver {
     static DRIVER: OnceLock<Driver> = OnceLock::new();
     DRIVER.get_or_init(|| {
-        let machine = tempfile::tempdir_in("/dev/shm").expect("a folder in memory");
         let folder = match std::env::var_os(FOLDER) {
             Some(folder) => PathBuf::from(folder),
             None => {
-                let folder = lay_out(machine.path());
+                let folder = lay_out(Path::new(env!("CARGO_TARGET_TMPDIR")));
                 // SAFETY: tests call nothing but this function before they have the driver, so nobody reads the environment now.
                 unsafe {
-                    std::env::set_var("GPU_SIM_DIR", machine.path().join("machine"));
+                    std::env::set_var("GPU_SIM_DIR", machine_dir("tests"));
                     std::env::set_var(FOLDER, &folder);
                 }
                 folder
@@ -50,27 +47,30 @@ pub(crate) fn driver() -> &'static Driver {
         };
         // SAFETY: the library runs nothing when it is loaded.
         let library = unsafe { Library::new(folder.join("libcuda.so.1")) }.expect("the driver");
-        Driver {
-            library,
-            folder,
-            _machine: machine,
-        }
+        Driver { library, folder }
     })
 }
 
-/// Copies the artefacts under the names that a loader looks for.
+/// The folder of a machine of this test program's own, which the machine removes when its last user has gone.
+pub(crate) fn machine_dir(name: &str) -> PathBuf {
+    format!("/dev/shm/libcuda-{name}-{}", std::process::id()).into()
+}
+
+/// Links the artefacts under the names that a loader looks for, in `parent/driver`.
 pub(crate) fn lay_out(parent: &Path) -> PathBuf {
     let built = build();
     let folder = parent.join("driver");
     std::fs::create_dir_all(&folder).expect("a folder");
     for (from, to) in [
         ("libgpu_sim_libcuda.so", "libcuda.so.1"),
+        ("libgpu_sim_libcuda.so", "libcuda.so"),
         ("gpu-sim-device", "gpu-sim-device"),
     ] {
-        std::fs::copy(built.join(from), folder.join(to))
-            .unwrap_or_else(|error| panic!("{from}: {error}"));
+        // Under a name of our own first: another test program may lay out the same folder.
+        let fresh = folder.join(format!("{to}.{}", std::process::id()));
+        std::os::unix::fs::symlink(built.join(from), &fresh).expect("a link");
+        std::fs::rename(&fresh, folder.join(to)).expect("a link in its place");
     }
-    std::os::unix::fs::symlink("libcuda.so.1", folder.join("libcuda.so")).expect("a link");
     folder
 }
 
