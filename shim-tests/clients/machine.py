@@ -20,6 +20,7 @@ PROFILE = "t4"
 # Compiling ResNet-50 takes half a minute: once is enough, for all tests, for the demo, and for all runs of them.
 COMPILED_BATCH = "16"
 COMPILED = ROOT / f".venv/resnet50-simulated-{PROFILE}-batch-{COMPILED_BATCH}.pickle"
+CUDA_13 = str(ROOT / ".venv-cuda-13/bin/python")  # the environment of the clients for CUDA 13; ours is that of CUDA 12
 PROGRAM_SECONDS_MAX = 300
 SLOWED = 8  # times, on a slow board
 
@@ -67,7 +68,8 @@ class Talk:
 class Machine:
     """A simulated machine in folders of its own. The device goes when the last of its programs has gone."""
 
-    def __init__(self):
+    def __init__(self, python: str = sys.executable):
+        self.python = python
         self.folder = Path(tempfile.mkdtemp(prefix="clients-", dir="/dev/shm"))
         (self.folder / "hook").mkdir()
         self.environment = {
@@ -92,7 +94,7 @@ class Machine:
         self.environment["GPU_SIM_PROFILE"] = str(file)
 
     def command(self, world: World, program: str, *arguments: str) -> list[str]:
-        client = [sys.executable, str(CLIENTS / program), *arguments]
+        client = [self.python, str(CLIENTS / program), *arguments]
         if world is BARE:
             return client
         options = [text for name, value in world.items() for text in (f"--{name}", value)]
