@@ -35,6 +35,7 @@ mod stream;
 mod symbols;
 mod table;
 mod texture;
+mod texture_reference;
 mod trace;
 mod user_object;
 mod virtual_memory;

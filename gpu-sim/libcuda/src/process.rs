@@ -37,6 +37,7 @@ use crate::pool::{Pool, Retired};
 use crate::stream::Stream;
 use crate::table::Table;
 use crate::texture::{Surface, Texture};
+use crate::texture_reference::TextureReference;
 use crate::user_object::UserObject;
 use crate::virtual_memory::{Physical, Reservations};
 use crate::visible;
@@ -80,6 +81,7 @@ pub(crate) struct State {
     /// Parts of a device that a green context can be made of.
     pub(crate) descriptions: Table<Sms>,
     pub(crate) textures: Table<Texture>,
+    pub(crate) texture_references: Table<TextureReference>,
     pub(crate) surfaces: Table<Surface>,
     /// Of managed memory, by the stretch's id.
     pub(crate) advice: BTreeMap<u64, Advice>,

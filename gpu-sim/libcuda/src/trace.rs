@@ -19,6 +19,7 @@ use crate::log;
 pub(crate) enum Argument {
     Unsigned(u64),
     Signed(i64),
+    Real(f32),
     Null,
     Pointer,
     Struct,
@@ -41,7 +42,7 @@ macro_rules! traced {
         }
     )* };
 }
-traced!(i32 => Signed, u8 => Unsigned, u16 => Unsigned, u32 => Unsigned);
+traced!(i32 => Signed, u8 => Unsigned, u16 => Unsigned, u32 => Unsigned, f32 => Real);
 
 impl Traced for u64 {
     fn traced(&self) -> Argument {
@@ -132,6 +133,7 @@ fn line(symbol: &str, arguments: &[Argument], status: CUresult) -> String {
         let _ = match argument {
             Argument::Unsigned(value) => write!(line, " {value}"),
             Argument::Signed(value) => write!(line, " {value}"),
+            Argument::Real(value) => write!(line, " {value}"),
             Argument::Null => write!(line, " null"),
             Argument::Pointer => write!(line, " ptr"),
             Argument::Struct => write!(line, " struct"),

@@ -253,6 +253,43 @@ fn a_surface_object_lies_over_an_array_that_was_made_for_it() {
 }
 
 #[test]
+fn a_texture_reference_keeps_what_is_set_on_it() {
+    context();
+    let (memory, mut reference) = (alloc(4096), std::ptr::null_mut());
+    ok!(cuTexRefCreate(&mut reference));
+    let (mut address, mut offset) = (0, 9);
+    let invalid = CUDA_ERROR_INVALID_VALUE;
+    assert_eq!(cu!(cuTexRefGetAddress_v2(&mut address, reference)), invalid);
+    ok!(cuTexRefSetAddress_v2(
+        &mut offset,
+        reference,
+        memory + 520,
+        64
+    ));
+    ok!(cuTexRefGetAddress_v2(&mut address, reference));
+    assert_eq!((address, offset), (memory + 520, 8));
+    let nowhere = std::ptr::null_mut();
+    let aligned = cu!(cuTexRefSetAddress_v2(nowhere, reference, memory + 520, 64));
+    assert_eq!(aligned, invalid);
+    ok!(cuTexRefSetFilterMode(reference, CU_TR_FILTER_MODE_LINEAR));
+    ok!(cuTexRefSetAddressMode(reference, 2, 3));
+    ok!(cuTexRefSetMipmapLevelClamp(reference, 1.0, 2.5));
+    let (mut filter, mut mode, mut clamp) = (9, 9, [0f32; 2]);
+    ok!(cuTexRefGetFilterMode(&mut filter, reference));
+    ok!(cuTexRefGetAddressMode(&mut mode, reference, 2));
+    let [least, most] = &mut clamp;
+    ok!(cuTexRefGetMipmapLevelClamp(least, most, reference));
+    assert_eq!(
+        (filter, mode, clamp),
+        (CU_TR_FILTER_MODE_LINEAR, 3, [1.0, 2.5])
+    );
+    assert_eq!(cu!(cuTexRefSetAddressMode(reference, 3, 0)), invalid);
+    ok!(cuTexRefDestroy(reference));
+    let gone = CUDA_ERROR_INVALID_HANDLE;
+    assert_eq!(cu!(cuTexRefDestroy(reference)), gone);
+}
+
+#[test]
 fn advice_on_managed_memory_is_kept() {
     context();
     let mut managed = 0;

@@ -37,6 +37,7 @@ mod resolver;
 mod stream;
 mod stream_memory;
 mod texture;
+mod texture_reference;
 mod user_object;
 mod virtual_memory;
 
