@@ -83,8 +83,9 @@ pub(super) struct Stream {
     ends_ns: Vec<u64>,
     /// Events recorded; the n-th has payload n.
     marks: u64,
-    /// When each was reached.
-    mark_times_ns: Vec<u64>,
+    /// When each was reached, but the first, of which nothing more is asked.
+    mark_times_ns: VecDeque<u64>,
+    marks_forgotten: u64,
     watched: VecDeque<Watched>,
     /// Of the launch that is being made.
     started: Option<(u64, u64)>,
@@ -98,7 +99,8 @@ impl Stream {
             completed: 0,
             ends_ns: Vec::new(),
             marks: 0,
-            mark_times_ns: Vec::new(),
+            mark_times_ns: VecDeque::new(),
+            marks_forgotten: 0,
             watched: VecDeque::new(),
             started: None,
         }
@@ -133,7 +135,7 @@ impl Stream {
         self.started = Some((self.marks, lead_ns));
     }
 
-    /// The last event recorded is the one behind a launch. Whether nothing was watched before on this stream.
+    /// The last event recorded is the one behind a launch.
     pub(super) fn watch(&mut self, launch: LaunchId) {
         let before = self.watched.back();
         let stood_behind = before.is_some_and(|before| !self.is_reached(before.end_payload));
@@ -150,7 +152,7 @@ impl Stream {
     }
 
     pub(super) fn is_reached(&self, payload: u64) -> bool {
-        payload <= self.mark_times_ns.len() as u64
+        payload <= self.marks_forgotten + self.mark_times_ns.len() as u64
     }
 
     /// The event behind a launch, if it is watched.
@@ -170,12 +172,16 @@ impl Stream {
             start,
             end_payload,
         } = self.watched.pop_front()?;
-        let at_ns = |payload: u64| self.mark_times_ns[payload as usize - 1];
+        let place = |payload: u64| (payload - self.marks_forgotten - 1) as usize;
+        let at_ns = |payload: u64| self.mark_times_ns[place(payload)];
         let timing = start.map(|start| EventTiming {
             elapsed_ns: at_ns(end_payload) - at_ns(start.payload),
             stood_behind: start.stood_behind,
             lead_ns: start.lead_ns,
         });
+        // What comes behind this launch was recorded later.
+        self.mark_times_ns.drain(..=place(end_payload));
+        self.marks_forgotten = end_payload;
         Some(Ended { launch, timing })
     }
 }
@@ -283,7 +289,7 @@ impl Process {
         let (index, is_event) = Stream::of(semaphore);
         let stream = &mut self.streams[index];
         if is_event {
-            stream.mark_times_ns.push(at_ns);
+            stream.mark_times_ns.push_back(at_ns);
         } else {
             stream.completed = payload;
             if self.plan.trace {
