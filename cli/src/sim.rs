@@ -98,6 +98,20 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_is_no_profile_is_refused_with_its_line() {
+        let file = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
+        std::fs::write(&file, "[[device]]\nprofile = \"t4\"\nsm_cuont = 4\n").unwrap();
+        let refused = profile_variable(file.path().to_str().unwrap()).unwrap_err();
+        assert_eq!(refused.exit_status, 2);
+        assert!(
+            refused
+                .to_string()
+                .contains("line 3, `sm_cuont = 4`: unknown field"),
+            "{refused}"
+        );
+    }
+
+    #[test]
     fn several_gpus_are_named_in_one_word() {
         assert_eq!(profile_variable("2xa100,t4").unwrap(), "2xa100,t4");
     }

@@ -49,6 +49,16 @@ pub enum ConnectError {
     /// The profile is not one.
     #[error(transparent)]
     Profile(#[from] ProfileError),
+    /// The folder's machine runs with this profile as it was before its file was changed.
+    #[error(
+        "{dir}: the machine there was started before {profile} was changed; it ends with its last user"
+    )]
+    ChangedProfile {
+        /// The machine's folder.
+        dir: String,
+        /// The profile's file.
+        profile: String,
+    },
     /// The folder's machine runs with another profile.
     #[error(
         "{dir}: the machine there has profile {running}, which is not the {asked} of this process"
@@ -234,11 +244,18 @@ impl Machine {
         role: Role,
     ) -> Result<Self, ConnectError> {
         let joined = connection::join(socket, &environment.container, role)?;
-        if joined.profile.name != asked.name || joined.profile.text != asked.text {
+        let dir = || environment.dir.display().to_string();
+        if joined.profile.name != asked.name {
             return Err(ConnectError::OtherProfile {
-                dir: environment.dir.display().to_string(),
+                dir: dir(),
                 running: joined.profile.name,
                 asked: asked.name.clone(),
+            });
+        }
+        if joined.profile.text != asked.text {
+            return Err(ConnectError::ChangedProfile {
+                dir: dir(),
+                profile: joined.profile.name,
             });
         }
         let inner = Inner {

@@ -215,6 +215,46 @@ fn a_machine_whose_starter_died_before_it_came_up_ends_and_leaves_nothing() {
 }
 
 #[test]
+fn more_users_come_than_a_process_usually_has_descriptors() {
+    let (sandbox, folder) = (Sandbox::new(), tempfile::tempdir().unwrap());
+    let script = folder.path().join("device");
+    let real = env!("CARGO_BIN_EXE_gpu-sim-device");
+    fs::write(
+        &script,
+        format!("#!/bin/sh\nulimit -Sn 64\nexec {real} \"$@\"\n"),
+    )
+    .unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    let mut environment = sandbox.environment();
+    environment.device = Some(script);
+    let users: Vec<Machine> = (0..CROWD)
+        .map(|_| Machine::connect_to(&environment).unwrap())
+        .collect();
+    assert!(users.iter().all(|user| user.memory(0).is_ok()));
+}
+
+#[test]
+fn a_profile_that_was_changed_while_its_machine_runs_is_said_to_be() {
+    let mut sandbox = Sandbox::new();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("mine.toml");
+    fs::write(&file, "[[device]]\nprofile = \"t4\"\n").unwrap();
+    sandbox.profile = file.to_str().unwrap().to_owned();
+    let machine = sandbox.connect();
+    fs::write(&file, "[[device]]\nprofile = \"t4\"\ncount = 2\n").unwrap();
+    let refused = Machine::connect_to(&sandbox.environment()).err();
+    let said = refused.unwrap().to_string();
+    assert!(
+        said.contains("was started before") && said.contains("mine.toml"),
+        "{said}"
+    );
+    let device = machine.device_pid();
+    drop(machine);
+    wait_for_end(device);
+    assert_eq!(sandbox.connect().devices().len(), 2);
+}
+
+#[test]
 fn a_device_that_does_not_come_up_leaves_nothing_and_a_later_one_can() {
     let (sandbox, folder) = (Sandbox::new(), tempfile::tempdir().unwrap());
     let mut environment = sandbox.environment();
