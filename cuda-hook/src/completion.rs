@@ -7,11 +7,13 @@
 use std::collections::{HashMap, VecDeque};
 use std::ptr;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use cuda_sys_stubs::abi::*;
 use limiter::clock;
-use limiter::price::KernelKey;
 use limiter::share::{Reservation, Share};
+use limiter::timing::{Stood, Timing};
+use limiter::units::{GpuNs, MonotonicNs};
 use once_cell::sync::OnceCell;
 use parking_lot::Mutex;
 use rustix::thread::futex;
@@ -20,7 +22,6 @@ use rustix::time::Timespec;
 use crate::driver::{Driver, EventKind};
 use crate::entry::Cx;
 use crate::runtime::{self, Attachment};
-use crate::timing::{FairTimings, Start, Stood};
 
 /// How often outstanding launches are looked at: an end is known too late by half of it on the average.
 const LOOK_EVERY_NS: i64 = 100_000;
@@ -46,9 +47,16 @@ impl Event {
     }
 }
 
+/// The beginning of a timed launch.
+#[derive(Clone, Copy)]
+struct Start {
+    /// The event before the launch.
+    event: Event,
+    stood: Stood,
+}
+
 /// A launch that has not been seen to have ended.
 struct Outstanding {
-    key: KernelKey,
     start: Option<Start>,
     end: Event,
     reservation: Reservation,
@@ -139,7 +147,6 @@ pub(crate) struct Completion {
     /// Rises when the first launch becomes outstanding: the futex on which the watching thread sleeps.
     woken: AtomicU32,
     watch: OnceCell<()>,
-    fair: FairTimings,
 }
 
 impl Completion {
@@ -235,9 +242,7 @@ impl Completion {
             };
             let now = clock::monotonic();
             let timing = match ended.start {
-                Some(start) if reached.is_ok() => {
-                    self.fair.timing(driver, ended.key, start, end, now)
-                }
+                Some(start) if reached.is_ok() => timing(driver, start, end, now),
                 _ => None,
             };
             share.completed(ended.reservation, timing, now);
@@ -253,6 +258,19 @@ impl Completion {
             }
         }
     }
+}
+
+/// What the two events of a timed launch say, both reached.
+fn timing(driver: &Driver, start: Start, end: Event, now: MonotonicNs) -> Option<Timing> {
+    let between_ms = driver.elapsed_ms(start.event.raw(), end.raw()).ok()?;
+    let between = Duration::try_from_secs_f64(f64::from(between_ms) / 1e3).ok()?;
+    let between_ns = u64::try_from(between.as_nanos()).ok()?;
+    tracing::trace!(between_ns, stood = ?start.stood, "timed a launch");
+    Some(Timing {
+        between: GpuNs::new(between_ns),
+        stood: start.stood,
+        ended_at: now,
+    })
 }
 
 /// The watching thread.
@@ -281,7 +299,6 @@ fn watch(cx: Cx) {
 
 /// A launch on its way to the driver.
 pub(crate) struct Launch {
-    key: KernelKey,
     stream: StreamKey,
     /// The first event, and how far ahead of the launch it was on its way to the device, in ns.
     start: Option<(Event, u64)>,
@@ -290,7 +307,7 @@ pub(crate) struct Launch {
 
 impl Launch {
     /// Gets ready to see the end of what is about to be launched on `stream`, and to time it if so asked.
-    pub(crate) fn begin(cx: Cx, stream: CUstream, key: KernelKey, timed: bool) -> Self {
+    pub(crate) fn begin(cx: Cx, stream: CUstream, timed: bool) -> Self {
         let completion = &cx.attachment.completion;
         let context = cx
             .driver
@@ -307,7 +324,6 @@ impl Launch {
         let recorded = start.filter(|start| cx.driver.record_event(start.raw(), stream).is_ok());
         let lead_ns = clock::monotonic().saturating_ns_since(asked_at);
         Self {
-            key,
             stream: StreamKey {
                 context,
                 stream: stream.expose_provenance(),
@@ -337,7 +353,6 @@ impl Launch {
         if completion.state.lock().push(
             self.stream,
             Outstanding {
-                key: self.key,
                 start,
                 end,
                 reservation,

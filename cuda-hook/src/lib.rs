@@ -26,4 +26,3 @@ mod not_yet;
 mod runtime;
 mod table;
 mod throttle;
-mod timing;

@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 use std::{fmt, io, mem, ptr, thread};
 
 use cuda_sys_stubs::abi::{CUDA_ERROR_DEINITIALIZED, CUDA_ERROR_NOT_INITIALIZED, CUdevice};
+use limiter::clock;
 use limiter::config::{self, Limits, Refusal, Settings};
 use limiter::ledger::Ledger;
 use limiter::sample;
@@ -319,7 +320,9 @@ impl Attachment {
             .map(|(&uuid, limits)| (uuid, limits.memory_bytes_max))
             .collect();
         let ledger = Ledger::attach(dir, container, &quotas).map_err(Complaint::unusable)?;
-        let share = Share::attach(&ledger, dir, &limits).map_err(Complaint::unusable)?;
+        let now = clock::monotonic();
+        let seed = u64::from(std::process::id()).rotate_left(32) ^ now.get();
+        let share = Share::attach(&ledger, dir, &limits, now, seed).map_err(Complaint::unusable)?;
         tracing::info!("attached to container {container} in {}", dir.display());
         Ok(Self {
             ledger,

@@ -42,7 +42,7 @@ pub(crate) fn throttled(
     }
     let reservation = share.acquire(device_index, key, clock::monotonic());
     let timed = share.should_time(device_index, key, clock::monotonic());
-    let launch = Launch::begin(cx, stream, key, timed);
+    let launch = Launch::begin(cx, stream, timed);
     let status = call();
     if status == CUDA_SUCCESS {
         launch.finish(cx, reservation);

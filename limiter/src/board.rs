@@ -16,6 +16,27 @@ use crate::units::{DeviceUuid, MonotonicNs};
 /// A busy process whose last heartbeat is older than this is stopped or dead.
 pub const HEARTBEAT_NS_MAX: u64 = 1_000_000_000;
 
+/// Leases begin no sooner one after the other.
+const LEASE_PAUSE_NS: u64 = 500_000_000;
+/// No lease is longer.
+const LEASE_NS_MAX: u64 = 60_000_000;
+
+/// Whether somebody has the GPU to itself, to time a launch. Whoever holds it and dies holds it to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lease {
+    /// Nobody has.
+    Nobody,
+    /// Another process: launch nothing before.
+    Another {
+        /// Its end, at the latest.
+        until: MonotonicNs,
+    },
+    /// This one, when what the others have on the GPU is done.
+    OursSoon,
+    /// This one.
+    Ours,
+}
+
 /// This process's place on a GPU's board. All methods are thread-safe.
 #[derive(Debug)]
 pub struct Board {
@@ -51,9 +72,66 @@ impl Board {
 
     /// How many processes have work on the GPU.
     pub fn n_busy(&self, now: MonotonicNs) -> u32 {
-        let entries = used(&*self.seat.file).filter_map(|index| self.seat.file.entries.get(index));
-        let busy = entries.filter(|entry| entry.activity.is_busy(now)).count();
-        u32::try_from(busy).unwrap_or(u32::MAX)
+        u32::try_from(self.busy(now).count()).unwrap_or(u32::MAX)
+    }
+
+    /// Whether another process has work on the GPU.
+    fn is_shared(&self, now: MonotonicNs) -> bool {
+        self.busy(now).any(|index| index != self.seat.index)
+    }
+
+    fn busy(&self, now: MonotonicNs) -> impl Iterator<Item = usize> {
+        used(&*self.seat.file).filter(move |index| {
+            let entry = self.seat.file.entries.get(*index);
+            entry.is_some_and(|entry| entry.activity.is_busy(now))
+        })
+    }
+
+    /// Asks the others to launch nothing for so long; whether they will. It may end before.
+    pub(crate) fn try_lease(&self, now: MonotonicNs, length_ns: u64) -> bool {
+        let lease = &self.seat.file.lease;
+        let due = lease.next_ns.load(Ordering::Relaxed);
+        let next = now.get().saturating_add(LEASE_PAUSE_NS);
+        let is_ours = now.get() >= due
+            && lease
+                .next_ns
+                .compare_exchange(due, next, Ordering::AcqRel, Ordering::Relaxed)
+                .is_ok();
+        if is_ours {
+            let until = now.saturating_add_ns(length_ns.min(LEASE_NS_MAX));
+            lease.holder.store(self.holder(), Ordering::Relaxed);
+            lease.until_ns.store(until.get(), Ordering::Release);
+        }
+        is_ours
+    }
+
+    /// Who has the GPU to itself.
+    pub(crate) fn lease(&self, now: MonotonicNs) -> Lease {
+        let lease = &self.seat.file.lease;
+        let until = MonotonicNs::new(lease.until_ns.load(Ordering::Acquire));
+        if until <= now {
+            Lease::Nobody
+        } else if lease.holder.load(Ordering::Relaxed) != self.holder() {
+            Lease::Another { until }
+        } else if self.is_shared(now) {
+            Lease::OursSoon
+        } else {
+            Lease::Ours
+        }
+    }
+
+    /// Gives back what this process holds.
+    pub(crate) fn end_lease(&self) {
+        let lease = &self.seat.file.lease;
+        if lease.holder.load(Ordering::Relaxed) == self.holder() {
+            lease.until_ns.store(0, Ordering::Release);
+        }
+    }
+
+    fn holder(&self) -> u64 {
+        u64::try_from(self.seat.index)
+            .unwrap_or(u64::MAX)
+            .saturating_add(1)
     }
 
     /// What a context takes of the GPU, under the driver of that version.
@@ -235,6 +313,43 @@ mod tests {
         goes.set_busy(at(0));
         drop(goes);
         assert_eq!(stays.n_busy(at(0)), 0);
+    }
+
+    #[test]
+    fn a_lease_keeps_the_others_off_until_it_ends() {
+        let dir = tempfile::tempdir().unwrap();
+        let [holder, other] = [(); 2].map(|()| Board::attach(dir.path(), GPU).unwrap());
+        assert_eq!(other.lease(at(0)), Lease::Nobody);
+        assert!(holder.try_lease(at(0), 20 * MS));
+        assert_eq!(other.lease(at(1)), Lease::Another { until: at(20) });
+        assert_eq!(holder.lease(at(1)), Lease::Ours);
+        assert_eq!(other.lease(at(20)), Lease::Nobody, "its time is over");
+        other.end_lease();
+        assert_eq!(holder.lease(at(1)), Lease::Ours, "not the other's to end");
+        holder.end_lease();
+        assert_eq!(other.lease(at(1)), Lease::Nobody);
+    }
+
+    #[test]
+    fn a_lease_begins_when_the_others_work_has_ended() {
+        let dir = tempfile::tempdir().unwrap();
+        let [holder, other] = [(); 2].map(|()| Board::attach(dir.path(), GPU).unwrap());
+        holder.set_busy(at(0));
+        other.set_busy(at(0));
+        assert!(holder.try_lease(at(0), 20 * MS));
+        assert_eq!(holder.lease(at(1)), Lease::OursSoon);
+        other.set_idle();
+        assert_eq!(holder.lease(at(1)), Lease::Ours);
+    }
+
+    #[test]
+    fn leases_are_short_and_rare() {
+        let dir = tempfile::tempdir().unwrap();
+        let boards = [(); 2].map(|()| Board::attach(dir.path(), GPU).unwrap());
+        assert!(boards[0].try_lease(at(0), 10_000 * MS));
+        assert_eq!(boards[1].lease(at(60)), Lease::Nobody);
+        assert!(!boards[1].try_lease(at(499), MS), "so soon after the last");
+        assert!(boards[1].try_lease(at(500), MS));
     }
 
     #[test]

@@ -63,8 +63,17 @@ impl<'a> Bucket<'a> {
 
     /// May work of this cost begin now?
     ///
-    /// Over any window of length `t`, what is granted is at most `burst + cap × t` and one cost.
-    pub fn admit(self, now: MonotonicNs, cost: GpuNs, cap: Percent, burst: GpuNs) -> Decision {
+    /// What was not used before `entitled_since` is lost; pass `now` for a container that wanted nothing. Over any window of
+    /// length `t`, what is granted is at most `burst + cap × (t + now − entitled_since)` and one cost.
+    pub fn admit(
+        self,
+        now: MonotonicNs,
+        entitled_since: MonotonicNs,
+        cost: GpuNs,
+        cap: Percent,
+        burst: GpuNs,
+    ) -> Decision {
+        let entitled_since = entitled_since.min(now);
         let tolerance = wall_ns(burst, cap);
         let price = wall_ns(cost, cap);
         let paid_by = now.get().saturating_add(tolerance);
@@ -74,7 +83,7 @@ impl<'a> Bucket<'a> {
             } else {
                 tat
             };
-            (tat <= paid_by).then(|| tat.max(now.get()).saturating_add(price))
+            (tat <= paid_by).then(|| tat.max(entitled_since.get()).saturating_add(price))
         };
         match self
             .tat_ns
@@ -127,7 +136,7 @@ mod tests {
 
     /// Ask until granted; returns when.
     fn wait_for(bucket: Bucket, mut now: MonotonicNs, cost: u64, cap: Percent) -> MonotonicNs {
-        while let Decision::NotBefore(then) = bucket.admit(now, GpuNs::new(cost), cap, BURST) {
+        while let Decision::NotBefore(then) = bucket.admit(now, now, GpuNs::new(cost), cap, BURST) {
             assert!(then > now, "a wait that ends in the past");
             now = then;
         }
@@ -148,6 +157,23 @@ mod tests {
         }
         let end = wait_for(bucket, now, 1, cap);
         (rounds * taken) as f64 / end.saturating_ns_since(START) as f64
+    }
+
+    #[test]
+    fn what_a_container_was_entitled_to_and_did_not_get_is_made_up_for() {
+        let cap = percent("50");
+        let used_at_once = |entitled_since: MonotonicNs| {
+            let tat = AtomicU64::new(0);
+            let admit =
+                || Bucket::new(&tat).admit(START, entitled_since, GpuNs::new(MS), cap, BURST);
+            std::iter::repeat_with(admit)
+                .take_while(|decision| *decision == Decision::Granted)
+                .count()
+        };
+        let rested = used_at_once(START);
+        let held_back = MonotonicNs::new(START.get() - 20 * MS);
+        assert_eq!(rested, 3, "the burst, and the one that goes beyond it");
+        assert_eq!(used_at_once(held_back), rested + 10, "half of 20 ms more");
     }
 
     #[test]
@@ -177,7 +203,8 @@ mod tests {
         for later in [0, 3_600_000 * MS] {
             let now = START.saturating_add_ns(later);
             let granted = (0..100).take_while(|_| {
-                bucket.admit(now, GpuNs::new(MS / 2), percent("10"), BURST) == Decision::Granted
+                bucket.admit(now, now, GpuNs::new(MS / 2), percent("10"), BURST)
+                    == Decision::Granted
             });
             assert_eq!(
                 granted.count(),
@@ -191,10 +218,10 @@ mod tests {
     fn a_changed_cap_keeps_what_is_owed() {
         let tat = AtomicU64::new(0);
         let bucket = Bucket::new(&tat);
-        bucket.admit(START, GpuNs::new(30 * MS), percent("60"), BURST);
+        bucket.admit(START, START, GpuNs::new(30 * MS), percent("60"), BURST);
         bucket.rescale(START, percent("60"), percent("30"));
         assert_eq!(
-            bucket.admit(START, GpuNs::new(1), percent("30"), BURST),
+            bucket.admit(START, START, GpuNs::new(1), percent("30"), BURST),
             Decision::NotBefore(START.saturating_add_ns(100 * MS - (200 * MS).div_ceil(30)))
         );
     }
@@ -203,11 +230,11 @@ mod tests {
     fn a_debt_from_before_a_reboot_is_forgotten() {
         let tat = AtomicU64::new(START.get() + 2 * DEBT_NS_MAX);
         assert_eq!(
-            Bucket::new(&tat).admit(START, GpuNs::new(1), percent("30"), BURST),
+            Bucket::new(&tat).admit(START, START, GpuNs::new(1), percent("30"), BURST),
             Decision::Granted
         );
         assert_eq!(
-            Bucket::new(&tat).admit(START, GpuNs::new(1), percent("30"), BURST),
+            Bucket::new(&tat).admit(START, START, GpuNs::new(1), percent("30"), BURST),
             Decision::Granted
         );
     }
@@ -219,6 +246,7 @@ mod tests {
         let end = MonotonicNs::new(u64::MAX);
         for now in [MonotonicNs::new(0), START, end] {
             bucket.admit(
+                now,
                 now,
                 GpuNs::new(u64::MAX),
                 percent("1"),
@@ -240,7 +268,7 @@ mod tests {
             let (tat, mut now, mut granted) = (AtomicU64::new(0), START, Vec::new());
             for (pause, cost) in requests {
                 now = now.saturating_add_ns(pause);
-                if Bucket::new(&tat).admit(now, GpuNs::new(cost), cap, BURST) == Decision::Granted {
+                if Bucket::new(&tat).admit(now, now, GpuNs::new(cost), cap, BURST) == Decision::Granted {
                     granted.push((now, cost));
                 }
             }
@@ -264,10 +292,10 @@ mod tests {
             let (tat, mut now) = (AtomicU64::new(0), START);
             for cost in costs {
                 let cost = GpuNs::new(cost);
-                if let Decision::NotBefore(then) = Bucket::new(&tat).admit(now, cost, cap, BURST) {
+                if let Decision::NotBefore(then) = Bucket::new(&tat).admit(now, now, cost, cap, BURST) {
                     prop_assert!(then > now);
                     now = then;
-                    prop_assert_eq!(Bucket::new(&tat).admit(now, cost, cap, BURST), Decision::Granted);
+                    prop_assert_eq!(Bucket::new(&tat).admit(now, now, cost, cap, BURST), Decision::Granted);
                 }
             }
         }

@@ -2,8 +2,8 @@
 //!
 //! * what is limited: [`config`], in [`units`];
 //! * memory: [`ledger`], one shared file per container, one slot per process; [`context`] says what a context takes;
-//! * GPU time: [`share`] asks [`price`] what a launch costs and [`bucket`] whether it may go; [`board`] says who else is
-//!   busy;
+//! * GPU time: [`share`] asks [`price`] what a launch costs and [`bucket`] whether it may go; [`timing`] says what it took,
+//!   [`board`] who else was busy meanwhile;
 //! * what others read: [`sample`].
 //!
 //! Time is always an argument: [`clock::monotonic`] is the one function here that reads a clock.
@@ -32,4 +32,5 @@ pub mod share;
 pub mod shm;
 mod slot;
 mod sync;
+pub mod timing;
 pub mod units;

@@ -1,13 +1,13 @@
 //! What a kernel costs: measured durations, cleaned of other tenants' time slices.
 //!
 //! A pair of timing events around a launch measures the kernel *and* the slices that the GPU gave to other contexts in
-//! between. Three ways to its own time, each good for some lengths (`slice` is the GPU's time slice, about 2 ms):
-//! * shorter than 0.7 slices: most samples are clean and contamination only adds, so the mean of the samples near the
-//!   lower quartile;
-//! * measured while no other tenant was busy: the mean of the middle half of such samples, for as long as they are fresh (a
-//!   first launch, or one that the host was late with, may take twice the usual);
-//! * otherwise the time since divided among the busy tenants ("virtual"). One sample is off by up to a slice; over
-//!   launches at random phases of the slices the error averages out, so the mean of many is right.
+//! between. Three ways to its own time, the first that is open (`slice` is the GPU's time slice, about 2 ms):
+//! * timings while no other tenant was busy: the mean of the middle half of them, for as long as they are fresh (a first
+//!   launch, or one that the host was late with, may take twice the usual);
+//! * shorter than 0.7 slices: many samples are clean and contamination only adds, so the mean of those near the lower
+//!   quartile;
+//! * the time since divided among the busy tenants ("virtual"). One sample is off by up to a slice, and the mean of many by
+//!   several percent: so for such kernels a moment without the others is asked for ([`PriceTable::wants_lease`]).
 
 use std::sync::{Mutex, PoisonError};
 
@@ -34,7 +34,7 @@ const SOLO_FRESH_NS: u64 = 8_000_000_000;
 /// Samples kept of a kernel.
 const SAMPLES: usize = 16;
 /// Samples kept of those without other tenants.
-const SOLO_SAMPLES: usize = 8;
+const SOLO_SAMPLES: usize = 16;
 /// Virtual times are averaged over about as many samples.
 const VIRTUAL_MEMORY: u64 = 256;
 /// Places tried for a key before it is left without one.
@@ -55,13 +55,26 @@ pub struct PriceTable {
 }
 
 /// What a launch reads.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Entry {
     /// The key; 0: free.
     key: AtomicU64,
     /// 0: not measured.
     price_ns: AtomicU64,
+    /// When to ask for a timing without other tenants; `u64::MAX`: never.
+    lease_wanted_ns: AtomicU64,
     timings: AtomicU32,
+}
+
+impl Entry {
+    fn new() -> Self {
+        Self {
+            key: AtomicU64::new(0),
+            price_ns: AtomicU64::new(0),
+            lease_wanted_ns: AtomicU64::new(u64::MAX),
+            timings: AtomicU32::new(0),
+        }
+    }
 }
 
 /// What is known of a kernel.
@@ -71,6 +84,7 @@ struct History {
     virtual_mean_ns: u64,
     solo: Latest<SOLO_SAMPLES>,
     solo_at: MonotonicNs,
+    leased_at: MonotonicNs,
 }
 
 /// The latest samples, in ns.
@@ -109,6 +123,7 @@ impl History {
         virtual_mean_ns: 0,
         solo: Latest::EMPTY,
         solo_at: MonotonicNs::new(0),
+        leased_at: MonotonicNs::new(0),
     };
 
     fn add(&mut self, elapsed: GpuNs, own: GpuNs, now: MonotonicNs) {
@@ -127,27 +142,45 @@ impl History {
 
     fn price(&self, slice: GpuNs, now: MonotonicNs) -> GpuNs {
         let (mut elapsed, mut solo) = (self.elapsed, self.solo);
+        let is_solo_fresh = now.saturating_ns_since(self.solo_at) < SOLO_FRESH_NS;
+        if is_solo_fresh && let Some(own) = middle_mean(solo.sorted()) {
+            return GpuNs::new(own);
+        }
         let elapsed = elapsed.sorted();
-        let Some(quartile) = elapsed.get(elapsed.len() / 4).copied() else {
+        let Some(quartile) = lower_quartile(elapsed) else {
             return FIRST_PRICE;
         };
-        let is_short = quartile.saturating_mul(10) < slice.get().saturating_mul(7);
-        let is_solo_fresh = now.saturating_ns_since(self.solo_at) < SOLO_FRESH_NS;
-        let own = if is_short {
-            mean_near(elapsed, quartile, slice)
-        } else {
-            is_solo_fresh.then(|| middle_mean(solo.sorted())).flatten()
-        };
+        let own = is_short(quartile, slice)
+            .then(|| mean_near(elapsed, quartile))
+            .flatten();
         GpuNs::new(own.unwrap_or(self.virtual_mean_ns))
+    }
+
+    /// When a timing without other tenants is needed: while the last one still counts. A short kernel needs none.
+    fn lease_wanted(&self, slice: GpuNs) -> MonotonicNs {
+        let mut elapsed = self.elapsed;
+        match lower_quartile(elapsed.sorted()) {
+            Some(quartile) if !is_short(quartile, slice) => self
+                .solo_at
+                .max(self.leased_at)
+                .saturating_add_ns(SOLO_FRESH_NS / 2),
+            _ => MonotonicNs::new(u64::MAX),
+        }
     }
 }
 
-/// Mean of the samples that hold no foreign slice.
-fn mean_near(sorted: &[u64], quartile: u64, slice: GpuNs) -> Option<u64> {
-    let third_of_slice = slice.get().saturating_mul(3) / 10;
-    let limit = quartile
-        .saturating_mul(2)
-        .min(quartile.saturating_add(third_of_slice));
+fn lower_quartile(sorted: &[u64]) -> Option<u64> {
+    sorted.get(sorted.len() / 4).copied()
+}
+
+/// Whether most samples fit into one time slice.
+fn is_short(quartile: u64, slice: GpuNs) -> bool {
+    quartile.saturating_mul(10) < slice.get().saturating_mul(7)
+}
+
+/// Mean of the samples that hold nothing foreign: those less than a sixth above the quartile.
+fn mean_near(sorted: &[u64], quartile: u64) -> Option<u64> {
+    let limit = quartile.saturating_add(quartile / 6);
     mean(sorted.get(..sorted.partition_point(|sample| *sample <= limit))?)
 }
 
@@ -181,7 +214,7 @@ impl PriceTable {
         let capacity = capacity.max(PROBES_MAX).next_power_of_two();
         Self {
             slice,
-            entries: (0..capacity).map(|_| Entry::default()).collect(),
+            entries: (0..capacity).map(|_| Entry::new()).collect(),
             histories: Mutex::new(vec![History::EMPTY; capacity].into_boxed_slice()),
             typical_ns: AtomicU64::new(FIRST_PRICE.get()),
             next_timing_ns: AtomicU64::new(0),
@@ -198,6 +231,32 @@ impl PriceTable {
             .find(|entry| entry.key.load(Ordering::Acquire) == key)?;
         let price = entry.price_ns.load(Ordering::Relaxed);
         (price != 0).then(|| GpuNs::new(price))
+    }
+
+    /// Whether `key` needs a timing without other tenants.
+    pub fn wants_lease(&self, key: KernelKey, now: MonotonicNs) -> bool {
+        let Some((_, entry)) = self.place_of(key) else {
+            return false;
+        };
+        now.get() >= entry.lease_wanted_ns.load(Ordering::Relaxed)
+    }
+
+    /// A lease was taken for `key`: even if it was in vain, the next one is for later.
+    pub fn leased(&self, key: KernelKey, now: MonotonicNs) {
+        let Some((at, entry)) = self.place_of(key) else {
+            return;
+        };
+        let mut histories = self
+            .histories
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(history) = histories.get_mut(at) {
+            history.leased_at = now;
+            let lease_wanted = history.lease_wanted(self.slice);
+            entry
+                .lease_wanted_ns
+                .store(lease_wanted.get(), Ordering::Relaxed);
+        }
     }
 
     /// What to charge for a kernel that was never measured: the average of late.
@@ -246,6 +305,10 @@ impl PriceTable {
         history.add(elapsed, own, now);
         let price = history.price(self.slice, now).get().max(1);
         entry.price_ns.store(price, Ordering::Relaxed);
+        let lease_wanted = history.lease_wanted(self.slice);
+        entry
+            .lease_wanted_ns
+            .store(lease_wanted.get(), Ordering::Relaxed);
         self.typical_ns.store(
             moved_mean(self.typical().get(), price, 16),
             Ordering::Relaxed,
@@ -465,6 +528,28 @@ mod tests {
                 "{price:?} after {now_ns} ns"
             );
         }
+    }
+
+    #[test]
+    fn a_long_kernel_wants_the_gpu_to_itself_while_its_last_clean_timing_still_counts() {
+        let table = PriceTable::new(64, SLICE, 1);
+        let [short, long] = [KernelKey(1), KernelKey(2)];
+        let observe = |key, elapsed_ns: u64, own_ns: u64, now_ns: u64| {
+            let (elapsed, own) = (GpuNs::new(elapsed_ns), GpuNs::new(own_ns));
+            table.observe(key, elapsed, own, MonotonicNs::new(now_ns));
+        };
+        let wants = |key, now_ns| table.wants_lease(key, MonotonicNs::new(now_ns));
+        let start = 2 * SOLO_FRESH_NS;
+        assert!(!wants(long, start), "nothing is known of it");
+        observe(short, MS, MS / 2, start);
+        observe(long, 10 * MS, 5 * MS, start);
+        assert!(!wants(short, start) && wants(long, start));
+        table.leased(long, MonotonicNs::new(start));
+        observe(long, 10 * MS, 5 * MS, start + 1);
+        assert!(!wants(long, start + 2), "it was in vain: later again");
+        observe(long, 5 * MS, 5 * MS, start + 3);
+        let half = start + 3 + SOLO_FRESH_NS / 2;
+        assert!(!wants(long, half - 1) && wants(long, half));
     }
 
     #[test]

@@ -259,7 +259,7 @@ mod tests {
             &[(GPU, limits().memory_bytes_max)],
         )
         .unwrap();
-        let share = Share::attach(&ledger, dir, &[limits()]).unwrap();
+        let share = Share::attach(&ledger, dir, &[limits()], MonotonicNs::new(0), 1).unwrap();
         (ledger, share)
     }
 

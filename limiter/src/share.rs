@@ -16,7 +16,7 @@
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::board::{Board, VirtualClock};
+use crate::board::{Board, Lease, VirtualClock};
 use crate::bucket::{BURST, Bucket, Correction, Decision};
 use crate::clock;
 use crate::config::GpuLimits;
@@ -26,6 +26,7 @@ use crate::shm::layout::{ContainerFile, DeviceRow, SlotDevice, UsageRow};
 use crate::shm::{self, AttachError};
 use crate::slot::{Seat, used};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use crate::timing::{FairTimings, Timing};
 use crate::units::{GpuNs, MonotonicNs, Percent};
 
 /// This process's part in its container's share. All methods are thread-safe; none but `attach` allocates.
@@ -42,15 +43,20 @@ struct Device {
     row: usize,
     board: Board,
     prices: PriceTable,
+    fair: FairTimings,
     clock: Mutex<VirtualClock>,
     /// When `clock` was last advanced.
     ticked_ns: AtomicU64,
     /// Launches admitted and not completed.
     outstanding: AtomicU32,
+    /// Since when there always was one, or one waited for another's lease; 0: neither.
+    wanting_since_ns: AtomicU64,
     /// Those of them that nobody knows the price of.
     unmeasured: AtomicU32,
     /// When an unmeasured launch was last admitted or completed.
     progress_ns: AtomicU64,
+    /// Timings that this process's lease is still for.
+    lease_timings: AtomicU32,
 }
 
 /// The answer to a launch.
@@ -72,13 +78,11 @@ pub struct Reservation {
     is_measured: bool,
 }
 
-/// What a pair of timing events around one launch said.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Timing {
-    /// Time between the two events.
-    pub elapsed: GpuNs,
-    /// When the second was reached, as nearly as the host knows.
-    pub ended_at: MonotonicNs,
+impl Reservation {
+    /// Whether the price was known. Where it was not, launches that wait for its end look again.
+    pub fn is_measured(&self) -> bool {
+        self.is_measured
+    }
 }
 
 /// What this process's launches used of one GPU.
@@ -103,6 +107,14 @@ const LIVENESS_NS: u64 = 10_000_000;
 /// A launch that waits for others of this process to finish is woken by them; should that be missed, it looks again
 /// after this.
 const LOOK_AGAIN_NS: u64 = 1_000_000;
+/// So much of a container's share, in time on the wall, can be made up for when the GPU gave it to others.
+const MADE_UP_NS_MAX: u64 = 100_000_000;
+/// A lease is for so many timings.
+const LEASE_TIMINGS: u32 = 3;
+/// How long the others' work on the GPU may take to end before a lease is of use.
+const LEASE_DRAIN_NS: u64 = 8_000_000;
+/// How often the holder of a lease looks whether the others' work has ended.
+const LEASE_LOOK_NS: u64 = 100_000;
 /// The virtual clock is not advanced more often.
 const TICK_NS: u64 = 50_000;
 
@@ -125,11 +137,17 @@ fn gather_ns(cap: Option<Percent>) -> u64 {
 
 impl Share {
     /// Take part in the shares of `ledger`'s container; `limits` in the ledger's device order. `dir` holds the boards of
-    /// the GPUs, `gpu-<uuid>.board`.
+    /// the GPUs, `gpu-<uuid>.board`. The `seed` decides which launches are timed.
     ///
     /// # Errors
     /// A board cannot be used, or the container's file cannot be locked.
-    pub fn attach(ledger: &Ledger, dir: &Path, limits: &[GpuLimits]) -> Result<Self, AttachError> {
+    pub fn attach(
+        ledger: &Ledger,
+        dir: &Path,
+        limits: &[GpuLimits],
+        now: MonotonicNs,
+        seed: u64,
+    ) -> Result<Self, AttachError> {
         let seat = Arc::clone(ledger.seat());
         let locked = seat.file.exclusive();
         let exclusive = locked.map_err(|source| seat.file.error("lock", source))?;
@@ -148,7 +166,7 @@ impl Share {
         drop(exclusive);
         let devices = devices
             .into_iter()
-            .map(|(row, uuid)| Device::attach(row, Board::attach(dir, uuid)?));
+            .map(|(row, uuid)| Ok(Device::new(row, Board::attach(dir, uuid)?, now, seed)));
         Ok(Self {
             devices: devices.collect::<Result<_, AttachError>>()?,
             seat,
@@ -186,10 +204,18 @@ impl Share {
             return Admit::NotBefore(then);
         }
         let charged = price.unwrap_or_else(|| device.prices.typical());
+        if let Some(then) = device.leased_not_before(key, charged, now) {
+            return Admit::NotBefore(then);
+        }
         if let Some(cap) = cap(row)
             && cap < Percent::ALL
-            && let Decision::NotBefore(then) =
-                Bucket::new(&row.bucket.tat_ns).admit(now, charged, cap, BURST)
+            && let Decision::NotBefore(then) = Bucket::new(&row.bucket.tat_ns).admit(
+                now,
+                device.entitled_since(now),
+                charged,
+                cap,
+                BURST,
+            )
         {
             return Admit::NotBefore(then);
         }
@@ -216,18 +242,23 @@ impl Share {
                 Admit::Granted(reservation) => return reservation,
                 Admit::NotBefore(earliest) => earliest,
             };
-            let gathered_ns = self.row(device_index).map_or(0, |row| gather_ns(cap(row)));
-            let deadline = earliest.saturating_add_ns(gathered_ns);
+            let deadline = self.gathered(device_index, earliest);
             now = self.sleep_until(device_index, gate, deadline, !has_waited);
             has_waited = true;
         }
     }
 
+    /// Until when a launch waits that may not go before `earliest`: a little longer, so that several go at once.
+    pub fn gathered(&self, device_index: usize, earliest: MonotonicNs) -> MonotonicNs {
+        let gathered_ns = self.row(device_index).map_or(0, |row| gather_ns(cap(row)));
+        earliest.saturating_add_ns(gathered_ns)
+    }
+
     /// Whether this launch should be put between two timing events.
     pub fn should_time(&self, device_index: usize, key: KernelKey, now: MonotonicNs) -> bool {
-        self.devices
-            .get(device_index)
-            .is_some_and(|device| device.prices.should_time(key, now))
+        self.devices.get(device_index).is_some_and(|device| {
+            device.board.lease(now) == Lease::Ours || device.prices.should_time(key, now)
+        })
     }
 
     /// A launch has finished: learn from its timing, if it was timed, and correct its charge.
@@ -387,19 +418,20 @@ impl Share {
 }
 
 impl Device {
-    fn attach(row: usize, board: Board) -> Result<Self, AttachError> {
-        let seed = u64::from(std::process::id()).rotate_left(32);
-        let now = clock::monotonic();
-        Ok(Self {
+    fn new(row: usize, board: Board, now: MonotonicNs, seed: u64) -> Self {
+        Self {
             row,
             board,
-            prices: PriceTable::new(KERNELS_MAX, SLICE, seed ^ now.get()),
+            prices: PriceTable::new(KERNELS_MAX, SLICE, seed),
+            fair: FairTimings::default(),
             clock: Mutex::new(VirtualClock::new(now)),
             ticked_ns: AtomicU64::new(now.get()),
             outstanding: AtomicU32::new(0),
+            wanting_since_ns: AtomicU64::new(0),
             unmeasured: AtomicU32::new(0),
             progress_ns: AtomicU64::new(0),
-        })
+            lease_timings: AtomicU32::new(0),
+        }
     }
 
     /// When to ask again for a launch of unknown price; `None`: it may go.
@@ -412,12 +444,57 @@ impl Device {
         (now < given_up).then(|| given_up.min(now.saturating_add_ns(LOOK_AGAIN_NS)))
     }
 
+    /// From when on this process was ready to use what its container may. While it has work on the GPU and uses less, the
+    /// GPU is giving the time to others: that much is made up for later.
+    fn entitled_since(&self, now: MonotonicNs) -> MonotonicNs {
+        match self.wanting_since_ns.load(Ordering::Relaxed) {
+            0 => now,
+            since => MonotonicNs::new(since.max(now.get().saturating_sub(MADE_UP_NS_MAX))),
+        }
+    }
+
+    fn want(&self, now: MonotonicNs) {
+        // Since before, otherwise.
+        let _ = self.wanting_since_ns.compare_exchange(
+            0,
+            now.get(),
+            Ordering::Relaxed,
+            Ordering::Relaxed,
+        );
+    }
+
+    /// When to ask again because somebody has the GPU to itself, or will have: another, or this process, for this launch.
+    fn leased_not_before(
+        &self,
+        key: KernelKey,
+        price: GpuNs,
+        now: MonotonicNs,
+    ) -> Option<MonotonicNs> {
+        let then = match self.board.lease(now) {
+            Lease::Another { until } => until,
+            Lease::OursSoon => now.saturating_add_ns(LEASE_LOOK_NS),
+            Lease::Ours => return None,
+            Lease::Nobody => {
+                let length_ns = price.get().saturating_mul(3).saturating_add(LEASE_DRAIN_NS);
+                if !self.prices.wants_lease(key, now) || !self.board.try_lease(now, length_ns) {
+                    return None;
+                }
+                self.prices.leased(key, now);
+                self.lease_timings.store(LEASE_TIMINGS, Ordering::Relaxed);
+                now.saturating_add_ns(LEASE_LOOK_NS)
+            }
+        };
+        self.want(now);
+        Some(then)
+    }
+
     fn begin(&self, is_measured: bool, now: MonotonicNs) {
         if !is_measured {
             self.unmeasured.fetch_add(1, Ordering::Relaxed);
             self.progress_ns.store(now.get(), Ordering::Relaxed);
         }
         if self.outstanding.fetch_add(1, Ordering::AcqRel) == 0 {
+            self.want(now);
             self.board.set_busy(now);
             self.tick(now);
         }
@@ -429,6 +506,7 @@ impl Device {
             self.progress_ns.store(now.get(), Ordering::Relaxed);
         }
         if self.outstanding.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.wanting_since_ns.store(0, Ordering::Relaxed);
             self.board.set_idle();
             // A launch may have begun between the two: its word is the last.
             if self.outstanding.load(Ordering::Acquire) > 0 {
@@ -460,12 +538,20 @@ impl Device {
     }
 
     fn learn(&self, key: KernelKey, timing: Timing, now: MonotonicNs) {
-        let began_at = MonotonicNs::new(timing.ended_at.get().saturating_sub(timing.elapsed.get()));
+        let Some(elapsed) = self.fair.elapsed(key, timing) else {
+            return;
+        };
+        let began_at = MonotonicNs::new(timing.ended_at.get().saturating_sub(elapsed.get()));
         let clock = self.clock.lock().unwrap_or_else(PoisonError::into_inner);
         let own = clock.between(began_at, timing.ended_at);
         drop(clock);
-        self.prices
-            .observe(key, timing.elapsed, GpuNs::new(own), now);
+        self.prices.observe(key, elapsed, GpuNs::new(own), now);
+        // Those that had begun before the others were gone count too: no lease is longer for them.
+        if self.board.lease(now) == Lease::Ours
+            && self.lease_timings.fetch_sub(1, Ordering::Relaxed) == 1
+        {
+            self.board.end_lease();
+        }
     }
 }
 

@@ -1,4 +1,5 @@
 use super::*;
+use crate::timing::Stood;
 use crate::units::{Bytes, DeviceUuid};
 
 const MS: u64 = 1_000_000;
@@ -22,7 +23,7 @@ fn join(dir: &Path, name: &str, sm_max: Option<Percent>) -> (Ledger, Share) {
         sm_max,
     };
     let ledger = Ledger::attach(dir, &name.parse().unwrap(), &[(uuid, None::<Bytes>)]).unwrap();
-    let share = Share::attach(&ledger, dir, &[limits]).unwrap();
+    let share = Share::attach(&ledger, dir, &[limits], clock::monotonic(), 1).unwrap();
     (ledger, share)
 }
 
@@ -43,7 +44,8 @@ impl Gpu {
         self.free_at = self.free_at.max(now).saturating_add_ns(duration_ns);
         self.busy_ns += duration_ns;
         Timing {
-            elapsed: GpuNs::new(duration_ns),
+            between: GpuNs::new(duration_ns),
+            stood: Stood::Behind,
             ended_at: self.free_at,
         }
     }
@@ -138,7 +140,8 @@ fn two_processes_of_a_container_share_its_cap() {
     let now = clock::monotonic();
     let reservation = one.acquire(0, KEY, now);
     let timing = Timing {
-        elapsed: GpuNs::new(50 * MS),
+        between: GpuNs::new(50 * MS),
+        stood: Stood::Behind,
         ended_at: now,
     };
     one.completed(reservation, Some(timing), now);
@@ -238,7 +241,8 @@ fn a_raised_cap_lets_waiting_launches_go() {
     let reservation = share.acquire(0, KEY, now);
     // At 1 % ten seconds of waiting, at 100 % none.
     let timing = Timing {
-        elapsed: GpuNs::new(100 * MS),
+        between: GpuNs::new(100 * MS),
+        stood: Stood::Behind,
         ended_at: now,
     };
     share.completed(reservation, Some(timing), now);
@@ -275,7 +279,8 @@ fn a_foreign_tenants_slices_are_not_charged() {
         share.completed(
             reservation,
             Some(Timing {
-                elapsed: GpuNs::new(20 * MS),
+                between: GpuNs::new(20 * MS),
+                stood: Stood::Behind,
                 ended_at: now,
             }),
             now,

@@ -150,6 +150,7 @@ pub(crate) struct SlotDevice {
 pub(crate) struct BoardFile {
     preamble: Preamble,
     pub(crate) contexts: ContextRow,
+    pub(crate) lease: LeaseRow,
     pub(crate) entries: [BoardEntry; ENTRIES_MAX],
 }
 
@@ -164,6 +165,18 @@ pub(crate) struct ContextRow {
     /// Counts the measurements; who waits for one sleeps on it.
     pub(crate) measured: AtomicU32,
     reserved: [AtomicU32; 3],
+}
+
+/// Who has the GPU to itself for a moment, to time a launch.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub(crate) struct LeaseRow {
+    /// Number of the holder's entry, from 1 on.
+    pub(crate) holder: AtomicU64,
+    /// Until when, `CLOCK_MONOTONIC`.
+    pub(crate) until_ns: AtomicU64,
+    /// When the next lease may begin.
+    pub(crate) next_ns: AtomicU64,
 }
 
 /// A process on a GPU.
@@ -188,7 +201,7 @@ pub(crate) struct Activity {
 const _: () = assert!(size_of::<Preamble>() == 64 && size_of::<Owner>() == 64);
 const _: () = assert!(size_of::<DeviceRow>() == 5 * 64 && size_of::<SlotDevice>() == 128);
 const _: () = assert!(size_of::<Slot>() == 2176 && size_of::<BoardEntry>() == 128);
-const _: () = assert!(size_of::<ContextRow>() == 64);
+const _: () = assert!(size_of::<ContextRow>() == 64 && size_of::<LeaseRow>() == 64);
 
 // SAFETY: `repr(C)`, begins with a `Preamble`, atomics and arrays and structs of them only.
 unsafe impl Shared for ContainerFile {

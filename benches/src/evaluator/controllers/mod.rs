@@ -1,12 +1,14 @@
-//! Controllers to compare with: baselines, written from descriptions of what others do, not from their source. Read them as
-//! mechanisms, not as products.
+//! The project's own limiter, and controllers to compare it with: baselines, written from descriptions of what others do, not
+//! from their source. Read those as mechanisms, not as products.
 
 mod block_tokens;
 mod count_window;
 mod exclusive_lease;
+mod limiter;
 mod native;
 
 pub use block_tokens::{BlockTokens, Step};
 pub use count_window::CountWindow;
 pub use exclusive_lease::ExclusiveLease;
+pub use limiter::Limited;
 pub use native::Native;

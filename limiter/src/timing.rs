@@ -1,0 +1,122 @@
+//! What a pair of events says about the launch between them.
+//!
+//! On a stream that is busy with an earlier launch the first event is reached with this launch already behind it: the time
+//! between the two is the launch's own. On an idle stream it is reached at once, and the launch's way from the host, and
+//! other tenants' turns before its first, are in that time too.
+
+use crate::price::KernelKey;
+use crate::sync::{AtomicU64, Ordering};
+use crate::units::{GpuNs, MonotonicNs};
+
+/// What a pair of timing events around one launch said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timing {
+    /// Time between the two events.
+    pub between: GpuNs,
+    /// What the launch met.
+    pub stood: Stood,
+    /// When the second was reached, as nearly as the host knows.
+    pub ended_at: MonotonicNs,
+}
+
+/// What a launch met on its stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stood {
+    /// An earlier launch that had not ended.
+    Behind,
+    /// Nothing: the first event waited for the launch to come from the host.
+    Alone {
+        /// For how long, in ns. Both calls take about as long to reach the device, so this is the time between their
+        /// beginnings. What a call does after that (on the simulation, its thread is often put off the processor by the
+        /// device that it woke) does not count.
+        lead_ns: u64,
+    },
+}
+
+/// For how long the timing of a launch that stood behind another one makes those of launches that stood alone unwelcome. A
+/// kernel that often stands behind others is timed so many times in this time.
+const FAIR_NS: u64 = 200_000_000;
+
+/// Kernels that are told apart. Two that are not make each other's timings rarer, not wrong.
+const KERNELS: usize = 1024;
+
+/// When each kernel last had a timing that was its own.
+#[derive(Debug)]
+pub(crate) struct FairTimings {
+    fair_at: Box<[AtomicU64]>,
+}
+
+impl Default for FairTimings {
+    fn default() -> Self {
+        Self {
+            fair_at: (0..KERNELS).map(|_| AtomicU64::new(0)).collect(),
+        }
+    }
+}
+
+impl FairTimings {
+    /// How long a launch of `key` took, unless better timings of its kind are to be had.
+    pub(crate) fn elapsed(&self, key: KernelKey, timing: Timing) -> Option<GpuNs> {
+        let index = usize::try_from(key.0).ok()?.checked_rem(KERNELS)?;
+        let fair_at = self.fair_at.get(index)?;
+        let now = timing.ended_at.get();
+        match timing.stood {
+            Stood::Behind => {
+                fair_at.store(now, Ordering::Relaxed);
+                Some(timing.between)
+            }
+            Stood::Alone { lead_ns } => {
+                let last = fair_at.load(Ordering::Relaxed);
+                let is_stale = last == 0 || now.saturating_sub(last) > FAIR_NS;
+                is_stale.then(|| GpuNs::new(timing.between.get().saturating_sub(lead_ns)))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: KernelKey = KernelKey(7);
+    const ALONE: Stood = Stood::Alone { lead_ns: 10 };
+
+    fn elapsed_ns(
+        timings: &FairTimings,
+        key: KernelKey,
+        stood: Stood,
+        between_ns: u64,
+        now_ns: u64,
+    ) -> Option<u64> {
+        let timing = Timing {
+            between: GpuNs::new(between_ns),
+            stood,
+            ended_at: MonotonicNs::new(now_ns),
+        };
+        timings.elapsed(key, timing).map(GpuNs::get)
+    }
+
+    #[test]
+    fn a_launch_alone_is_timed_without_its_way_from_the_host() {
+        let timings = FairTimings::default();
+        assert_eq!(elapsed_ns(&timings, KEY, ALONE, 100, 1), Some(90));
+        assert_eq!(elapsed_ns(&timings, KEY, ALONE, 5, 1), Some(0));
+    }
+
+    #[test]
+    fn a_launch_behind_another_is_the_better_timing_for_a_while() {
+        let timings = FairTimings::default();
+        assert_eq!(elapsed_ns(&timings, KEY, Stood::Behind, 100, 1), Some(100));
+        assert_eq!(elapsed_ns(&timings, KEY, ALONE, 100, 2), None);
+        assert_eq!(
+            elapsed_ns(&timings, KernelKey(8), ALONE, 100, 2),
+            Some(90),
+            "another kernel"
+        );
+        assert_eq!(
+            elapsed_ns(&timings, KEY, ALONE, 100, 2 + FAIR_NS),
+            Some(90),
+            "stale"
+        );
+    }
+}
