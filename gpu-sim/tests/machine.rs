@@ -289,17 +289,22 @@ fn what_is_written_to_a_block_stays_though_its_bytes_were_just_freed() {
 
 #[test]
 fn a_submission_waits_while_the_queue_is_full() {
-    let sandbox = Sandbox::new();
+    const QUEUE_DEPTH: u64 = 16;
+    let mut sandbox = Sandbox::new();
+    let file = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
+    let profile = format!("[timing]\nqueue_depth = {QUEUE_DEPTH}\n[[device]]\nprofile = \"t4\"\n");
+    std::fs::write(&file, profile).unwrap();
+    sandbox.profile = file.path().to_str().unwrap().to_owned();
     let machine = sandbox.connect();
     let context = machine.create_context(0).unwrap();
     let stream = machine.create_stream(context, 0).unwrap();
-    let queue_depth = machine.profile().timing.queue_depth;
-    for _ in 0..queue_depth + 200 {
+    // The first is so long that the others are there before it ends.
+    for us in [200_000].into_iter().chain([20; 2 * QUEUE_DEPTH as usize]) {
         machine
-            .submit(&stream, Command::Kernel(kernel(20)))
+            .submit(&stream, Command::Kernel(kernel(us)))
             .unwrap();
-        assert!(stream.submitted() - stream.completed() <= queue_depth);
+        assert!(stream.submitted() - stream.completed() <= QUEUE_DEPTH);
     }
-    assert!(stream.completed() >= 200);
-    machine.wait_stream(&stream, queue_depth + 200).unwrap();
+    assert!(stream.completed() > QUEUE_DEPTH);
+    machine.wait_stream(&stream, 1 + 2 * QUEUE_DEPTH).unwrap();
 }
