@@ -19,7 +19,7 @@ pub(crate) enum Reader {
     Gone,
 }
 
-/// As [`print`], for who prints on and on and has to know when to stop.
+/// As [`print()`], for who prints on and on and has to know when to stop.
 pub(crate) fn print_line(text: impl Display) -> Result<Reader, Failure> {
     write_line(&mut io::stdout().lock(), text)
 }
