@@ -132,7 +132,7 @@ pub(crate) enum SimCommand {
     /// The GPUs that can be simulated by name
     ///
     /// Several make one machine: `--sim 2xa100,t4` has three GPUs. A TOML file does the same and can change any figure:
-    /// each [[device]] names the profile that it starts from and how many there are (profile = "a100", count = 2).
+    /// each `[[device]]` names the profile that it starts from and how many there are (profile = "a100", count = 2).
     Profiles,
 }
 
