@@ -248,8 +248,15 @@ fn nothing_is_left_when_the_last_user_has_gone() {
 #[test]
 fn the_next_user_after_the_end_gets_a_new_machine() {
     let sandbox = Sandbox::new();
-    for _ in 0..20 {
-        assert!(sandbox.connect().memory(0).is_ok());
+    for round in 0..20 {
+        let machine = sandbox.connect();
+        assert!(machine.memory(0).is_ok());
+        let device = machine.device_pid();
+        drop(machine);
+        // In every other round, it may be just ending.
+        if round % 2 == 0 {
+            wait_for_end(device);
+        }
     }
 }
 

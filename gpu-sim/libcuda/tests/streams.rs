@@ -231,7 +231,11 @@ fn a_stream_that_was_destroyed_still_does_its_work_and_is_no_handle_any_more() {
 #[test]
 fn more_launches_than_a_queue_holds_all_run() {
     context();
-    let (stream, function) = (stream(), spin(3000));
+    let (stream, function, long) = (stream(), spin(3000), spin(LONG));
+    // So long that the queue is full before they have ended.
+    for _ in 0..8 {
+        assert_eq!(launch(long, stream), 0);
+    }
     for _ in 0..3000 {
         assert_eq!(launch(function, stream), 0);
     }
