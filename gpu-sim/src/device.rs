@@ -297,11 +297,12 @@ impl Device {
         match request {
             Request::Export { what } => {
                 let watched = (&self.epoll, self.next_source);
-                let answer = self
-                    .exports
-                    .export(&mut self.model, watched, process, what)?;
+                let exported = self.exports.export(&mut self.model, watched, process, what);
                 self.next_source();
-                Ok(Some(answer))
+                Ok(Some(match exported {
+                    Ok(descriptor) => (Reply::Done, Some(descriptor)),
+                    Err(refusal) => (Reply::Refused(refusal), None),
+                }))
             }
             Request::Import { file_device, inode } => {
                 let file = (file_device, inode);

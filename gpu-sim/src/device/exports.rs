@@ -3,7 +3,6 @@
 //! Such a descriptor is the write end of a pipe that nobody writes to. We keep the read end: it hangs up when the last copy of
 //! the descriptor is closed, wherever it went, and then what it kept is let go. Who imports one tells the file's number.
 
-use super::peer::Leave;
 use crate::command::{BlockId, Exported};
 use crate::model::{Model, ProcessId};
 use crate::wire::{Refusal, Reply};
@@ -28,17 +27,14 @@ struct Export {
 }
 
 impl Exports {
-    /// Makes a descriptor for what a process holds, and watches it as `source`.
+    /// Makes a descriptor for what a process holds, and watches it as `source`. `OutOfMemory`: we have no descriptors left.
     pub(super) fn export(
         &mut self,
         model: &mut Model,
         (epoll, source): (&OwnedFd, u64),
         process: ProcessId,
         what: Exported,
-    ) -> Result<(Reply, Option<OwnedFd>), Leave> {
-        if let Err(refusal) = keep(model, process, what) {
-            return Ok((Reply::Refused(refusal), None));
-        }
+    ) -> Result<OwnedFd, Refusal> {
         let made = pipe_with(PipeFlags::CLOEXEC).and_then(|(read_end, write_end)| {
             // Nothing is asked for: that the other end hangs up is always told.
             epoll::add(
@@ -49,15 +45,16 @@ impl Exports {
             )?;
             Ok((read_end, write_end))
         });
-        let (read_end, write_end) = made.map_err(Leave::Failed)?;
-        let file = file_number(&write_end).map_err(Leave::Failed)?;
+        let (read_end, write_end) = made.map_err(|_| Refusal::OutOfMemory)?;
+        let file = file_number(&write_end).map_err(|_| Refusal::OutOfMemory)?;
+        keep(model, process, what)?;
         let export = Export {
             _read_end: read_end,
             file,
             what,
         };
         self.0.insert(source, export);
-        Ok((Reply::Done, Some(write_end)))
+        Ok(write_end)
     }
 
     /// Gives a process what a descriptor stands for.
