@@ -35,7 +35,7 @@ fn mixture(seed: u64) -> Program {
 
 /// Runs containers of these caps, in percent; asserts that none gets more than `above` or less than `below` points beside it.
 #[track_caller]
-fn assert_shares(tenants: &[(f64, Program)], below: f64, above: f64) {
+fn assert_shares(what: &str, tenants: &[(f64, Program)], below: f64, above: f64) {
     for seed in SEEDS {
         let mut scenario = Scenario::new(MachineProfile::load("t4").unwrap(), 12 * S);
         scenario.seed = seed;
@@ -44,12 +44,12 @@ fn assert_shares(tenants: &[(f64, Program)], below: f64, above: f64) {
             scenario = scenario.with(container, program.clone());
         }
         let report = run(&scenario, &mut Limited::new(seed).unwrap());
-        let shares = (0..tenants.len()).map(|index| 100.0 * report.share(index, 2 * S..12 * S));
-        for ((cap, _), got) in tenants.iter().zip(shares) {
-            println!("seed {seed}: {got:.1} % of {cap} %");
+        for (index, (cap, _)) in tenants.iter().enumerate() {
+            let got = 100.0 * report.share(index, 2 * S..12 * S);
+            println!("{what}, seed {seed}: {cap} % got {got:.1} %");
             assert!(
                 (cap - below..=cap + above).contains(&got),
-                "seed {seed}: {got:.2} % of {cap} %"
+                "{what}, seed {seed}: {cap} % got {got:.2} %"
             );
         }
     }
@@ -58,18 +58,22 @@ fn assert_shares(tenants: &[(f64, Program)], below: f64, above: f64) {
 #[test]
 fn a_container_alone_gets_its_cap_whatever_its_kernels_take() {
     for kernel_ns in [50 * US, 200 * US, MS, 3 * MS] {
+        let what = format!("alone, kernels of {} us", kernel_ns / US);
         for cap in [10.0, 30.0, 90.0] {
-            assert_shares(&[(cap, kernels(kernel_ns))], 0.5, 0.5);
+            assert_shares(&what, &[(cap, kernels(kernel_ns))], 0.5, 0.5);
         }
     }
-    assert_shares(&[(30.0, kernels(20 * MS))], 1.0, 1.0);
+    let long = [(30.0, kernels(20 * MS))];
+    assert_shares("alone, kernels of 20000 us", &long, 1.0, 1.0);
 }
 
 /// The gaps between a graph's nodes occupy the GPU, though it is not busy in them.
 #[test]
 fn a_container_of_graphs_gets_its_cap() {
-    assert_shares(&[(60.0, graphs(2 * MS))], 1.0, 0.5);
-    assert_shares(&[(60.0, graphs(8 * MS))], 0.5, 0.5);
+    for (graph_ns, below) in [(2 * MS, 1.0), (8 * MS, 0.5)] {
+        let what = format!("alone, graphs of {} ms", graph_ns / MS);
+        assert_shares(&what, &[(60.0, graphs(graph_ns))], below, 0.5);
+    }
 }
 
 #[test]
@@ -82,57 +86,47 @@ fn two_containers_each_get_their_cap() {
         1_600 * US,
         3 * MS,
     ] {
+        let what = format!("kernels of {} us", kernel_ns / US);
         let tenants = [(30.0, kernels(kernel_ns)), (60.0, kernels(kernel_ns))];
-        assert_shares(&tenants, 1.5, 1.5);
+        assert_shares(&what, &tenants, 1.5, 1.5);
     }
 }
 
 #[test]
 fn kernels_of_other_lengths_beside_it_take_nothing_from_a_container() {
-    assert_shares(
-        &[(30.0, kernels(50 * US)), (60.0, kernels(10 * MS))],
-        2.0,
-        2.0,
-    );
-    assert_shares(
-        &[(60.0, kernels(50 * US)), (30.0, kernels(10 * MS))],
-        2.0,
-        2.0,
-    );
-    assert_shares(
-        &[(20.0, kernels(50 * MS)), (75.0, kernels(20 * US))],
-        3.0,
-        1.0,
-    );
+    let (short, long) = (kernels(50 * US), kernels(10 * MS));
+    let tenants = [(30.0, short.clone()), (60.0, long.clone())];
+    assert_shares("kernels of 50 us and of 10 ms", &tenants, 2.0, 2.0);
+    let tenants = [(60.0, short), (30.0, long)];
+    assert_shares("kernels of 50 us and of 10 ms", &tenants, 2.0, 2.0);
+    let tenants = [(20.0, kernels(50 * MS)), (75.0, kernels(20 * US))];
+    assert_shares("kernels of 50 ms and of 20 us", &tenants, 3.0, 1.0);
 }
 
 #[test]
 fn two_containers_of_graphs_each_get_their_cap() {
     for graph_ns in [2 * MS, 8 * MS] {
-        assert_shares(
-            &[(60.0, graphs(graph_ns)), (30.0, graphs(graph_ns))],
-            2.5,
-            1.0,
-        );
+        let what = format!("graphs of {} ms", graph_ns / MS);
+        let tenants = [(60.0, graphs(graph_ns)), (30.0, graphs(graph_ns))];
+        assert_shares(&what, &tenants, 2.5, 1.0);
     }
 }
 
 /// Switching between them takes 2 to 3 % of the GPU.
 #[test]
 fn containers_that_want_all_of_it_share_what_switching_leaves() {
-    assert_shares(&[(50.0, kernels(20 * US)), (50.0, kernels(MS))], 2.5, 0.5);
-    assert_shares(
-        &[(30.0, kernels(1_250 * US)), (70.0, kernels(1_250 * US))],
-        3.0,
-        1.0,
-    );
-    assert_shares(&[(30.0, graphs(2 * MS)), (70.0, kernels(MS))], 3.5, 0.5);
-    let mixtures = [(50.0, mixture(1)), (30.0, mixture(2)), (20.0, mixture(3))];
-    assert_shares(&mixtures, 3.0, 0.5);
+    let tenants = [(50.0, kernels(20 * US)), (50.0, kernels(MS))];
+    assert_shares("all: kernels of 20 us and of 1 ms", &tenants, 2.5, 0.5);
+    let tenants = [(30.0, kernels(1_250 * US)), (70.0, kernels(1_250 * US))];
+    assert_shares("all: kernels of 1250 us", &tenants, 3.0, 1.0);
+    let tenants = [(30.0, graphs(2 * MS)), (70.0, kernels(MS))];
+    assert_shares("all: graphs of 2 ms, kernels of 1 ms", &tenants, 3.5, 0.5);
+    let tenants = [(50.0, mixture(1)), (30.0, mixture(2)), (20.0, mixture(3))];
+    assert_shares("all: mixtures", &tenants, 3.0, 0.5);
 }
 
 #[test]
 fn eight_containers_each_get_their_cap() {
     let tenants: Vec<_> = (0..8).map(|_| (11.0, kernels(MS))).collect();
-    assert_shares(&tenants, 1.5, 1.5);
+    assert_shares("eight, kernels of 1 ms", &tenants, 1.5, 1.5);
 }

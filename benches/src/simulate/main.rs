@@ -5,6 +5,7 @@ mod compare;
 mod driver;
 mod parameters;
 mod play;
+mod share;
 mod sweep;
 mod table;
 
@@ -32,6 +33,8 @@ enum Command {
     },
     /// The shares of the acceptance where parameters of the model are others, as a Markdown table.
     Sweep,
+    /// How far containers are from their caps under the limiter, in points, at the worst of five seeds, as a Markdown table.
+    Share,
     /// Every parameter of the device and of the host, as Markdown tables.
     Parameters,
     /// One process of `compare`.
@@ -44,6 +47,7 @@ fn main() -> ExitCode {
         Command::Accept => accept::accept(),
         Command::Compare { seconds } => compare::compare(seconds),
         Command::Sweep => sweep::sweep(),
+        Command::Share => share::share(),
         Command::Parameters => Ok(parameters::parameters()),
         Command::Play(role) => play::play(&role).map(|()| String::new()),
     };

@@ -11,10 +11,10 @@ use gpu_sim::parameters::Timing;
 use gpu_sim::profile::MachineProfile;
 
 /// A parameter's value, as the table says it, and how it is set.
-type Setting = (&'static str, fn(&mut Timing));
+pub(crate) type Setting = (&'static str, fn(&mut Timing));
 
 /// Values from one end of the ranges to the other, where sources disagree most.
-const SETTINGS: &[Setting] = &[
+pub(crate) const SETTINGS: &[Setting] = &[
     ("as it is", |_| {}),
     ("slices of 0.3 ms", |timing| timing.slice_ns = 300_000),
     ("slices of 1.024 ms", |timing| timing.slice_ns = 1_024_000),
