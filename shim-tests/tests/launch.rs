@@ -18,6 +18,10 @@ const UNDER_POINTS_MAX: f64 = 4.0;
 const UNDER_POINTS_MAX_CONTENDED: f64 = 8.0;
 const ATTEMPTS_MAX: usize = 3;
 
+/// The part of what it uses without a limit that a program is to use of a larger share: waiting for the limiter and
+/// waiting for a busy host add up.
+const USABLE_PART: f64 = 0.6;
+
 const HOWS: [&str; 5] = ["kernel", "ex", "cooperative", "graph", "capture"];
 
 /// Holds off the other tests of this kind, in this process and in others.
@@ -74,43 +78,71 @@ fn share_percent(machine: &Machine, container: &str, work: impl FnOnce()) -> f64
     100.0 * (busy_after - busy_before) as f64 / (to_ns - from_ns) as f64
 }
 
-/// Asserts that each measured share is the one asked for, both in percent; `measure` gives pairs of the two.
+/// A measured share, in percent.
+#[derive(Debug)]
+struct Share {
+    asked: f64,
+    /// What the program gets of this device and this host without a limit.
+    usable: f64,
+    got: f64,
+}
+
+impl Share {
+    /// Where the host is taken to have time enough for the program.
+    fn on_a_quiet_host(asked: f64, got: f64) -> Self {
+        let usable = f64::INFINITY;
+        Self { asked, usable, got }
+    }
+
+    fn is_too_large(&self) -> bool {
+        self.got > self.asked + OVER_POINTS_MAX
+    }
+
+    fn is_too_small(&self, under_points_max: f64) -> bool {
+        self.got < self.asked.min(USABLE_PART * self.usable) - under_points_max
+    }
+}
+
+/// Asserts that each measured share is the one asked for, as far as the host can use it.
 #[track_caller]
-fn assert_shares(what: &str, under_points_max: f64, mut measure: impl FnMut() -> Vec<(f64, f64)>) {
+fn assert_shares(what: &str, under_points_max: f64, mut measure: impl FnMut() -> Vec<Share>) {
     let mut attempts = Vec::new();
     while attempts.len() < ATTEMPTS_MAX {
         let shares = measure();
         assert!(
-            shares
-                .iter()
-                .all(|(asked, got)| *got <= asked + OVER_POINTS_MAX),
-            "{what}, asked and got: {shares:.2?}"
+            !shares.iter().any(Share::is_too_large),
+            "{what}: {shares:.2?}"
         );
-        if shares
+        if !shares
             .iter()
-            .all(|(asked, got)| *got >= asked - under_points_max)
+            .any(|share| share.is_too_small(under_points_max))
         {
             return;
         }
         attempts.push(shares);
     }
-    assert!(attempts.is_empty(), "{what}, asked and got: {attempts:.2?}");
+    assert!(attempts.is_empty(), "{what}: {attempts:.2?}");
 }
 
 #[track_caller]
 fn assert_capped(percent: u32, how: &str, kernel_ns: u64, gpu_ms: u64) {
     let _turn = take_turns();
     let machine = Machine::new();
-    let mut tenant = tenant(
-        &machine,
-        &World::sm("capped", &percent.to_string()),
-        kernel_ns,
-    );
+    let capped = World::sm("capped", &percent.to_string());
+    let mut capped = tenant(&machine, &capped, kernel_ns);
+    let mut unlimited = tenant(&machine, &World::Bare, kernel_ns);
     assert_shares(&format!("{how}, {kernel_ns} ns"), UNDER_POINTS_MAX, || {
         let got = share_percent(&machine, "capped", || {
-            launch(&mut tenant, how, kernel_ns, gpu_ms)
+            launch(&mut capped, how, kernel_ns, gpu_ms);
         });
-        vec![(f64::from(percent), got)]
+        let usable = share_percent(&machine, "", || {
+            launch(&mut unlimited, how, kernel_ns, gpu_ms);
+        });
+        vec![Share {
+            asked: f64::from(percent),
+            usable,
+            got,
+        }]
     });
 }
 
@@ -161,8 +193,8 @@ fn two_containers_each_get_their_share() {
                 })
             });
             vec![
-                (20.0, small.join().expect("a share")),
-                (50.0, large.join().expect("a share")),
+                Share::on_a_quiet_host(20.0, small.join().expect("a share")),
+                Share::on_a_quiet_host(50.0, large.join().expect("a share")),
             ]
         })
     });
@@ -187,7 +219,7 @@ fn processes_of_a_container_share_its_share() {
                 }
             });
         });
-        vec![(40.0, got)]
+        vec![Share::on_a_quiet_host(40.0, got)]
     });
 }
 
@@ -226,7 +258,10 @@ fn without_a_share_a_program_is_not_slowed() {
         };
         assert_shares(&format!("{world:?}"), UNDER_POINTS_MAX, || {
             let work = || launch(&mut tenant, "kernel", 1_000_000, 600);
-            vec![(100.0, share_percent(&machine, container, work))]
+            vec![Share::on_a_quiet_host(
+                100.0,
+                share_percent(&machine, container, work),
+            )]
         });
     }
 }
