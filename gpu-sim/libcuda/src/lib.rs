@@ -31,6 +31,7 @@ mod module;
 mod occupancy;
 mod pool;
 mod process;
+mod staged_launch;
 mod stream;
 mod symbols;
 mod table;

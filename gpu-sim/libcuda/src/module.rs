@@ -15,6 +15,7 @@ use crate::launch::SHARED_BYTES_DEFAULT;
 use crate::library;
 use crate::memory;
 use crate::process::{Process, State};
+use crate::staged_launch::StagedLaunch;
 use crate::table::Key;
 
 /// A module in a context.
@@ -41,6 +42,8 @@ pub(crate) struct Function {
     pub(crate) dynamic_shared_bytes_max: u32,
     /// Attributes that are kept and have no effect.
     kept: BTreeMap<CUfunction_attribute, i32>,
+    /// For launches in parts.
+    pub(crate) staged: StagedLaunch,
 }
 
 /// Reads an image for the device of a context.
@@ -122,6 +125,7 @@ fn function(
         ptx_version: image.ptx_version,
         dynamic_shared_bytes_max: SHARED_BYTES_DEFAULT.saturating_sub(kernel.shared_bytes),
         kept: BTreeMap::new(),
+        staged: StagedLaunch::default(),
     })
 }
 

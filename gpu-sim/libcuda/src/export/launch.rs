@@ -1,4 +1,4 @@
-//! Launches. The calls of before CUDA 4.0 (`cuLaunch`, `cuLaunchGrid`, `cuParamSet…`) have no row.
+//! Launches in one call.
 
 use std::ffi::c_void;
 

@@ -34,6 +34,7 @@ mod memory_query;
 mod module;
 mod pool;
 mod resolver;
+mod staged_launch;
 mod stream;
 mod stream_memory;
 mod texture;
