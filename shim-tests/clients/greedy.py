@@ -2,11 +2,13 @@
 """Takes device memory, chunk by chunk, until the driver refuses: how much did it get, and what was it told?
 
 Speaks to the driver through cuda-bindings. Prints one JSON line on stdout when it got all it can get; then, with --seconds,
-holds what it has and goes on asking, as a program does that retries, and prints a second line with the answers, counted.
+holds what it has and goes on asking, as a program does that retries, and prints a second line with the answers, counted. With --stay,
+holds what it has until the end of stdin.
 """
 
 import argparse
 import json
+import sys
 import time
 
 from cuda.bindings import driver
@@ -57,6 +59,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--chunk-mib", type=int, default=256, metavar="MIB", help="size of one allocation (default: %(default)s)")
     parser.add_argument("--gib-max", type=float, metavar="GIB", help="stop here even when not refused (default: never)")
     parser.add_argument("--seconds", type=float, default=0.0, metavar="S", help="go on asking for so long (default: %(default)s)")
+    parser.add_argument("--stay", action="store_true", help="hold it all until the end of stdin")
     return parser.parse_args()
 
 
@@ -78,6 +81,8 @@ def main() -> None:
             }
         )
         later = keep_asking(chunk_bytes, args.seconds) if args.seconds else None
+        if args.stay:
+            sys.stdin.read()
         for pointer in pointers:
             called(driver.cuMemFree(pointer))
         if later is not None:

@@ -236,6 +236,30 @@ class Cuda13(Clients):
                 self.assertTrue(record["totals_shown"])
                 self.assertEqual(record["gpus"], [{"name": "Tesla T4", "used_mib": 0, "total_mib": total_mib}])
 
+    def assert_exporter_shows(self, world: World, total_mib: int) -> None:
+        """The total, and what one program holds as the device counts it."""
+        with self.machine.talking(world, "greedy.py", "--gib-max", "0.5", "--stay") as holder:
+            self.assertEqual(holder.record()["granted_bytes"], GIB // 2)
+            record = self.run_well(world, "exporter_once.py", "--pid", str(holder.pid)).record
+            devices = self.machine.books()["devices"]
+            held_mib = self.account(holder)["memory_bytes_current"] / MIB
+        self.assertGreater(held_mib, 512)
+        self.assertEqual(record["device_count"], len(devices))
+        (gpu,) = record["gpus"]
+        self.assertEqual([gpu["name"], gpu["uuid"]], [devices[0]["name"], devices[0]["uuid"]])
+        self.assertEqual(devices[0]["memory_bytes_used"] / MIB, held_mib, "nobody else holds memory")
+        self.assertEqual([gpu["total_mib"], gpu["used_mib"]], [total_mib, held_mib])
+        self.assertEqual(gpu["processes_mib"], {str(holder.pid): held_mib})
+
+    def test_a_prometheus_exporter_shows_the_whole_board_and_what_a_program_holds(self):
+        self.assert_exporter_shows(BARE, 15360)
+
+    def test_without_limits_a_prometheus_exporter_shows_the_same(self):
+        self.assert_exporter_shows(TRANSPARENT, 15360)
+
+    def test_a_prometheus_exporter_shows_the_quota_and_what_a_program_holds(self):
+        self.assert_exporter_shows({"memory": "1GiB", "container": "scraped"}, 1024)
+
 
 if __name__ == "__main__":
     unittest.main(argv=[sys.argv[0], "--verbose", *sys.argv[1:]])
