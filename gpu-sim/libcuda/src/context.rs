@@ -10,15 +10,12 @@ use gpu_sim::command::ContextId;
 use crate::door::Answer;
 use crate::graph::memory::GraphPool;
 use crate::green::Sms;
+use crate::limit::{self, Limits};
 use crate::pool::Pool;
 use crate::process::{Process, State, refused};
 use crate::stream::{self, Stream};
 use crate::table::Key;
 use crate::{capture, memory, module, pool};
-
-/// Limits of `cuCtxSetLimit` as the driver starts with them, by `CUlimit`: stack 1 KiB, printf FIFO 1 MiB, malloc heap
-/// 8 MiB, two levels of device-side synchronisation, 2048 pending launches, 64 B fetches (CUDA Driver API, `cuCtxSetLimit`).
-const LIMITS: [usize; 7] = [1024, 1 << 20, 8 << 20, 2, 2048, 64, 0];
 
 /// A context.
 pub(crate) struct Context {
@@ -36,7 +33,7 @@ pub(crate) struct Context {
     pub(crate) legacy: Option<Key<Stream>>,
     /// The null stream of each thread, for the per-thread API.
     pub(crate) per_thread: HashMap<ThreadId, Key<Stream>>,
-    pub(crate) limits: [usize; LIMITS.len()],
+    pub(crate) limits: Limits,
     pub(crate) cache_config: CUfunc_cache,
     pub(crate) shared_config: CUsharedconfig,
     /// Contexts whose memory kernels of this one may reach.
@@ -63,7 +60,7 @@ impl Context {
             usage_count: 1,
             legacy: None,
             per_thread: HashMap::new(),
-            limits: LIMITS,
+            limits: Limits::default(),
             cache_config: CU_FUNC_CACHE_PREFER_NONE,
             shared_config: CU_SHARED_MEM_CONFIG_FOUR_BYTE_BANK_SIZE,
             peers: BTreeSet::new(),
@@ -338,6 +335,7 @@ pub(crate) fn destroy(process: &Process, key: Key<Context>) -> Answer {
         pool::forget(&mut state, &range);
         memory::give_back(process, range)?;
     }
+    limit::give_back(process, &context.limits)?;
     for (_, other) in state.contexts.iter_mut() {
         other.peers.remove(&key);
     }

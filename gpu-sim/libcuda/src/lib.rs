@@ -23,6 +23,7 @@ mod image;
 mod ipc;
 mod launch;
 mod library;
+mod limit;
 mod link;
 mod log;
 mod managed;

@@ -5,6 +5,7 @@ use cuda_sys_stubs::abi::*;
 use super::{list, put, put_if, wanted};
 use crate::context;
 use crate::door::{Answer, exports};
+use crate::limit;
 use crate::process::process;
 use crate::stream::{PRIORITY_GREATEST, PRIORITY_LEAST};
 use crate::table::Key;
@@ -86,17 +87,6 @@ fn set_primary_flags(device: CUdevice, flags: u32) -> Answer {
         context.flags = flags;
     }
     Ok(())
-}
-
-/// Index of a limit that is kept; others are not of this device.
-fn limit_index(limit: CUlimit) -> Answer<usize> {
-    match limit {
-        CU_LIMIT_STACK_SIZE..=CU_LIMIT_PERSISTING_L2_CACHE_SIZE => {
-            usize::try_from(limit).map_err(|_| CUDA_ERROR_INVALID_VALUE)
-        }
-        _ if limit < CU_LIMIT_MAX => Err(CUDA_ERROR_UNSUPPORTED_LIMIT),
-        _ => Err(CUDA_ERROR_INVALID_VALUE),
-    }
 }
 
 exports! {
@@ -216,17 +206,10 @@ exports! {
         context::synchronize(process, key)
     }
     fn cuCtxGetLimit(pvalue: *mut usize, limit: CUlimit) {
-        let process = process()?;
-        let index = limit_index(limit)?;
-        let mut state = process.lock();
-        put(pvalue, context::current_mut(&mut state)?.limits.get(index).copied().ok_or(CUDA_ERROR_UNSUPPORTED_LIMIT)?)
+        put(pvalue, limit::get(process()?, limit)?)
     }
     fn cuCtxSetLimit(limit: CUlimit, value: usize) {
-        let process = process()?;
-        let index = limit_index(limit)?;
-        let mut state = process.lock();
-        *context::current_mut(&mut state)?.limits.get_mut(index).ok_or(CUDA_ERROR_UNSUPPORTED_LIMIT)? = value;
-        Ok(())
+        limit::set(process()?, limit, value)
     }
     fn cuCtxGetCacheConfig(pconfig: *mut CUfunc_cache) {
         let process = process()?;
