@@ -92,7 +92,9 @@ impl Board {
         let lease = &self.seat.file.lease;
         let due = lease.next_ns.load(Ordering::Relaxed);
         let next = now.get().saturating_add(LEASE_PAUSE_NS);
-        let is_ours = now.get() >= due
+        // Later than that nobody can have set it: the clock began anew.
+        let is_due = due <= now.get() || due > next;
+        let is_ours = is_due
             && lease
                 .next_ns
                 .compare_exchange(due, next, Ordering::AcqRel, Ordering::Relaxed)
@@ -109,8 +111,8 @@ impl Board {
     pub(crate) fn lease(&self, now: MonotonicNs) -> Lease {
         let lease = &self.seat.file.lease;
         let until = MonotonicNs::new(lease.until_ns.load(Ordering::Acquire));
-        if until <= now {
-            Lease::Nobody
+        if until <= now || until > now.saturating_add_ns(LEASE_NS_MAX) {
+            Lease::Nobody // over, or of before the clock began anew
         } else if lease.holder.load(Ordering::Relaxed) != self.holder() {
             Lease::Another { until }
         } else if self.is_shared(now) {
@@ -350,6 +352,15 @@ mod tests {
         assert_eq!(boards[1].lease(at(60)), Lease::Nobody);
         assert!(!boards[1].try_lease(at(499), MS), "so soon after the last");
         assert!(boards[1].try_lease(at(500), MS));
+    }
+
+    #[test]
+    fn a_lease_from_before_a_reboot_is_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let boards = [(); 2].map(|()| Board::attach(dir.path(), GPU).unwrap());
+        assert!(boards[0].try_lease(at(3_600_000), 20 * MS));
+        assert_eq!(boards[1].lease(at(0)), Lease::Nobody);
+        assert!(boards[1].try_lease(at(0), 20 * MS));
     }
 
     #[test]

@@ -77,8 +77,10 @@ impl<'a> ContextCost<'a> {
         }
         let word = &self.row.measuring_since_ns;
         let since = word.load(Ordering::SeqCst);
+        // In the future: the clock began anew.
+        let since_ns = MonotonicNs::new(since);
         let is_free =
-            since == 0 || now.saturating_ns_since(MonotonicNs::new(since)) > MEASURING_NS_MAX;
+            since == 0 || since_ns > now || now.saturating_ns_since(since_ns) > MEASURING_NS_MAX;
         let is_ours = is_free
             && word
                 .compare_exchange(since, now.get(), Ordering::SeqCst, Ordering::SeqCst)
@@ -201,6 +203,15 @@ mod tests {
             turn.measured(Bytes::new(104 * MIB));
             assert_eq!(waiting.join().unwrap(), Some(Bytes::new(104 * MIB)));
         });
+    }
+
+    #[test]
+    fn a_turn_from_before_a_reboot_is_over() {
+        let (_dir, board) = board();
+        let cost = board.context_cost(DRIVER);
+        let now = clock::monotonic();
+        let _before = cost.try_turn(now.saturating_add_ns(1)).unwrap();
+        assert!(cost.try_turn(now).is_some());
     }
 
     #[test]

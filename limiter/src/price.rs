@@ -156,11 +156,12 @@ impl History {
         GpuNs::new(own.unwrap_or(self.virtual_mean_ns))
     }
 
-    /// When a timing without other tenants is needed: while the last one still counts. A short kernel needs none.
+    /// When a timing without other tenants is needed: while the last one still counts. A kernel of less than half a slice is
+    /// seldom cut by the end of one, and needs none.
     fn lease_wanted(&self, slice: GpuNs) -> MonotonicNs {
         let mut elapsed = self.elapsed;
         match lower_quartile(elapsed.sorted()) {
-            Some(quartile) if !is_short(quartile, slice) => self
+            Some(quartile) if quartile >= slice.get() / 2 => self
                 .solo_at
                 .max(self.leased_at)
                 .saturating_add_ns(SOLO_FRESH_NS / 2),
@@ -541,7 +542,7 @@ mod tests {
         let wants = |key, now_ns| table.wants_lease(key, MonotonicNs::new(now_ns));
         let start = 2 * SOLO_FRESH_NS;
         assert!(!wants(long, start), "nothing is known of it");
-        observe(short, MS, MS / 2, start);
+        observe(short, MS - US, MS / 2, start);
         observe(long, 10 * MS, 5 * MS, start);
         assert!(!wants(short, start) && wants(long, start));
         table.leased(long, MonotonicNs::new(start));

@@ -125,10 +125,10 @@ const TICK_NS: u64 = 50_000;
 /// The bucket lets [`BURST`] through at once after a rest of `BURST / cap`: nothing of the share is lost by a wait that is
 /// shorter. Five eighths of that rest are gathered, which is two kernels of up to 1.25 ms; of a large cap, only what is not the
 /// container's own time anyway. What remains covers a host that is late.
-fn gather_ns(cap: Option<Percent>) -> u64 {
+fn gather_ns(cap: Percent) -> u64 {
     const GATHER_NS_MAX: u64 = 7_000_000;
     const PART_MAX_THOUSANDTHS: u64 = 62_500;
-    let cap = u64::from(cap.unwrap_or(Percent::ALL).thousandths());
+    let cap = u64::from(cap.thousandths());
     let whole = u64::from(Percent::ALL.thousandths());
     let part = whole.saturating_sub(cap).min(PART_MAX_THOUSANDTHS);
     let gathered = BURST.get().saturating_mul(part).checked_div(cap);
@@ -217,7 +217,7 @@ impl Share {
                 BURST,
             )
         {
-            return Admit::NotBefore(then);
+            return Admit::NotBefore(then.saturating_add_ns(gather_ns(cap)));
         }
         device.begin(price.is_some(), now);
         if let Some(usage) = self.usage_row(device_index) {
@@ -242,16 +242,9 @@ impl Share {
                 Admit::Granted(reservation) => return reservation,
                 Admit::NotBefore(earliest) => earliest,
             };
-            let deadline = self.gathered(device_index, earliest);
-            now = self.sleep_until(device_index, gate, deadline, !has_waited);
+            now = self.sleep_until(device_index, gate, earliest, !has_waited);
             has_waited = true;
         }
-    }
-
-    /// Until when a launch waits that may not go before `earliest`: a little longer, so that several go at once.
-    pub fn gathered(&self, device_index: usize, earliest: MonotonicNs) -> MonotonicNs {
-        let gathered_ns = self.row(device_index).map_or(0, |row| gather_ns(cap(row)));
-        earliest.saturating_add_ns(gathered_ns)
     }
 
     /// Whether this launch should be put between two timing events.

@@ -295,7 +295,7 @@ fn a_foreign_tenants_slices_are_not_charged() {
 #[test]
 fn a_gathering_container_loses_nothing_of_its_share() {
     for thousandths in (1_000..=100_000).step_by(500) {
-        let gathered_ns = gather_ns(Percent::from_thousandths(thousandths));
+        let gathered_ns = gather_ns(Percent::from_thousandths(thousandths).unwrap());
         let rest_ns = BURST.get() * 100_000 / u64::from(thousandths);
         assert!(
             gathered_ns <= rest_ns * 2 / 3,
@@ -306,6 +306,6 @@ fn a_gathering_container_loses_nothing_of_its_share() {
 
 #[test]
 fn who_may_use_nearly_all_of_a_gpu_hardly_gathers() {
-    assert!(gather_ns(Percent::from_thousandths(90_000)) < 250_000);
-    assert_eq!(gather_ns(None), 0);
+    assert!(gather_ns(percent("90").unwrap()) < 250_000);
+    assert_eq!(gather_ns(Percent::ALL), 0);
 }

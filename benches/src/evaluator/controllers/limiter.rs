@@ -114,10 +114,7 @@ impl Controller for Member {
             return Admission::Granted(Watch::No);
         }
         match self.share.admit(INDEX, key, now) {
-            Admit::NotBefore(earliest) => {
-                let then = self.share.gathered(INDEX, earliest);
-                Admission::NotBefore(then.get() - BEGIN_NS)
-            }
+            Admit::NotBefore(earliest) => Admission::NotBefore(earliest.get() - BEGIN_NS),
             Admit::Granted(reservation) => {
                 self.granted = Some(reservation);
                 Admission::Granted(if self.share.should_time(INDEX, key, now) {
