@@ -1,10 +1,12 @@
 //! Graphs: structure and queries.
 
+use std::ffi::c_char;
+
 use cuda_sys_stubs::abi::*;
 
-use super::{list, put, put_list, wanted};
+use super::{list, put, put_list, text, wanted};
 use crate::door::{Answer, exports};
-use crate::graph::{self, Dependency, Edge, Graph, Node};
+use crate::graph::{self, Dependency, Edge, Graph, Node, dot};
 use crate::process::{State, process};
 use crate::table::Key;
 use crate::user_object;
@@ -220,6 +222,14 @@ exports! {
         let mut state = process.lock();
         let original = graph::find(&state, originalGraph)?;
         put(phGraphClone, graph::clone(&mut state, original, None)?.handle())
+    }
+    fn cuGraphDebugDotPrint(hGraph: CUgraph, path: *const c_char, flags: u32) {
+        let (process, path) = (process()?, text(path)?);
+        let picture = {
+            let state = process.lock();
+            dot::draw(&state, graph::find(&state, hGraph)?, flags)?
+        };
+        std::fs::write(path, picture).map_err(|_| CUDA_ERROR_OPERATING_SYSTEM)
     }
     fn cuGraphNodeFindInClone(phNode: *mut CUgraphNode, hOriginalNode: CUgraphNode, hClonedGraph: CUgraph) {
         let process = process()?;

@@ -128,6 +128,9 @@ exports! {
     fn cuGraphExecMemsetNodeSetParams(hGraphExec: CUgraphExec, hNode: CUgraphNode, memsetParams: *const CUDA_MEMSET_NODE_PARAMS, _ctx: CUcontext) {
         set_described(hGraphExec, hNode, memsetParams)
     }
+    fn cuGraphExecChildGraphNodeSetParams(hGraphExec: CUgraphExec, hNode: CUgraphNode, childGraph: CUgraph) {
+        set(hGraphExec, hNode, |_, state| Ok(Operation::Child(graph::find(state, childGraph)?)))
+    }
     fn cuGraphExecHostNodeSetParams(hGraphExec: CUgraphExec, hNode: CUgraphNode, nodeParams: *const CUDA_HOST_NODE_PARAMS) {
         set_described(hGraphExec, hNode, nodeParams)
     }

@@ -39,6 +39,8 @@ struct Step {
     operation: Operation,
     dependencies: Vec<u32>,
     enabled: bool,
+    /// Steps right before this one that are what a graph inside the node does.
+    inner_steps: usize,
 }
 
 /// What must stay the same in an update: a node's kind, and where it stands.
@@ -186,6 +188,7 @@ impl Flat {
                 Operation::Conditional(conditional) => conditional.chosen(),
                 _ => None,
             };
+            let first = self.steps.len();
             if let Some(inner) = inner {
                 let last = self.append(state, inner, &behind)?;
                 behind = if last.is_empty() { behind } else { last };
@@ -195,6 +198,7 @@ impl Flat {
                 operation: operation.clone(),
                 dependencies: behind,
                 enabled: true,
+                inner_steps: index - first,
             });
             self.indices.insert(key, index);
             ends.push(u32::try_from(index).map_err(|_| CUDA_ERROR_INVALID_VALUE)?);
@@ -315,6 +319,9 @@ pub(crate) fn set_operation(
     original: Key<Node>,
     operation: Operation,
 ) -> Answer {
+    if let Operation::Child(child) = operation {
+        return update_child(process, state, exec, original, child);
+    }
     let index = index_of(state, exec, original)?;
     let exec = state.execs.get_mut(exec).ok_or(CUDA_ERROR_INVALID_VALUE)?;
     let step = exec.steps.get_mut(index).ok_or(CUDA_ERROR_INVALID_VALUE)?;
@@ -410,6 +417,48 @@ pub(crate) fn update(
     // Nodes of the graph that it was made from keep their meaning, nodes of this one get the same.
     exec.indices.extend(flat.indices);
     Ok(Ok(()))
+}
+
+/// `cuGraphExecChildGraphNodeSetParams`: takes over what the nodes of a graph do that has the shape of a node's own.
+/// `CUDA_ERROR_INVALID_VALUE`: it has another, or the node is none with a child graph.
+fn update_child(
+    process: &Process,
+    state: &mut State,
+    exec: Key<GraphExec>,
+    original: Key<Node>,
+    graph: Key<Graph>,
+) -> Answer {
+    let mut flat = Flat::default();
+    flat.append(state, graph, &[])?;
+    let end = index_of(state, exec, original)?;
+    let exec = state.execs.get_mut(exec).ok_or(CUDA_ERROR_INVALID_VALUE)?;
+    let node = exec.steps.get(end).ok_or(CUDA_ERROR_INVALID_VALUE)?;
+    if !matches!(node.operation, Operation::Child(_)) {
+        return Err(CUDA_ERROR_INVALID_VALUE);
+    }
+    let first = end - node.inner_steps;
+    let inner = exec.steps.get_mut(first..end);
+    let inner = inner.ok_or(CUDA_ERROR_INVALID_VALUE)?;
+    let is_alike = |(old, new): (&Step, &Step)| {
+        old.operation.node_type() == new.operation.node_type()
+            && within(&old.dependencies, first) == new.dependencies
+    };
+    if inner.len() != flat.steps.len() || !inner.iter().zip(&flat.steps).all(is_alike) {
+        return Err(CUDA_ERROR_INVALID_VALUE);
+    }
+    for (old, new) in inner.iter_mut().zip(flat.steps) {
+        old.operation = new.operation;
+    }
+    let (steps, gpu) = (inner.to_vec(), Arc::clone(&exec.gpu));
+    let mut steps = (first..).zip(steps);
+    steps.try_for_each(|(index, step)| upload(process, state, &gpu, index, &step))
+}
+
+/// Dependencies on steps from `first` on, counted from there.
+fn within(dependencies: &[u32], first: usize) -> Vec<u32> {
+    let first = u32::try_from(first).unwrap_or(u32::MAX);
+    let inner = dependencies.iter();
+    inner.filter_map(|step| step.checked_sub(first)).collect()
 }
 
 fn compare(old: &GraphExec, new: &Flat, graph: &Graph) -> Result<(), UpdateRefusal> {
