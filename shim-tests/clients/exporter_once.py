@@ -30,6 +30,8 @@ SET_LAST = "process_gpu_decoder_utilization_Percentage"
 @contextmanager
 def exporter() -> Iterator[int]:
     """The port that a running exporter listens on."""
+    # What a shell starts in the background ignores interrupts, and so would what it starts in turn.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen(EXPORTER, stderr=subprocess.PIPE, text=True) as process:
         try:
             for line in process.stderr:
