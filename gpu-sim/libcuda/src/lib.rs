@@ -36,6 +36,7 @@ mod staged_launch;
 mod stream;
 mod symbols;
 mod table;
+mod tensor_map;
 mod texture;
 mod texture_reference;
 mod trace;

@@ -37,6 +37,7 @@ mod resolver;
 mod staged_launch;
 mod stream;
 mod stream_memory;
+mod tensor_map;
 mod texture;
 mod texture_reference;
 mod user_object;
