@@ -2,7 +2,7 @@
 #![expect(unsafe_code, reason = "NVML is a C library")]
 #![expect(clippy::unwrap_used, reason = "this is how a test fails")]
 
-use std::ffi::c_uint;
+use std::ffi::{c_uint, c_void};
 use std::path::PathBuf;
 use std::process::Command;
 use std::ptr::null_mut;
@@ -458,4 +458,18 @@ fn two_boards_are_found_by_all_their_names_and_have_no_way_to_each_other() {
     assert_eq!(between(T4), Ok(NVML_TOPOLOGY_NODE));
     let peer: Result<c_uint, _> = read!(nvmlDeviceGetP2PStatus(device(A100), device(T4), 0));
     assert_eq!(peer, Ok(NVML_P2P_STATUS_NOT_SUPPORTED));
+}
+
+/// `requests.tsv` has the names that nvidia-ml-py looks up one by one, and those in the text of JAX and PyTorch (`strings`).
+#[test]
+fn every_name_that_programs_look_up_is_exported() {
+    let names = || {
+        let rows = include_str!("requests.tsv").lines().skip(1);
+        rows.filter_map(|row| row.split('\t').nth(1))
+    };
+    // SAFETY: only whether it is there is looked at.
+    let has = |name: &str| unsafe { NVML.library.get::<*mut c_void>(name.as_bytes()) }.is_ok();
+    let missing: Vec<_> = names().filter(|name| !has(name)).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+    assert_eq!(names().count(), 784, "the table was not read");
 }
