@@ -5,7 +5,7 @@ mod support;
 use std::sync::Once;
 
 use cuda_sys_stubs::abi::*;
-use support::{alloc, cu, ok, read};
+use support::{alloc, cu, measuring, ok, read};
 
 const PAGE: usize = 2 << 20;
 
@@ -30,6 +30,7 @@ fn used_bytes() -> usize {
 
 #[test]
 fn devices_reach_each_other_and_not_themselves() {
+    let _measuring = measuring();
     let [first, second] = contexts();
     let (mut can, mut value) = (9, 9);
     ok!(cuDeviceCanAccessPeer(&mut can, 0, 1));
@@ -63,6 +64,7 @@ fn devices_reach_each_other_and_not_themselves() {
 
 #[test]
 fn bytes_go_from_one_device_to_the_other_and_each_holds_its_own() {
+    let _measuring = measuring();
     let [first, second] = contexts();
     let one = alloc(64 * PAGE);
     let used = used_bytes();
@@ -82,6 +84,7 @@ fn bytes_go_from_one_device_to_the_other_and_each_holds_its_own() {
 
 #[test]
 fn access_is_granted_to_each_device_by_itself() {
+    let _measuring = measuring();
     contexts();
     let location = |id| CUmemLocation {
         type_: CU_MEM_LOCATION_TYPE_DEVICE,
