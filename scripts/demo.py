@@ -137,7 +137,8 @@ class Program:
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
-        self.process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):  # an interrupt came before the window was opened
+            self.process.stdin.close()
         self.process.stdout.close()
 
 

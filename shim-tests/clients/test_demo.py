@@ -53,7 +53,11 @@ class Demo(unittest.TestCase):
             self.assertGreaterEqual(len(self.running()), 4, "the demo and three services")
             os.killpg(demo.pid, signal.SIGINT)
             # Not to its end: whatever is left running would hold that back, and be gone when we look.
-            self.assertTrue(any("stopped" in line for line in demo.stderr), "it says so")
+            said = []
+            while not any("stopped" in line for line in said):
+                line = demo.stderr.readline()
+                self.assertNotEqual(line, "", f"it says that it stopped: {said}")
+                said.append(line)
         self.assertEqual(demo.returncode, 130)
         self.assertEqual(self.still_running_after(LEAVE_SECONDS_MAX), [])
 
