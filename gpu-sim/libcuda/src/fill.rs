@@ -79,7 +79,8 @@ impl Fill {
         }
     }
 
-    fn run(&self, machine: &Machine) {
+    /// Writes the bytes.
+    pub(crate) fn run(&self, machine: &Machine) {
         let value = self.params.value.to_le_bytes();
         let element = usize::try_from(self.params.element_bytes)
             .ok()

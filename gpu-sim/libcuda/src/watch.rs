@@ -3,6 +3,7 @@
 //! When a stream comes to such a wait, the word is looked at, again and again, by one thread for the whole process, until it
 //! has the value; then the thread raises the semaphore that the stream waits for. The thread starts with the first wait.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,8 @@ use parking_lot::{Condvar, Mutex};
 use crate::address::Place;
 use crate::bytes;
 use crate::door::{Answer, NullStream};
-use crate::process::{Process, refused};
+use crate::fill::{Fill, FillParams};
+use crate::process::{Process, State, refused};
 use crate::{capture, graph, log, stream};
 
 /// How often words are looked at while a stream waits.
@@ -47,11 +49,60 @@ impl Condition {
     }
 }
 
+/// What is done with a word.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum WordOperation {
+    Write(Fill),
+    Wait(Place, Condition),
+}
+
+impl WordOperation {
+    pub(crate) fn write(state: &State, params: FillParams) -> Answer<Self> {
+        Ok(Self::Write(Fill::plan(state, params)?))
+    }
+
+    pub(crate) fn wait(state: &State, address: CUdeviceptr, condition: Condition) -> Answer<Self> {
+        let bytes = u64::from(condition.bytes);
+        if condition.kind > CU_STREAM_WAIT_VALUE_NOR || !address.is_multiple_of(bytes) {
+            return Err(CUDA_ERROR_INVALID_VALUE);
+        }
+        Ok(Self::Wait(
+            state.book.known_place(address, bytes)?,
+            condition,
+        ))
+    }
+
+    /// Does it, if it can be done now.
+    fn is_done(self, machine: &Machine) -> bool {
+        match self {
+            Self::Write(fill) => {
+                fill.run(machine);
+                true
+            }
+            Self::Wait(place, condition) => {
+                condition.holds(bytes::read(machine, place, condition.bytes.into()))
+            }
+        }
+    }
+}
+
+/// What raises a semaphore when all of it is done, one after the other.
 struct Watch {
-    place: Place,
-    condition: Condition,
-    semaphore: SemaphoreHandle,
+    rest: VecDeque<WordOperation>,
+    semaphore: Arc<SemaphoreHandle>,
     payload: u64,
+}
+
+impl Watch {
+    fn is_done(&mut self, machine: &Machine) -> bool {
+        while let Some(next) = self.rest.front() {
+            if !next.is_done(machine) {
+                return false;
+            }
+            self.rest.pop_front();
+        }
+        true
+    }
 }
 
 /// The words that are waited for now.
@@ -73,37 +124,47 @@ pub(crate) fn wait(
     address: CUdeviceptr,
     condition: Condition,
 ) -> Answer {
-    start_thread(&process.machine)?;
     let mut state = process.lock();
     let key = stream::resolve(process, &mut state, handle, null)?;
-    if condition.kind > CU_STREAM_WAIT_VALUE_NOR || !address.is_multiple_of(condition.bytes.into())
-    {
-        return Err(CUDA_ERROR_INVALID_VALUE);
-    }
-    let place = state.book.known_place(address, condition.bytes.into())?;
+    let operation = WordOperation::wait(&state, address, condition)?;
     if let Some(capture) = capture::place(&mut state, key)? {
         capture::invalidate(&mut state, capture.capture);
         return Err(CUDA_ERROR_NOT_SUPPORTED);
     }
-    graph::memory::check_live(&state, [place])?;
-    let semaphore = process.machine.create_semaphore().map_err(refused)?;
+    if let WordOperation::Wait(place, _) = operation {
+        graph::memory::check_live(&state, [place])?;
+    }
+    let semaphore = Arc::new(process.machine.create_semaphore().map_err(refused)?);
     let payload = semaphore.next_payload();
     let wait = Command::Wait {
         semaphore: semaphore.id(),
         payload,
     };
-    let begin = Effect::HostVisible(Box::new(move || {
-        let watched = watched();
-        watched.words.lock().push(Watch {
-            place,
-            condition,
-            semaphore,
-            payload,
-        });
-        watched.more.notify_one();
-    }));
+    let machine = &process.machine;
+    let begin = move || begin(machine, &[operation], (semaphore, payload));
+    let begin = Effect::HostVisible(Box::new(begin));
     stream::submit(process, &mut state, key, Command::Marker, Some(begin))?;
     stream::submit(process, &mut state, key, wait, None).map(drop)
+}
+
+/// Has operations done one after the other, and then a semaphore raised.
+pub(crate) fn begin(
+    machine: &'static Machine,
+    operations: &[WordOperation],
+    (semaphore, payload): (Arc<SemaphoreHandle>, u64),
+) {
+    if start_thread(machine).is_err() {
+        log::error(format_args!(
+            "no thread can be started; a stream waits for a word in vain"
+        ));
+    }
+    let watched = watched();
+    watched.words.lock().push(Watch {
+        rest: operations.iter().copied().collect(),
+        semaphore,
+        payload,
+    });
+    watched.more.notify_one();
 }
 
 fn start_thread(machine: &'static Machine) -> Answer {
@@ -123,20 +184,10 @@ fn look(machine: &Machine) {
     let watched = watched();
     let mut words = watched.words.lock();
     loop {
-        let (met, open): (Vec<Watch>, Vec<Watch>) =
-            std::mem::take(&mut *words).into_iter().partition(|watch| {
-                watch.condition.holds(bytes::read(
-                    machine,
-                    watch.place,
-                    watch.condition.bytes.into(),
-                ))
-            });
-        *words = open;
-        for Watch {
-            semaphore, payload, ..
-        } in met
-        {
-            if machine.signal(&semaphore, payload).is_err() {
+        for mut watch in std::mem::take(&mut *words) {
+            if !watch.is_done(machine) {
+                words.push(watch);
+            } else if machine.signal(&watch.semaphore, watch.payload).is_err() {
                 return log::error(format_args!(
                     "the device is gone; a stream waits for a word in vain"
                 ));

@@ -32,7 +32,7 @@ fn set(
 ///
 /// # Safety
 /// Pointers in the record are good.
-unsafe fn set_described<T: Describes + Copy>(
+pub(super) unsafe fn set_described<T: Describes + Copy>(
     handle: CUgraphExec,
     node: CUgraphNode,
     description: *const T,

@@ -184,6 +184,10 @@ impl Describes for CUgraphNodeParams {
                     // Made by `add_any`; there is nothing to change of one.
                     Err(CUDA_ERROR_INVALID_VALUE)
                 }
+                CU_GRAPH_NODE_TYPE_BATCH_MEM_OP => {
+                    let batch = &raw const self.anonymous;
+                    get(batch.cast::<CUDA_BATCH_MEM_OP_NODE_PARAMS>())?.operation(process, state)
+                }
                 CU_GRAPH_NODE_TYPE_EXT_SEMAS_SIGNAL..=CU_GRAPH_NODE_TYPE_FABRIC_CPY_BATCH => {
                     Err(CUDA_ERROR_NOT_SUPPORTED)
                 }

@@ -23,6 +23,7 @@ mod graph_exec;
 mod graph_kernel;
 mod graph_memory;
 mod graph_node;
+mod graph_words;
 mod green;
 mod ipc;
 mod launch;

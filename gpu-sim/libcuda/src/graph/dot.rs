@@ -126,5 +126,6 @@ fn name(operation: &Operation) -> &'static str {
         Operation::Alloc(_) => "MEM_ALLOC",
         Operation::Free(_) => "MEM_FREE",
         Operation::Conditional(_) => "CONDITIONAL",
+        Operation::BeginWords(_) | Operation::Words(_) => "BATCH_MEM_OP",
     }
 }

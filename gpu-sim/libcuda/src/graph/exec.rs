@@ -76,6 +76,7 @@ pub(crate) fn instantiate(process: &Process, graph: CUgraph, flags: u64) -> Answ
     }
     let mut flat = Flat::default();
     flat.append(&state, graph, &[])?;
+    flat.give_semaphores(process)?;
     let nodes = flat
         .steps
         .iter()
@@ -135,10 +136,12 @@ fn operations(state: &State, exec: Key<GraphExec>) -> Answer<Vec<Operation>> {
     Ok(enabled.map(|step| step.operation.clone()).collect())
 }
 
-/// Commands of event nodes are written at each launch, because each launch counts up; until then they do nothing.
+/// Commands of event nodes, and waits for words, are written at each launch, because each launch counts up; until then they do nothing.
 fn gpu_node(state: &mut State, step: &Step) -> Answer<GraphNode> {
     let command = match step.operation {
-        Operation::RecordEvent(_) | Operation::WaitEvent(_) => gpu_sim::command::Command::Marker,
+        Operation::RecordEvent(_) | Operation::WaitEvent(_) | Operation::Words(_) => {
+            gpu_sim::command::Command::Marker
+        }
         ref operation => operation.command(state)?,
     };
     Ok(GraphNode {
@@ -155,7 +158,37 @@ struct Flat {
     shape: Vec<Shape>,
 }
 
+impl Step {
+    /// Takes over what another does. A batch keeps its semaphore: launches count on.
+    fn replace(&mut self, mut operation: Operation) {
+        match (&self.operation, &mut operation) {
+            (Operation::Words(old), Operation::Words(new))
+            | (Operation::BeginWords(old), Operation::BeginWords(new)) => {
+                *new = new.in_place_of(old);
+            }
+            _ => {}
+        }
+        self.operation = operation;
+    }
+}
+
 impl Flat {
+    /// Gives each batch of words a semaphore, which its two steps have in common.
+    fn give_semaphores(&mut self, process: &Process) -> Answer {
+        let mut begun = None;
+        for step in &mut self.steps {
+            match &mut step.operation {
+                Operation::BeginWords(words) => {
+                    *words = words.with_semaphore(process)?;
+                    begun = Some(words.clone());
+                }
+                Operation::Words(words) => *words = begun.take().ok_or(CUDA_ERROR_UNKNOWN)?,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     fn operations(&self) -> Vec<Operation> {
         let steps = self.steps.iter();
         steps.map(|step| step.operation.clone()).collect()
@@ -193,17 +226,25 @@ impl Flat {
                 let last = self.append(state, inner, &behind)?;
                 behind = if last.is_empty() { behind } else { last };
             }
+            if let Operation::Words(words) = operation {
+                behind = vec![self.push(Operation::BeginWords(words.clone()), behind, 0)?];
+            }
             let index = self.steps.len();
-            self.steps.push(Step {
-                operation: operation.clone(),
-                dependencies: behind,
-                enabled: true,
-                inner_steps: index - first,
-            });
+            ends.push(self.push(operation.clone(), behind, index - first)?);
             self.indices.insert(key, index);
-            ends.push(u32::try_from(index).map_err(|_| CUDA_ERROR_INVALID_VALUE)?);
         }
         Ok(ends)
+    }
+
+    fn push(&mut self, operation: Operation, behind: Vec<u32>, inner_steps: usize) -> Answer<u32> {
+        let index = self.steps.len();
+        self.steps.push(Step {
+            operation,
+            dependencies: behind,
+            enabled: true,
+            inner_steps,
+        });
+        u32::try_from(index).map_err(|_| CUDA_ERROR_INVALID_VALUE)
     }
 }
 
@@ -256,14 +297,14 @@ fn submit(
         .map_err(lost)
 }
 
-/// Writes the commands of event nodes for the next launch.
+/// Writes the commands of event nodes, and of waits for words, for the next launch.
 fn update_events(process: &Process, state: &mut State, key: Key<GraphExec>) -> Answer {
     let exec = state.execs.get(key).ok_or(CUDA_ERROR_INVALID_VALUE)?;
     let gpu = Arc::clone(&exec.gpu);
     let is_event = |step: &Step| {
         matches!(
             step.operation,
-            Operation::RecordEvent(_) | Operation::WaitEvent(_)
+            Operation::RecordEvent(_) | Operation::WaitEvent(_) | Operation::Words(_)
         )
     };
     let steps: Vec<_> = exec
@@ -301,7 +342,9 @@ fn capture_launch(state: &mut State, exec: Key<GraphExec>, stream: Key<Stream>) 
             .map(|key| (*key, super::Edge::default()));
         let behind = behind.collect();
         let operation = match step.operation {
-            Operation::Child(_) | Operation::Conditional(_) => Operation::Empty,
+            Operation::Child(_) | Operation::Conditional(_) | Operation::BeginWords(_) => {
+                Operation::Empty
+            }
             operation => operation,
         };
         keys.push(super::add(state, child, operation, behind)?);
@@ -328,8 +371,16 @@ pub(crate) fn set_operation(
     if step.operation.node_type() != operation.node_type() {
         return Err(CUDA_ERROR_INVALID_VALUE);
     }
-    step.operation = operation;
+    let begin = match &operation {
+        Operation::Words(words) => Some(Operation::BeginWords(words.clone())),
+        _ => None,
+    };
+    step.replace(operation);
     let (step, gpu) = (step.clone(), Arc::clone(&exec.gpu));
+    if let (Some(begin), Some(before)) = (begin, index.checked_sub(1)) {
+        let before = exec.steps.get_mut(before);
+        before.ok_or(CUDA_ERROR_INVALID_VALUE)?.replace(begin);
+    }
     upload(process, state, &gpu, index, &step)
 }
 
@@ -405,15 +456,16 @@ pub(crate) fn update(
         return Ok(Err(refusal));
     }
     let gpu = Arc::clone(&old.gpu);
-    let enabled: Vec<bool> = old.steps.iter().map(|step| step.enabled).collect();
-    for (step, enabled) in flat.steps.iter_mut().zip(enabled) {
-        step.enabled = enabled;
+    let mut steps = old.steps.clone();
+    for (step, new) in steps.iter_mut().zip(flat.steps) {
+        step.inner_steps = new.inner_steps;
+        step.replace(new.operation);
     }
-    for (index, step) in flat.steps.iter().enumerate() {
+    for (index, step) in steps.iter().enumerate() {
         upload(process, state, &gpu, index, step)?;
     }
     let exec = state.execs.get_mut(exec).ok_or(CUDA_ERROR_INVALID_VALUE)?;
-    exec.steps = flat.steps;
+    exec.steps = steps;
     // Nodes of the graph that it was made from keep their meaning, nodes of this one get the same.
     exec.indices.extend(flat.indices);
     Ok(Ok(()))
@@ -447,7 +499,7 @@ fn update_child(
         return Err(CUDA_ERROR_INVALID_VALUE);
     }
     for (old, new) in inner.iter_mut().zip(flat.steps) {
-        old.operation = new.operation;
+        old.replace(new.operation);
     }
     let (steps, gpu) = (inner.to_vec(), Arc::clone(&exec.gpu));
     let mut steps = (first..).zip(steps);

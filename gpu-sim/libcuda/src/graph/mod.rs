@@ -4,6 +4,7 @@ pub(crate) mod conditional;
 pub(crate) mod dot;
 pub(crate) mod exec;
 pub(crate) mod memory;
+pub(crate) mod words;
 
 use std::collections::BTreeMap;
 
@@ -13,6 +14,7 @@ use gpu_sim::command::Command;
 
 use conditional::Conditional;
 use memory::GraphAlloc;
+use words::Words;
 
 use crate::address::Place;
 use crate::capture;
@@ -41,6 +43,9 @@ pub(crate) enum Operation {
     Alloc(Key<GraphAlloc>),
     Free(Key<GraphAlloc>),
     Conditional(Conditional),
+    /// In an executable graph, before the step that waits for its end.
+    BeginWords(Words),
+    Words(Words),
 }
 
 impl Operation {
@@ -57,6 +62,7 @@ impl Operation {
             Self::Alloc(_) => CU_GRAPH_NODE_TYPE_MEM_ALLOC,
             Self::Free(_) => CU_GRAPH_NODE_TYPE_MEM_FREE,
             Self::Conditional(_) => CU_GRAPH_NODE_TYPE_CONDITIONAL,
+            Self::BeginWords(_) | Self::Words(_) => CU_GRAPH_NODE_TYPE_BATCH_MEM_OP,
         }
     }
 
@@ -94,7 +100,9 @@ impl Operation {
             | Self::Empty
             | Self::Alloc(_)
             | Self::Free(_)
-            | Self::Conditional(_) => Command::Marker,
+            | Self::Conditional(_)
+            | Self::BeginWords(_) => Command::Marker,
+            Self::Words(words) => words.next_wait(),
             Self::WaitEvent(event) => event::wait_command(state, *event)?,
             Self::RecordEvent(event) => event::next_signal(state, *event)?,
         })
@@ -105,10 +113,8 @@ impl Operation {
         match self {
             Self::Copy(copy) => Some(copy.effect(machine)),
             Self::Fill(fill) => Some(fill.effect(machine)),
-            Self::Host(call) => {
-                let call = *call;
-                Some(Effect::HostCall(Box::new(move || call.run())))
-            }
+            &Self::Host(call) => Some(Effect::HostCall(Box::new(move || call.run()))),
+            Self::BeginWords(words) => words.begin(machine),
             _ => None,
         }
     }
