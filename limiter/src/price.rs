@@ -244,20 +244,7 @@ impl PriceTable {
 
     /// A lease was taken for `key`: even if it was in vain, the next one is for later.
     pub fn leased(&self, key: KernelKey, now: MonotonicNs) {
-        let Some((at, entry)) = self.place_of(key) else {
-            return;
-        };
-        let mut histories = self
-            .histories
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(history) = histories.get_mut(at) {
-            history.leased_at = now;
-            let lease_wanted = history.lease_wanted(self.slice);
-            entry
-                .lease_wanted_ns
-                .store(lease_wanted.get(), Ordering::Relaxed);
-        }
+        self.change(key, now, |history| history.leased_at = now);
     }
 
     /// What to charge for a kernel that was never measured: the average of late.
@@ -293,27 +280,36 @@ impl PriceTable {
     /// A launch of `key` was measured: `elapsed` between its events, of which `own` is this process's part when the time
     /// is divided among the tenants that were busy.
     pub fn observe(&self, key: KernelKey, elapsed: GpuNs, own: GpuNs, now: MonotonicNs) {
-        let Some((at, entry)) = self.place_of(key) else {
-            return;
-        };
+        let price = self.change(key, now, |history| history.add(elapsed, own, now));
+        if let Some(price) = price {
+            self.typical_ns.store(
+                moved_mean(self.typical().get(), price, 16),
+                Ordering::Relaxed,
+            );
+        }
+    }
+
+    /// Changes what is known of `key`, and what launches read of it. The price in ns; `None`: there is no place for it.
+    fn change(
+        &self,
+        key: KernelKey,
+        now: MonotonicNs,
+        change: impl FnOnce(&mut History),
+    ) -> Option<u64> {
+        let (at, entry) = self.place_of(key)?;
         let mut histories = self
             .histories
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let Some(history) = histories.get_mut(at) else {
-            return;
-        };
-        history.add(elapsed, own, now);
+        let history = histories.get_mut(at)?;
+        change(history);
         let price = history.price(self.slice, now).get().max(1);
         entry.price_ns.store(price, Ordering::Relaxed);
         let lease_wanted = history.lease_wanted(self.slice);
         entry
             .lease_wanted_ns
             .store(lease_wanted.get(), Ordering::Relaxed);
-        self.typical_ns.store(
-            moved_mean(self.typical().get(), price, 16),
-            Ordering::Relaxed,
-        );
+        Some(price)
     }
 
     /// Where a key may stand, best place first.
