@@ -46,7 +46,7 @@ pub enum AttachError {
         source: io::Error,
     },
     /// The file is not ours, or of a version whose layout differs.
-    #[error("{path}: {what}", path = path.display())]
+    #[error("{path}: {what}; remove it when no limited program runs", path = path.display())]
     Layout {
         /// The file.
         path: PathBuf,

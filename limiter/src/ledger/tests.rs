@@ -208,7 +208,8 @@ fn another_layout_is_refused() {
         .unwrap_err()
         .to_string();
     assert!(
-        error.contains("has layout 2, this version of cuda-hook has 1"),
+        error.contains("has layout 2, this version of cuda-hook has 1")
+            && error.ends_with("remove it when no limited program runs"),
         "{error}"
     );
 }
