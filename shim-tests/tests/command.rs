@@ -214,7 +214,7 @@ fn status_shows_gpu_time_and_waits() {
 #[test]
 fn an_interrupt_is_the_programs_to_handle() {
     let machine = Machine::new();
-    // Not a shell's trap: one that sees the signal just before it reads waits for its input all the same.
+    // Not a shell's trap: there is none for a signal that is ignored from the start, as where tests run in the background.
     let script = "import signal, sys; interrupt = [signal.SIGINT]; \
         signal.pthread_sigmask(signal.SIG_BLOCK, interrupt); print('ready', flush=True); \
         signal.sigwait(interrupt); print('caught', flush=True); sys.exit(5)";
