@@ -227,6 +227,7 @@ fn a_graph_that_frees_on_launch_can_be_launched_again() {
 
 #[test]
 fn graphs_with_memory_nodes_are_neither_copied_nor_taken_apart_nor_instantiated_twice() {
+    let _measuring = measuring();
     context();
     let (graph, other) = (graph(), graph());
     let (node, address) = add_alloc(graph, 100);
@@ -350,6 +351,7 @@ fn conditional(
 
 #[test]
 fn the_body_of_a_conditional_node_that_the_default_value_chooses_runs_once() {
+    let _measuring = measuring();
     context();
     let (memory, stream) = (alloc(8), free_stream());
     for (kind, default, bodies, written) in [
