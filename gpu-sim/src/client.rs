@@ -24,6 +24,7 @@ use crate::command::{
     AllocKind, Block, BlockId, Command, ContainerUsage, ContextId, EngineUsage, MemoryInfo,
     ProcessUsage, Sequence, StreamId, UtilizationSample,
 };
+use crate::peer_pid::peer_pid;
 use crate::profile::{MachineProfile, Profile, ProfileError};
 use crate::shared::{CommonsMapping, Mapping, Semaphore};
 use crate::wire::{self, Refusal, Reply, Request, Role, Submission};
@@ -42,6 +43,9 @@ const SPIN: Duration = Duration::from_micros(10);
 
 /// How long a sleep lasts before it asks whether the device still lives.
 const LIFE_CHECK: Duration = Duration::from_millis(50);
+
+/// Devices that may die under one attempt to connect before it fails.
+const DYING_MAX: u32 = 3;
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -205,12 +209,23 @@ impl Machine {
 
     /// Connects to the machine that `environment` names; starts it when this is its first user.
     pub fn connect_to(environment: &Environment) -> Result<Self, ConnectError> {
-        match Self::connect_existing(environment)? {
-            Some(machine) => Ok(machine),
-            None => {
-                let asked = environment.profile()?;
-                let socket = start::connect(environment, &asked)?;
-                Self::join(environment, &asked, socket, Role::User)
+        if let Some(machine) = Self::connect_existing(environment)? {
+            return Ok(machine);
+        }
+        let asked = environment.profile()?;
+        let mut dying = 0;
+        loop {
+            let socket = start::connect(environment, &asked)?;
+            let device = peer_pid(&socket);
+            match Self::join(environment, &asked, socket, Role::User) {
+                // A device that is killed may hang up on its users before it stops to listen: the next one is started
+                // by whoever asks when it has ended.
+                Err(ConnectError::Lost(Lost::Device))
+                    if dying < DYING_MAX && start::wait_for_end(device) =>
+                {
+                    dying += 1;
+                }
+                joined => return joined,
             }
         }
     }

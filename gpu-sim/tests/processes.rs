@@ -8,6 +8,7 @@ mod support;
 
 use gpu_sim::client::{ConnectError, Effect, Environment, Lost, Machine, RequestError};
 use gpu_sim::command::{AllocKind, Command as GpuCommand};
+use gpu_sim::folder::SOCKET_FILE;
 use gpu_sim::wire;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketType};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process};
@@ -29,6 +30,7 @@ fn program() {
         "device" => device(),
         "fork" => fork(),
         "orphan" => orphan(),
+        "dying" => dying(),
         other => panic!("no program {other}"),
     }
 }
@@ -106,6 +108,23 @@ fn orphan() {
     }
     say(child);
     wait_for_end_of_input();
+}
+
+/// Listens where a device would, and ends when a user knocks, without an answer: as a device that is killed while it
+/// still listens.
+fn dying() {
+    let dir = Environment::from_process().dir;
+    std::fs::create_dir(&dir).unwrap();
+    let listener = rustix::net::socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).unwrap();
+    let address = SocketAddrUnix::new(dir.join(SOCKET_FILE)).unwrap();
+    rustix::net::bind(&listener, &address).unwrap();
+    rustix::net::listen(&listener, 8).unwrap();
+    say("listening");
+    // The first to knock looks whether there is a device; the second has the right to start one.
+    for _ in 0..2 {
+        let user = rustix::net::accept(&listener).unwrap();
+        rustix::net::recv(&user, &mut [0; 1024], RecvFlags::empty()).unwrap();
+    }
 }
 
 #[test]
@@ -323,6 +342,16 @@ fn a_lost_device_is_an_error_and_the_next_connection_starts_another() {
     let next = sandbox.connect();
     assert_ne!(next.device_pid(), device);
     run_kernels(&next, 1);
+}
+
+#[test]
+fn a_device_that_dies_as_one_connects_is_replaced() {
+    let sandbox = Sandbox::new();
+    let mut dying = Program::start(&sandbox.environment(), "dying");
+    assert_eq!(dying.line(), "listening");
+    let machine = sandbox.connect();
+    assert_ne!(machine.device_pid(), dying.child.id());
+    run_kernels(&machine, 1);
 }
 
 fn encoded(request: &wire::Request) -> Vec<u8> {

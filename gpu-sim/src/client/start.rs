@@ -3,12 +3,20 @@
 use super::{ConnectError, Environment};
 use crate::folder::{self, READY, SOCKET_FILE};
 use crate::profile::MachineProfile;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+
+/// How long a device that hung up may take to end.
+const END_TIMEOUT: Timespec = Timespec {
+    tv_sec: 5,
+    tv_nsec: 0,
+};
 
 /// Connects to the device, which is started if it does not run. Under the lock: the device ends only when it
 /// holds the lock and nobody waits to be accepted.
@@ -98,6 +106,17 @@ fn start(
         Ok(())
     } else {
         Err(ConnectError::NotStarted(said.trim_end().to_owned()))
+    }
+}
+
+/// Waits for the end of a device that hung up; false where it lives on, or lies outside our pid namespace.
+pub(super) fn wait_for_end(device: u32) -> bool {
+    let Some(pid) = i32::try_from(device).ok().and_then(Pid::from_raw) else {
+        return false;
+    };
+    match pidfd_open(pid, PidfdFlags::empty()) {
+        Ok(end) => poll(&mut [PollFd::new(&end, PollFlags::IN)], Some(&END_TIMEOUT)) == Ok(1),
+        Err(error) => error == Errno::SRCH,
     }
 }
 
