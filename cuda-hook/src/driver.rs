@@ -11,6 +11,9 @@
 use std::ffi::{CStr, CString, OsStr, c_char, c_uint, c_void};
 use std::path::Path;
 use std::ptr;
+use std::sync::atomic::AtomicPtr;
+#[cfg(second_door)]
+use std::sync::atomic::Ordering;
 
 use cuda_sys_stubs::abi::*;
 use cuda_sys_stubs::nvml_abi::{NVML_SUCCESS, nvmlDevice_t, nvmlMemory_t};
@@ -18,6 +21,7 @@ use cuda_sys_stubs::{nvml_pfn, pfn};
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use limiter::units::{Bytes, DeviceUuid};
 
+use crate::elf::Object;
 use crate::lookup;
 use crate::table::{DriverRows, NvmlRows};
 
@@ -75,6 +79,8 @@ functions! {
 pub(crate) struct OpenError {
     name: String,
     reason: String,
+    /// Somebody has to do something about it; otherwise there simply is no such library here.
+    pub(crate) needs_attention: bool,
 }
 
 impl std::fmt::Display for OpenError {
@@ -90,6 +96,7 @@ fn open(name: &OsStr) -> Result<Library, OpenError> {
     unsafe { Library::open(Some(name), RTLD_NOW | RTLD_LOCAL) }.map_err(|reason| OpenError {
         name: name.to_string_lossy().into_owned(),
         reason: reason.to_string(),
+        needs_attention: false,
     })
 }
 
@@ -112,6 +119,12 @@ pub(crate) struct Driver {
     /// What the rows of the table forward to.
     pub(crate) rows: DriverRows,
     questions: Questions,
+    /// The loader's handle.
+    #[cfg_attr(
+        not(second_door),
+        expect(dead_code, reason = "the second door asks it for what has no row")
+    )]
+    library: AtomicPtr<c_void>,
 }
 
 /// What the driver answered instead of success.
@@ -143,14 +156,34 @@ impl Driver {
     /// Opens the driver at `path`, or the one that the loader finds. It stays open for good.
     pub(crate) fn open(path: Option<&Path>) -> Result<Self, OpenError> {
         let soname = DRIVER_SONAME.to_string_lossy();
-        let library = open(path.map_or(OsStr::new(&*soname), Path::as_os_str))?.into_raw();
+        let name = path.map_or(OsStr::new(&*soname), Path::as_os_str);
+        let library = open(name)
+            .map_err(|error| OpenError {
+                needs_attention: path.is_some(),
+                ..error
+            })?
+            .into_raw();
         let address = address_in(library);
+        if Object::ours().is_some_and(|ours| Object::defining(address(c"cuInit")) == Some(ours)) {
+            return Err(OpenError {
+                name: name.to_string_lossy().into_owned(),
+                reason: "is cuda-hook itself; CUDA_HOOK_DRIVER must name the real driver".into(),
+                needs_attention: true,
+            });
+        }
         Ok(Self {
             // SAFETY: the driver's promise: what it exports under these names is what its headers declare.
             rows: unsafe { DriverRows::resolve(&address) },
             // SAFETY: as above.
             questions: unsafe { Questions::resolve(&address) },
+            library: AtomicPtr::new(library),
         })
+    }
+
+    /// The address of the driver's symbol `name`; null where it has none.
+    #[cfg(second_door)]
+    pub(crate) fn address_of(&self, name: &CStr) -> *mut c_void {
+        address_in(self.library.load(Ordering::Relaxed))(name)
     }
 
     /// The devices that the program sees, in its order, with their UUIDs.

@@ -47,7 +47,7 @@ struct GnuHash {
 }
 
 /// An object that the loader has mapped.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Object {
     base: usize,
     dynamic: *const DynamicEntry,
@@ -77,6 +77,11 @@ impl Object {
             base: map.base,
             dynamic: map.dynamic,
         })
+    }
+
+    /// The object that this code is part of.
+    pub(crate) fn ours() -> Option<Self> {
+        Self::defining(Self::ours as *const c_void)
     }
 
     /// The first loaded object that answers `wanted` with a value.

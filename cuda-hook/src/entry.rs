@@ -44,7 +44,7 @@ impl Api for Cuda {
     const POISONED: CUresult = abi::CUDA_ERROR_UNKNOWN;
 
     fn library(runtime: &'static Runtime) -> Option<&'static Driver> {
-        runtime.driver()
+        runtime.driver().ok()
     }
 }
 
@@ -111,7 +111,7 @@ pub(crate) fn enter<A: Api>(
 ) -> u32 {
     let runtime = runtime::get();
     let Some(library) = A::library(runtime) else {
-        return A::NO_LIBRARY;
+        return without_library::<A>(runtime, effect);
     };
     match runtime.stance() {
         Stance::Open(_) => forward(library),
@@ -127,6 +127,17 @@ pub(crate) fn enter<A: Api>(
             || hook(Bare { runtime, library }),
         ),
     }
+}
+
+/// There is nothing to forward to: what somebody has to see to is said where a program begins.
+fn without_library<A: Api>(runtime: &Runtime, effect: Effect) -> u32 {
+    if escapes_limits(effect)
+        && let Some(complaint) = runtime.complaint()
+    {
+        complaint.say_once();
+        return A::UNENFORCEABLE;
+    }
+    A::NO_LIBRARY
 }
 
 /// The door for rows of an attached process. Before `cuInit` there is nothing to attach to: the driver answers.

@@ -3,6 +3,9 @@
 //! One call, for example `cuMemAlloc_v2`: the row in [`table`] → the door in [`entry`] → the hook in [`hooks`] → the quota in
 //! `limiter` → the real driver in [`driver`] → back, with the driver's own status. How a caller gets to the row: [`lookup`].
 //! What the process is and has: [`runtime`]. Nothing runs when this library is loaded.
+//!
+//! The same source is built twice: as the preload, and (`cfg(second_door)`, package `cuda-hook-second-door`) as the
+//! `libcuda.so.1` that is mounted in the driver's place.
 #![deny(unsafe_code)]
 #![cfg_attr(
     not(test),
@@ -24,5 +27,7 @@ mod lookup;
 #[cfg(test)]
 mod not_yet;
 mod runtime;
+#[cfg(second_door)]
+mod second_door;
 mod table;
 mod throttle;

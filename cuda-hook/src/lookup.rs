@@ -22,6 +22,8 @@ use cuda_sys_stubs::abi::{CUDA_SUCCESS, CUresult};
 use crate::driver::{DRIVER_SONAME, NVML_SONAME};
 use crate::elf::Object;
 use crate::entry::{Bare, Cuda};
+#[cfg(second_door)]
+use crate::second_door;
 use crate::table;
 
 #[cfg(not(target_arch = "x86_64"))]
@@ -105,17 +107,15 @@ unsafe extern "C" fn dlvsym(
 /// As `dlsym`.
 unsafe extern "C" fn answer_dlsym(handle: *mut c_void, name: *const c_char) -> Answer {
     let real = real_address(&DLSYM, c"dlsym");
-    // SAFETY: the caller's promise: `name` is a string.
-    let wanted = unsafe { Wanted::by_name(name) };
     // SAFETY: what glibc exports as `dlsym` has that type.
-    match (wanted, unsafe {
-        mem::transmute::<*mut c_void, Option<Dlsym>>(real)
-    }) {
-        (Some(wanted), Some(real)) => {
+    let dlsym = unsafe { mem::transmute::<*mut c_void, Option<Dlsym>>(real) };
+    // SAFETY: the caller's promise: null, or a string.
+    match unsafe { Wanted::by_name(name) }.zip(dlsym) {
+        Some((wanted, dlsym)) => wanted.answer(handle, real, |handle| {
             // SAFETY: the caller's arguments, or a handle of ours.
-            Answer::found(wanted.answer(handle, |handle| unsafe { real(handle, name) }))
-        }
-        _ => Answer::go_on(real),
+            unsafe { dlsym(handle, name) }
+        }),
+        None => Answer::go_on(real),
     }
 }
 
@@ -127,32 +127,32 @@ unsafe extern "C" fn answer_dlvsym(
     version: *const c_char,
 ) -> Answer {
     let real = real_address(&DLVSYM, c"dlvsym");
-    // SAFETY: the caller's promise: `name` is a string.
-    let wanted = unsafe { Wanted::by_name(name) };
     // SAFETY: what glibc exports as `dlvsym` has that type.
-    match (wanted, unsafe {
-        mem::transmute::<*mut c_void, Option<Dlvsym>>(real)
-    }) {
-        (Some(wanted), Some(real)) => {
+    let dlvsym = unsafe { mem::transmute::<*mut c_void, Option<Dlvsym>>(real) };
+    // SAFETY: the caller's promise: null, or a string.
+    match unsafe { Wanted::by_name(name) }.zip(dlvsym) {
+        Some((wanted, dlvsym)) => wanted.answer(handle, real, |handle| {
             // SAFETY: the caller's arguments, or a handle of ours.
-            Answer::found(wanted.answer(handle, |handle| unsafe { real(handle, name, version) }))
-        }
-        _ => Answer::go_on(real),
+            unsafe { dlvsym(handle, name, version) }
+        }),
+        None => Answer::go_on(real),
     }
 }
 
-/// A looked-up name that we have a function for.
-struct Wanted {
-    ours: *mut c_void,
-    /// The SONAMEs of the library in whose place our function stands.
-    providers: &'static [&'static CStr],
+/// A looked-up name that concerns us.
+enum Wanted<'a> {
+    /// We have a function for it.
+    Hooked(Hooked<'a>),
+    /// The second door exports it, whether or not the driver has it.
+    #[cfg(second_door)]
+    Jump(&'a CStr),
 }
 
-impl Wanted {
+impl<'a> Wanted<'a> {
     /// Two bytes decide for nearly every name.
     ///
     /// # Safety
-    /// `name` is null or a string.
+    /// `name` is null or a string that outlives the answer.
     unsafe fn by_name(name: *const c_char) -> Option<Self> {
         if name.is_null() {
             return None;
@@ -160,15 +160,68 @@ impl Wanted {
         // SAFETY: the caller's promise.
         let name = unsafe { CStr::from_ptr(name) };
         let (ours, providers): (_, &[_]) = match name.to_bytes() {
-            [b'c', b'u', ..] => (table::by_name(name)?, &[DRIVER_SONAME]),
+            [b'c', b'u', ..] => match table::by_name(name) {
+                Some(ours) => (ours, &[DRIVER_SONAME]),
+                #[cfg(second_door)]
+                None if second_door::has_jump(name) => return Some(Self::Jump(name)),
+                None => return None,
+            },
             [b'n', b'v', ..] => (table::by_name(name)?, &[NVML_SONAME]),
             b"dlsym" => (dlsym as Dlsym as *mut c_void, LIBC_SONAMES),
             b"dlvsym" => (dlvsym as Dlvsym as *mut c_void, LIBC_SONAMES),
             _ => return None,
         };
-        Some(Self { ours, providers })
+        Some(Self::Hooked(Hooked {
+            name,
+            ours,
+            providers,
+        }))
     }
 
+    /// What the caller gets. `real` is glibc's lookup of the name, `go_on` its address; the last call of it is the one whose
+    /// failure `dlerror` tells, as without us.
+    fn answer(
+        &self,
+        handle: *mut c_void,
+        #[cfg_attr(
+            not(second_door),
+            expect(unused_variables, reason = "only a jump's name is left to glibc")
+        )]
+        go_on: *const c_void,
+        real: impl Fn(*mut c_void) -> *mut c_void,
+    ) -> Answer {
+        match self {
+            Self::Hooked(hooked) => Answer::found(hooked.answer(handle, real)),
+            #[cfg(second_door)]
+            Self::Jump(name) if is_ours(real(handle)) && second_door::is_lacking(name) => {
+                Answer::found(ptr::null_mut())
+            }
+            #[cfg(second_door)]
+            Self::Jump(_) => Answer::go_on(go_on),
+        }
+    }
+}
+
+/// Whether `address` lies in this library.
+#[cfg(second_door)]
+fn is_ours(address: *mut c_void) -> bool {
+    let object = Object::defining(address);
+    object.is_some() && object == Object::ours()
+}
+
+/// A looked-up name that we have a function for.
+struct Hooked<'a> {
+    #[cfg_attr(
+        not(second_door),
+        expect(dead_code, reason = "the second door asks the driver for it")
+    )]
+    name: &'a CStr,
+    ours: *mut c_void,
+    /// The SONAMEs of the library in whose place our function stands.
+    providers: &'static [&'static CStr],
+}
+
+impl Hooked<'_> {
     /// What the caller gets. `real` is glibc's lookup of the name; the last call of it is the one whose failure
     /// `dlerror` tells, as without us.
     fn answer(
@@ -176,13 +229,18 @@ impl Wanted {
         handle: *mut c_void,
         real: impl Fn(*mut c_void) -> *mut c_void,
     ) -> *mut c_void {
-        let theirs = match self.provider_for(handle) {
-            Some(provider) => real(provider),
-            None => match real(handle) {
-                // Found in the whole program, where we stand whether or not the driver does: ask behind us.
-                found if found == self.ours => real(libc::RTLD_NEXT),
-                found => found,
-            },
+        let found = real(self.provider_for(handle).unwrap_or(handle));
+        #[cfg(second_door)]
+        if found == self.ours && self.providers == [DRIVER_SONAME] {
+            // Found where the driver would have been found.
+            let lacking = second_door::is_lacking(self.name);
+            return if lacking { ptr::null_mut() } else { found };
+        }
+        let theirs = if found == self.ours {
+            // Found in the whole program, where we stand whether or not the driver does: ask behind us.
+            real(libc::RTLD_NEXT)
+        } else {
+            found
         };
         if self.stands_in_for(theirs) {
             self.ours

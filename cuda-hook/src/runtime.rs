@@ -35,7 +35,7 @@ use crate::{entry, log};
 /// What one process knows for good.
 pub(crate) struct Runtime {
     stance: Stance,
-    driver: OnceBox<Option<Driver>>,
+    driver: OnceBox<Result<Driver, NoDriver>>,
     nvml: OnceBox<Option<Nvml>>,
 }
 
@@ -70,12 +70,21 @@ impl From<Refusal> for Complaint {
     }
 }
 
+/// There is no real driver.
+pub(crate) struct NoDriver {
+    complaint: Option<Complaint>,
+}
+
 impl Complaint {
-    fn unusable(reason: impl fmt::Display) -> Self {
+    fn new(reason: impl fmt::Display) -> Self {
         Self {
-            line: format!("cuda-hook: limits cannot be enforced: {reason}"),
+            line: format!("cuda-hook: {reason}"),
             said: AtomicBool::new(false),
         }
+    }
+
+    fn unusable(reason: impl fmt::Display) -> Self {
+        Self::new(format_args!("limits cannot be enforced: {reason}"))
     }
 
     /// Writes the line to stderr, the first time.
@@ -120,19 +129,32 @@ impl Runtime {
         &self.stance
     }
 
-    /// The real driver, opened at first use; `None` where there is none.
-    pub(crate) fn driver(&self) -> Option<&Driver> {
+    /// The real driver, opened at first use.
+    pub(crate) fn driver(&self) -> Result<&Driver, &NoDriver> {
         let path = match &self.stance {
             Stance::Open(path) => path.as_deref(),
             Stance::Refused(_) => None,
             Stance::Limited(limited) => limited.settings.driver.as_deref(),
         };
         let open = || {
-            Driver::open(path)
-                .inspect_err(|reason| tracing::warn!("no driver: {reason}"))
-                .ok()
+            Driver::open(path).map_err(|reason| {
+                tracing::warn!("no driver: {reason}");
+                NoDriver {
+                    complaint: reason
+                        .needs_attention
+                        .then(|| Complaint::new(format_args!("no driver: {reason}"))),
+                }
+            })
         };
         self.driver.get_or_init(|| Box::new(open())).as_ref()
+    }
+
+    /// What stands between this process and its driver, where somebody has to do something about it.
+    pub(crate) fn complaint(&self) -> Option<&Complaint> {
+        match &self.stance {
+            Stance::Refused(refusal) => Some(refusal),
+            Stance::Open(_) | Stance::Limited(_) => self.driver().err()?.complaint.as_ref(),
+        }
     }
 
     /// The real NVML, opened at first use; `None` where there is none.

@@ -13,6 +13,8 @@ pub struct Artefacts {
     pub folder: PathBuf,
     /// The preload, `libcuda_hook.so`.
     pub hook: PathBuf,
+    /// The folder with the same library as `libcuda.so.1`.
+    pub second_door: PathBuf,
     /// The command, `cuda-hook`.
     pub command: PathBuf,
     /// The folder with the simulated `libcuda.so.1`, `libnvidia-ml.so.1` and `gpu-sim-device`.
@@ -30,6 +32,7 @@ impl Artefacts {
             .to_owned();
         Self {
             hook: folder.join("libcuda_hook.so"),
+            second_door: folder.join("second-door"),
             command: folder.join("cuda-hook"),
             sim: folder.join("gpu-sim"),
             folder,
@@ -39,10 +42,14 @@ impl Artefacts {
     fn complete(&self) -> bool {
         let sim =
             ["libcuda.so.1", "libnvidia-ml.so.1", "gpu-sim-device"].map(|name| self.sim.join(name));
-        [&self.hook, &self.command]
-            .into_iter()
-            .chain(&sim)
-            .all(|path| path.exists())
+        [
+            &self.hook,
+            &self.command,
+            &self.second_door.join("libcuda.so.1"),
+        ]
+        .into_iter()
+        .chain(&sim)
+        .all(|path| path.exists())
     }
 
     /// Calls `scripts/build` for the same target folder and profile.

@@ -98,9 +98,14 @@ impl Machine {
         if world.has_hook() {
             command.env("LD_PRELOAD", &artefacts().hook);
         }
-        if let World::Limited(limits) = world {
-            command.envs(limits.iter().map(|(name, value)| (name, value)));
+        if matches!(world, World::SecondDoor(_)) {
+            let artefacts = artefacts();
+            let (door, sim) = (artefacts.second_door.display(), artefacts.sim.display());
+            command
+                .env("LD_LIBRARY_PATH", format!("{door}:{sim}"))
+                .env("CUDA_HOOK_DRIVER", artefacts.sim.join("libcuda.so.1"));
         }
+        command.envs(world.limits().iter().map(|(name, value)| (name, value)));
         command
     }
 

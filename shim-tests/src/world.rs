@@ -9,6 +9,8 @@ pub enum World {
     Transparent,
     /// The same, and limits: environment variables and their values.
     Limited(Vec<(String, String)>),
+    /// No preload: the library stands in the driver's place, with the simulated driver named to it, and limits.
+    SecondDoor(Vec<(String, String)>),
 }
 
 impl World {
@@ -20,6 +22,22 @@ impl World {
                 .map(|(name, value)| (name.to_owned(), value.to_owned()))
                 .collect(),
         )
+    }
+
+    /// The same limits, behind the second door.
+    pub fn by_second_door(self) -> Self {
+        match self {
+            Self::Bare | Self::Transparent => Self::SecondDoor(Vec::new()),
+            Self::Limited(limits) | Self::SecondDoor(limits) => Self::SecondDoor(limits),
+        }
+    }
+
+    /// The environment variables that set its limits.
+    pub fn limits(&self) -> &[(String, String)] {
+        match self {
+            Self::Bare | Self::Transparent => &[],
+            Self::Limited(limits) | Self::SecondDoor(limits) => limits,
+        }
     }
 
     /// Container `container` with a memory quota.
