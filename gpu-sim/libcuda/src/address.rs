@@ -11,7 +11,8 @@ use gpu_sim::profile::DEVICES_MAX;
 use crate::context::Context;
 use crate::door::Answer;
 use crate::graph::memory::GraphAlloc;
-use crate::pool::Pool;
+use crate::location::Location;
+use crate::pool::{Chunk, Pool};
 use crate::process::Device;
 use crate::table::Key;
 use crate::virtual_memory::Physical;
@@ -30,37 +31,45 @@ pub(crate) enum Backing {
         physical: Key<Physical>,
         shadow: u64,
         access: Access,
+        /// Whether it is the host's.
+        is_host: bool,
     },
     /// Memory of a graph's own; its bytes can be reached at `shadow` while it is backed.
     Graph { alloc: Key<GraphAlloc>, shadow: u64 },
     /// Page-locked host memory that the driver allocated.
     HostAllocated { flags: u32 },
+    /// Page-locked host memory of a pool, which has so many bytes here.
+    HostPooled { bytes: u64 },
     /// The program's own memory, page-locked.
     HostRegistered { flags: u32 },
 }
 
-/// Which devices may do what: the flags of `cuMemSetAccess`, two bits a device.
+/// Which devices may do what, and whether the host may: the flags of `cuMemSetAccess`, two bits a [`Location::index`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Access(u32);
+pub(crate) struct Access(u64);
 
 const _: () = assert!(
-    2 * DEVICES_MAX <= 32,
-    "two bits for each device of a machine"
+    2 * (DEVICES_MAX + 1) <= 64,
+    "two bits for each device of a machine, and for the host"
 );
 
 impl Access {
-    /// What a device may.
-    pub(crate) fn of(self, device: usize) -> CUmemAccess_flags {
-        (self.0 >> (2 * device)) & CU_MEM_ACCESS_FLAGS_PROT_READWRITE
+    /// What one may.
+    pub(crate) fn of(self, user: Location) -> CUmemAccess_flags {
+        let bits = (self.0 >> (2 * user.index())) & u64::from(CU_MEM_ACCESS_FLAGS_PROT_READWRITE);
+        CUmemAccess_flags::try_from(bits).unwrap_or(0)
     }
 
-    /// The same, but for one device.
-    pub(crate) fn with(self, device: usize, flags: CUmemAccess_flags) -> Self {
-        let (at, mask) = (2 * device, CU_MEM_ACCESS_FLAGS_PROT_READWRITE);
-        Self(self.0 & !(mask << at) | (flags & mask) << at)
+    /// The same, but for one.
+    pub(crate) fn with(self, user: Location, flags: CUmemAccess_flags) -> Self {
+        let (at, mask) = (
+            2 * user.index(),
+            u64::from(CU_MEM_ACCESS_FLAGS_PROT_READWRITE),
+        );
+        Self(self.0 & !(mask << at) | (u64::from(flags) & mask) << at)
     }
 
-    /// Whether any device may do anything.
+    /// Whether any may do anything.
     fn is_any(self) -> bool {
         self.0 != 0
     }
@@ -98,14 +107,29 @@ impl Range {
             Backing::Mapped { .. }
             | Backing::Graph { .. }
             | Backing::HostAllocated { .. }
+            | Backing::HostPooled { .. }
             | Backing::HostRegistered { .. } => None,
+        }
+    }
+
+    /// What a pool has here.
+    pub(crate) fn chunk(&self) -> Option<Chunk> {
+        match self.backing {
+            Backing::HostPooled { bytes } => Some(Chunk::Host {
+                start: self.start,
+                bytes,
+            }),
+            _ => self.block().map(Chunk::Device),
         }
     }
 
     pub(crate) fn is_host(&self) -> bool {
         matches!(
             self.backing,
-            Backing::HostAllocated { .. } | Backing::HostRegistered { .. }
+            Backing::HostAllocated { .. }
+                | Backing::HostPooled { .. }
+                | Backing::HostRegistered { .. }
+                | Backing::Mapped { is_host: true, .. }
         )
     }
 }
@@ -234,8 +258,17 @@ impl AddressBook {
     /// As [`AddressBook::place`], for memory that a device reaches: `CUDA_ERROR_INVALID_VALUE` for the program's own.
     pub(crate) fn known_place(&self, address: CUdeviceptr, bytes: u64) -> Answer<Place> {
         let first = self.find(address).ok_or(CUDA_ERROR_INVALID_VALUE)?;
-        if let Backing::Mapped { shadow, .. } = first.backing {
-            return self.mapped_place(address, bytes, shadow + (address - first.start));
+        if let Backing::Mapped {
+            shadow, is_host, ..
+        } = first.backing
+        {
+            let kind = if is_host {
+                HostKind::PageLocked
+            } else {
+                HostKind::Mapped
+            };
+            let at_shadow = shadow + (address - first.start);
+            return self.mapped_place(address, bytes, (at_shadow, kind));
         }
         let range = self
             .find_all(address, bytes)
@@ -253,7 +286,9 @@ impl AddressBook {
                 address: shadow + (address - range.start),
                 kind: HostKind::Graph(alloc),
             },
-            Backing::HostAllocated { .. } | Backing::HostRegistered { .. } => Place::Host {
+            Backing::HostAllocated { .. }
+            | Backing::HostPooled { .. }
+            | Backing::HostRegistered { .. } => Place::Host {
                 address,
                 kind: HostKind::PageLocked,
             },
@@ -261,8 +296,14 @@ impl AddressBook {
         })
     }
 
-    /// As [`AddressBook::known_place`], over as many mappings as lie side by side and may be used.
-    fn mapped_place(&self, address: CUdeviceptr, bytes: u64, at_shadow: u64) -> Answer<Place> {
+    /// As [`AddressBook::known_place`], over as many mappings as lie side by side and may be used. All of them count as what
+    /// the first is.
+    fn mapped_place(
+        &self,
+        address: CUdeviceptr,
+        bytes: u64,
+        (at_shadow, kind): (u64, HostKind),
+    ) -> Answer<Place> {
         let end = address.checked_add(bytes).ok_or(CUDA_ERROR_INVALID_VALUE)?;
         let mut at = address;
         while at < end {
@@ -277,7 +318,7 @@ impl AddressBook {
         }
         Ok(Place::Host {
             address: at_shadow,
-            kind: HostKind::Mapped,
+            kind,
         })
     }
 }
@@ -316,11 +357,15 @@ mod tests {
     }
 
     #[test]
-    fn access_is_kept_for_each_device_by_itself() {
-        let access = Access::default().with(0, 3).with(15, 1);
-        assert_eq!((access.of(0), access.of(1), access.of(15)), (3, 0, 1));
-        let access = access.with(0, 0);
-        assert!(access.is_any() && !access.with(15, 0).is_any());
+    fn access_is_kept_for_each_device_and_the_host_by_itself() {
+        let [first, second, last] = [0, 1, DEVICES_MAX - 1].map(Location::Device);
+        let access = Access::default().with(first, 3).with(last, 1);
+        assert_eq!((access.of(first), access.of(second)), (3, 0));
+        assert_eq!((access.of(last), access.of(Location::Host)), (1, 0));
+        let access = access.with(first, 0).with(Location::HostNode, 3);
+        assert_eq!((access.of(Location::Host), access.of(last)), (3, 1));
+        let access = access.with(Location::Host, 0);
+        assert!(access.is_any() && !access.with(last, 0).is_any());
     }
 
     #[test]

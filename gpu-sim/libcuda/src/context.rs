@@ -11,7 +11,7 @@ use crate::door::Answer;
 use crate::graph::memory::GraphPool;
 use crate::green::Sms;
 use crate::limit::{self, Limits};
-use crate::pool::Pool;
+use crate::pool::Pools;
 use crate::process::{Process, State, refused};
 use crate::stream::{self, Stream};
 use crate::table::Key;
@@ -73,19 +73,17 @@ pub(crate) struct Primary {
     pub(crate) context: Option<Key<Context>>,
     pub(crate) retained: u32,
     pub(crate) flags: u32,
-    pub(crate) default_pool: Key<Pool>,
-    pub(crate) pool: Key<Pool>,
+    pub(crate) pools: Pools,
     pub(crate) graph_pool: GraphPool,
 }
 
 impl Primary {
-    pub(crate) fn new(default_pool: Key<Pool>) -> Self {
+    pub(crate) fn new(pools: Pools) -> Self {
         Self {
             context: None,
             retained: 0,
             flags: 0,
-            default_pool,
-            pool: default_pool,
+            pools,
             graph_pool: GraphPool::default(),
         }
     }

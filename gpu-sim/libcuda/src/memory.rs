@@ -134,7 +134,8 @@ pub(crate) fn alloc_managed(process: &Process, bytes: u64, flags: u32) -> Answer
     Ok(start)
 }
 
-fn length(bytes: u64) -> Answer<usize> {
+/// Whole pages that hold so many bytes.
+pub(crate) fn length(bytes: u64) -> Answer<usize> {
     bytes
         .checked_next_multiple_of(PAGE_BYTES)
         .and_then(|bytes| usize::try_from(bytes).ok())
@@ -202,7 +203,7 @@ pub(crate) fn register_host(
 pub(crate) fn free(process: &Process, start: CUdeviceptr) -> Answer {
     let is_ours = |range: &Range| match range.backing {
         Backing::Imported { .. } => range.pool.is_some(),
-        _ => range.block().is_some() && !range.is_global,
+        _ => range.chunk().is_some() && !range.is_global,
     };
     {
         let mut state = process.lock();
@@ -278,11 +279,11 @@ pub(crate) fn give_back(process: &Process, range: Range) -> Answer {
             let start = usize::try_from(range.start).map_err(|_| CUDA_ERROR_INVALID_VALUE)?;
             unmap_host(start, length(range.bytes)?);
         }
-        Backing::Device(_) | Backing::Imported { .. } => {}
+        Backing::Device(_) | Backing::Imported { .. } | Backing::HostPooled { .. } => {}
     }
-    range.block().map_or(Ok(()), |block| {
-        process.machine.free(block.id).map_err(refused)
-    })
+    range
+        .chunk()
+        .map_or(Ok(()), |chunk| chunk.give_back(process))
 }
 
 /// `cuMemGetInfo` of the calling thread's device.

@@ -1,4 +1,4 @@
-//! Stream-ordered allocation: pools, `cuMemAllocAsync`, `cuMemFreeAsync`.
+//! Stream-ordered allocation: pools of a device or of the host, `cuMemAllocAsync`, `cuMemFreeAsync`.
 //!
 //! An allocation is there when the call returns. A block that is freed in stream order goes back when its stream has come that
 //! far: to its pool, up to the pool's release threshold, else to the device; this is looked after whenever the program waits
@@ -15,31 +15,89 @@ use crate::address::{Access, Backing, Range};
 use crate::context;
 use crate::door::{Answer, NullStream};
 use crate::graph::Operation;
+use crate::location::Location;
 use crate::process::{Process, State, lost, refused};
 use crate::table::Key;
-use crate::{capture, graph, stream};
+use crate::window::{map_host, unmap_host};
+use crate::{capture, graph, memory, stream};
 
 /// A memory pool.
 pub(crate) struct Pool {
-    /// Ordinal of its device.
-    pub(crate) device: usize,
+    pub(crate) location: Location,
     pub(crate) is_default: bool,
     pub(crate) release_threshold: u64,
     /// Values of the three reuse policies; kept, and without effect.
     pub(crate) reuse: [u32; 3],
     pub(crate) used: Level,
     pub(crate) reserved: Level,
-    /// Blocks that are kept for the next allocation.
-    spare: Vec<Block>,
-    /// Blocks of it that are allocated.
+    /// What is kept for the next allocation.
+    spare: Vec<Chunk>,
+    /// Chunks of it that are allocated.
     live: u64,
     is_destroyed: bool,
     /// As what it may be given to other processes.
     pub(crate) handle_types: CUmemAllocationHandleType,
     /// Another process's: its blocks are opened one by one, and none is allocated here.
     pub(crate) is_imported: bool,
-    /// What other devices may do.
+    /// What may be done from elsewhere.
     pub(crate) access: Access,
+}
+
+/// A piece of memory that a pool has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Chunk {
+    Device(Block),
+    Host { start: CUdeviceptr, bytes: u64 },
+}
+
+impl Chunk {
+    fn take(process: &Process, state: &mut State, location: Location, bytes: u64) -> Answer<Self> {
+        let Location::Device(ordinal) = location else {
+            let length = memory::length(bytes)?;
+            let start = u64::try_from(map_host(length)?);
+            return Ok(Self::Host {
+                start: start.map_err(|_| CUDA_ERROR_OUT_OF_MEMORY)?,
+                bytes: u64::try_from(length).map_err(|_| CUDA_ERROR_OUT_OF_MEMORY)?,
+            });
+        };
+        let device = process.devices.get(ordinal);
+        let device = device.ok_or(CUDA_ERROR_INVALID_DEVICE)?.index;
+        let block = with_reclaim(process, state, |process| {
+            process.machine.alloc(device, bytes, AllocKind::Device)
+        });
+        block.map(Self::Device)
+    }
+
+    fn bytes(self) -> u64 {
+        match self {
+            Self::Device(block) => block.bytes,
+            Self::Host { bytes, .. } => bytes,
+        }
+    }
+
+    /// Where it is: its address, and what is written down of it.
+    fn place(self, process: &Process, ordinal: usize) -> Answer<(CUdeviceptr, Backing)> {
+        match self {
+            Self::Device(block) => {
+                let device = process.devices.get(ordinal);
+                let window = device.ok_or(CUDA_ERROR_INVALID_DEVICE)?.window;
+                Ok((window.address(block.offset), Backing::Device(block)))
+            }
+            Self::Host { start, bytes } => Ok((start, Backing::HostPooled { bytes })),
+        }
+    }
+
+    /// Returns it to the device, or to the host.
+    pub(crate) fn give_back(self, process: &Process) -> Answer {
+        match self {
+            Self::Device(block) => process.machine.free(block.id).map_err(refused),
+            Self::Host { start, bytes } => {
+                let start = usize::try_from(start).map_err(|_| CUDA_ERROR_INVALID_VALUE)?;
+                unmap_host(start, memory::length(bytes)?);
+                Ok(())
+            }
+        }
+    }
 }
 
 /// Bytes now, and the most there were since the figure was reset.
@@ -60,19 +118,19 @@ impl Level {
     }
 }
 
-/// A block given back in stream order.
+/// What was given back in stream order.
 pub(crate) struct Retired {
-    block: Block,
+    chunk: Chunk,
     pool: Option<Key<Pool>>,
     stream: Arc<GpuStream>,
     sequence: Sequence,
 }
 
 impl Pool {
-    /// The default pool of a device.
-    pub(crate) fn new(device: usize) -> Self {
+    /// The default pool of a location.
+    pub(crate) fn new(location: Location) -> Self {
         Self {
-            device,
+            location,
             is_default: true,
             release_threshold: 0,
             reuse: [1; 3],
@@ -87,8 +145,8 @@ impl Pool {
         }
     }
 
-    fn take_spare(&mut self, bytes: u64) -> Option<Block> {
-        let fits = |block: &Block| block.bytes >= bytes && block.bytes / 2 <= bytes;
+    fn take_spare(&mut self, bytes: u64) -> Option<Chunk> {
+        let fits = |chunk: &Chunk| chunk.bytes() >= bytes && chunk.bytes() / 2 <= bytes;
         let at = self.spare.iter().position(fits)?;
         Some(self.spare.swap_remove(at))
     }
@@ -110,18 +168,50 @@ pub(crate) fn get(state: &mut State, key: Key<Pool>) -> Answer<&mut Pool> {
     state.pools.get_mut(key).ok_or(CUDA_ERROR_INVALID_VALUE)
 }
 
-/// Makes a pool on a device.
+/// Makes a pool at a location. `CUDA_ERROR_NOT_SUPPORTED`: one of the host that is to be shared; blocks are handed out one by
+/// one by the machine, which knows devices' only.
 pub(crate) fn create(
     process: &Process,
-    device: CUdevice,
+    location: Location,
     handle_types: CUmemAllocationHandleType,
 ) -> Answer<Key<Pool>> {
-    let (ordinal, _) = process.device(device)?;
+    location.check_handle_types(handle_types)?;
+    if location.is_host() && handle_types != CU_MEM_HANDLE_TYPE_NONE {
+        return Err(CUDA_ERROR_NOT_SUPPORTED);
+    }
     Ok(process.lock().pools.insert(Pool {
         is_default: false,
         handle_types,
-        ..Pool::new(ordinal)
+        ..Pool::new(location)
     }))
+}
+
+/// The pool that a location had first, and the one that it has now.
+pub(crate) struct Pools {
+    pub(crate) default: Key<Pool>,
+    pub(crate) current: Key<Pool>,
+}
+
+impl Pools {
+    pub(crate) fn new(pool: Key<Pool>) -> Self {
+        Self {
+            default: pool,
+            current: pool,
+        }
+    }
+}
+
+/// The pools of a location.
+pub(crate) fn of(state: &mut State, location: Location) -> Answer<&mut Pools> {
+    let pools = match location {
+        Location::Device(ordinal) => state
+            .primaries
+            .get_mut(ordinal)
+            .map(|primary| &mut primary.pools),
+        Location::Host => state.host_pools.first_mut(),
+        Location::HostNode => state.host_pools.last_mut(),
+    };
+    pools.ok_or(CUDA_ERROR_INVALID_DEVICE)
 }
 
 /// `cuMemPoolExportToShareableHandle`.
@@ -137,7 +227,7 @@ pub(crate) fn export(
         if pool.handle_types & handle_type == 0 || pool.is_imported {
             return Err(CUDA_ERROR_INVALID_VALUE);
         }
-        pool.device
+        pool.location.index()
     };
     let device = process.devices.get(device);
     let device = device.ok_or(CUDA_ERROR_INVALID_DEVICE)?.index;
@@ -158,11 +248,11 @@ pub(crate) fn import(process: &Process, descriptor: BorrowedFd) -> Answer<Key<Po
     Ok(process.lock().pools.insert(Pool {
         is_default: false,
         is_imported: true,
-        ..Pool::new(ordinal)
+        ..Pool::new(Location::Device(ordinal))
     }))
 }
 
-/// Ends a pool when its last block is freed. A device whose pool it was gets its default pool back.
+/// Ends a pool when its last block is freed. A location whose pool it was gets its default pool back.
 pub(crate) fn destroy(process: &Process, handle: CUmemoryPool) -> Answer {
     let mut state = process.lock();
     let key = find(&state, handle)?;
@@ -172,17 +262,17 @@ pub(crate) fn destroy(process: &Process, handle: CUmemoryPool) -> Answer {
     }
     pool.is_destroyed = true;
     pool.release_threshold = 0;
-    for primary in state
-        .primaries
-        .iter_mut()
-        .filter(|primary| primary.pool == key)
-    {
-        primary.pool = primary.default_pool;
+    let objects = &mut *state;
+    let of_devices = objects.primaries.iter_mut().map(|each| &mut each.pools);
+    for pools in of_devices.chain(&mut objects.host_pools) {
+        if pools.current == key {
+            pools.current = pools.default;
+        }
     }
     trim(process, &mut state, key, 0)
 }
 
-/// Gives spare blocks back to the device, down to `keep_bytes` reserved.
+/// Gives spare memory back, down to `keep_bytes` reserved.
 pub(crate) fn trim(
     process: &Process,
     state: &mut State,
@@ -191,9 +281,9 @@ pub(crate) fn trim(
 ) -> Answer {
     let pool = get(state, key)?;
     while pool.reserved.current > keep_bytes {
-        let Some(block) = pool.spare.pop() else { break };
-        pool.reserved.subtract(block.bytes);
-        process.machine.free(block.id).map_err(refused)?;
+        let Some(chunk) = pool.spare.pop() else { break };
+        pool.reserved.subtract(chunk.bytes());
+        chunk.give_back(process)?;
     }
     if pool.is_destroyed && pool.live == 0 {
         state.pools.remove(key);
@@ -218,48 +308,30 @@ pub(crate) fn alloc(
     let of_device = context::get(&state, context)?.device;
     let pool = match pool {
         Some(handle) => find(&state, handle)?,
-        None => {
-            state
-                .primaries
-                .get(of_device)
-                .ok_or(CUDA_ERROR_INVALID_DEVICE)?
-                .pool
-        }
+        None => of(&mut state, Location::Device(of_device))?.current,
     };
-    let ordinal = get(&mut state, pool)?.device;
+    let location = get(&mut state, pool)?.location;
+    let ordinal = match location {
+        Location::Device(ordinal) => ordinal,
+        Location::Host | Location::HostNode => of_device,
+    };
     if get(&mut state, pool)?.is_imported {
         return Err(CUDA_ERROR_INVALID_VALUE);
     }
     if capture::place(&mut state, stream)?.is_some() {
+        if location.is_host() {
+            return Err(CUDA_ERROR_NOT_SUPPORTED);
+        }
         let alloc = graph::memory::reserve_alloc(&mut state, ordinal, bytes)?;
         capture::append(&mut state, stream, Operation::Alloc(alloc))?;
         return graph::memory::address(&state, alloc);
     }
-    let device = process
-        .devices
-        .get(ordinal)
-        .ok_or(CUDA_ERROR_INVALID_DEVICE)?;
-    reclaim(process, &mut state)?;
-    let block = match get(&mut state, pool)?.take_spare(bytes) {
-        Some(block) => block,
-        None => {
-            let block = with_reclaim(process, &mut state, |process| {
-                process
-                    .machine
-                    .alloc(device.index, bytes, AllocKind::Device)
-            })?;
-            get(&mut state, pool)?.reserved.add(block.bytes);
-            block
-        }
-    };
-    let owner = get(&mut state, pool)?;
-    owner.used.add(block.bytes);
-    owner.live = owner.live.saturating_add(1);
-    let start = device.window.address(block.offset);
+    let chunk = take(process, &mut state, pool, bytes)?;
+    let (start, backing) = chunk.place(process, ordinal)?;
     state.book.insert(Range {
         start,
         bytes,
-        backing: Backing::Device(block),
+        backing,
         context: Some(context),
         device: ordinal,
         pool: Some(pool),
@@ -267,6 +339,25 @@ pub(crate) fn alloc(
         is_global: false,
     });
     Ok(start)
+}
+
+/// Takes what a pool keeps, or more for it.
+fn take(process: &Process, state: &mut State, key: Key<Pool>, bytes: u64) -> Answer<Chunk> {
+    reclaim(process, state)?;
+    let pool = get(state, key)?;
+    let (spare, location) = (pool.take_spare(bytes), pool.location);
+    let chunk = match spare {
+        Some(chunk) => chunk,
+        None => {
+            let chunk = Chunk::take(process, state, location, bytes)?;
+            get(state, key)?.reserved.add(chunk.bytes());
+            chunk
+        }
+    };
+    let pool = get(state, key)?;
+    pool.used.add(chunk.bytes());
+    pool.live = pool.live.saturating_add(1);
+    Ok(chunk)
 }
 
 /// Frees in stream order: the address is void at once, the memory when the stream has come here.
@@ -289,19 +380,19 @@ pub(crate) fn free(
     }
     let freed = state.book.remove(start, |range| match range.backing {
         Backing::Device(_) => !range.is_global,
+        Backing::HostPooled { .. } => true,
         Backing::Imported { .. } => range.pool.is_some(),
         _ => false,
     });
-    let (block, pool) = match freed.map(|range| (range.backing, range.pool)) {
-        Some((Backing::Device(block), pool)) => (block, pool),
-        // It goes back to who exported it, not to our pool.
-        Some((Backing::Imported { block, .. }, _)) => (block, None),
-        _ => return Err(CUDA_ERROR_INVALID_VALUE),
-    };
+    let freed = freed.ok_or(CUDA_ERROR_INVALID_VALUE)?;
+    let chunk = freed.chunk().ok_or(CUDA_ERROR_INVALID_VALUE)?;
+    // What was imported goes back to who exported it, not to our pool.
+    let is_imported = matches!(freed.backing, Backing::Imported { .. });
+    let pool = freed.pool.filter(|_| !is_imported);
     let sequence = stream::submit(process, &mut state, stream, Command::Marker, None)?;
     let gpu = Arc::clone(&stream::get(&state, stream)?.gpu);
     state.retired.push(Retired {
-        block,
+        chunk,
         pool,
         stream: gpu,
         sequence,
@@ -326,11 +417,11 @@ pub(crate) fn reclaim(process: &Process, state: &mut State) -> Answer {
 
 fn take_back(process: &Process, state: &mut State, retired: Retired) -> Answer {
     let Some(pool) = retired.pool.and_then(|key| state.pools.get_mut(key)) else {
-        return process.machine.free(retired.block.id).map_err(refused);
+        return retired.chunk.give_back(process);
     };
-    pool.used.subtract(retired.block.bytes);
+    pool.used.subtract(retired.chunk.bytes());
     pool.live = pool.live.saturating_sub(1);
-    pool.spare.push(retired.block);
+    pool.spare.push(retired.chunk);
     let threshold = pool.release_threshold;
     retired
         .pool
@@ -344,9 +435,9 @@ pub(crate) fn forget(state: &mut State, range: &Range) {
         return;
     }
     let pool = range.pool.and_then(|key| state.pools.get_mut(key));
-    if let Some((pool, block)) = pool.zip(range.block()) {
-        pool.used.subtract(block.bytes);
-        pool.reserved.subtract(block.bytes);
+    if let Some((pool, chunk)) = pool.zip(range.chunk()) {
+        pool.used.subtract(chunk.bytes());
+        pool.reserved.subtract(chunk.bytes());
         pool.live = pool.live.saturating_sub(1);
     }
 }

@@ -30,10 +30,11 @@ use crate::green::{Green, Sms};
 use crate::host_call::{self, HostCall};
 use crate::library::{Kernel, Library};
 use crate::link::Link;
+use crate::location::Location;
 use crate::log;
 use crate::managed::Advice;
 use crate::module::{Function, Module};
-use crate::pool::{Pool, Retired};
+use crate::pool::{Pool, Pools, Retired};
 use crate::stream::Stream;
 use crate::table::Table;
 use crate::texture::{Surface, Texture};
@@ -88,6 +89,8 @@ pub(crate) struct State {
     pub(crate) book: AddressBook,
     /// One a device.
     pub(crate) primaries: Vec<Primary>,
+    /// Of the host, and of its node.
+    pub(crate) host_pools: Vec<Pools>,
     /// Blocks given back by `cuMemFreeAsync` whose stream has not come so far.
     pub(crate) retired: Vec<Retired>,
 }
@@ -174,8 +177,12 @@ impl Process {
         }
         let mut state = State::default();
         for ordinal in 0..devices.len() {
-            let pool = state.pools.insert(Pool::new(ordinal));
-            state.primaries.push(Primary::new(pool));
+            let pool = state.pools.insert(Pool::new(Location::Device(ordinal)));
+            state.primaries.push(Primary::new(Pools::new(pool)));
+        }
+        for location in [Location::Host, Location::HostNode] {
+            let pool = state.pools.insert(Pool::new(location));
+            state.host_pools.push(Pools::new(pool));
         }
         Ok(Self {
             machine,

@@ -8,29 +8,85 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 
 use cuda_sys_stubs::abi::*;
 use gpu_sim::client::Imported;
-use gpu_sim::command::{AllocKind, Block, Exported};
+use gpu_sim::command::{AllocKind, Block, BlockId, Exported};
 
 use crate::address::{Access, Backing, Range};
 use crate::door::Answer;
+use crate::host_memory::HostMemory;
+use crate::location::Location;
 use crate::process::{Process, State, refused};
 use crate::table::Key;
-use crate::window::{duplicate, hide, reserve};
+use crate::window::{duplicate, hide, reserve, share};
 use crate::{pool, stream};
 
 /// Physical memory comes in pages of this size, and so do mappings.
 pub(crate) const GRANULARITY: u64 = 2 << 20;
 
-/// Physical memory of a device.
+/// What physical memory is.
+enum Memory {
+    /// Of the device with this ordinal.
+    Device {
+        block: Block,
+        ordinal: usize,
+    },
+    Host(HostMemory),
+}
+
+impl Memory {
+    fn bytes(&self) -> u64 {
+        match self {
+            Self::Device { block, .. } => block.bytes,
+            Self::Host(memory) => memory.bytes,
+        }
+    }
+
+    /// Whether this is the block of a device that has this id.
+    fn is_block(&self, id: BlockId) -> bool {
+        matches!(self, Self::Device { block, .. } if block.id == id)
+    }
+
+    /// Makes the first bytes reachable at reserved addresses of ours.
+    fn show(&self, process: &Process, at: u64, bytes: u64) -> Answer {
+        match self {
+            Self::Device { block, .. } => {
+                let pages = process.machine.vram(block.device, block.offset, bytes);
+                duplicate(pages.ok_or(CUDA_ERROR_INVALID_VALUE)?, at, bytes)
+            }
+            Self::Host(memory) => {
+                share(memory.file(), at, bytes, CU_MEM_ACCESS_FLAGS_PROT_READWRITE)
+            }
+        }
+    }
+}
+
+/// Physical memory, as a handle stands for it.
 pub(crate) struct Physical {
-    pub(crate) block: Block,
-    /// Ordinal of the device.
-    pub(crate) device: usize,
+    memory: Memory,
     /// As what it may be given to other processes.
     pub(crate) handle_types: CUmemAllocationHandleType,
     /// Handles that the program holds.
     handles: u32,
     /// Places at which it is mapped.
     mappings: u32,
+}
+
+impl Physical {
+    /// Memory with its first handle.
+    fn new(memory: Memory, handle_types: CUmemAllocationHandleType) -> Self {
+        Self {
+            memory,
+            handle_types,
+            handles: 1,
+            mappings: 0,
+        }
+    }
+
+    pub(crate) fn location(&self) -> Location {
+        match &self.memory {
+            Memory::Device { ordinal, .. } => Location::Device(*ordinal),
+            Memory::Host(memory) => memory.location,
+        }
+    }
 }
 
 /// Addresses without memory, until some is mapped.
@@ -55,24 +111,23 @@ fn check_size(bytes: u64) -> Answer {
 pub(crate) fn create(
     process: &Process,
     bytes: u64,
-    device: CUdevice,
+    location: Location,
     handle_types: CUmemAllocationHandleType,
 ) -> Answer<Key<Physical>> {
-    let (ordinal, device) = process.device(device)?;
     check_size(bytes)?;
     let mut state = process.lock();
-    let block = pool::with_reclaim(process, &mut state, |process| {
-        process
-            .machine
-            .alloc(device.index, bytes, AllocKind::Physical)
-    })?;
-    Ok(state.physicals.insert(Physical {
-        block,
-        device: ordinal,
-        handle_types,
-        handles: 1,
-        mappings: 0,
-    }))
+    let memory = match location {
+        Location::Device(ordinal) => {
+            let device = process.devices.get(ordinal);
+            let device = device.ok_or(CUDA_ERROR_INVALID_DEVICE)?.index;
+            let block = pool::with_reclaim(process, &mut state, |process| {
+                process.machine.alloc(device, bytes, AllocKind::Physical)
+            })?;
+            Memory::Device { block, ordinal }
+        }
+        Location::Host | Location::HostNode => Memory::Host(HostMemory::create(bytes, location)?),
+    };
+    Ok(state.physicals.insert(Physical::new(memory, handle_types)))
 }
 
 /// `cuMemExportToShareableHandle`: a descriptor that keeps the memory as long as a copy of it is open.
@@ -85,10 +140,11 @@ pub(crate) fn export(
         let state = process.lock();
         let physical = state.physicals.get(find(&state, handle)?);
         let allowed = |physical: &&Physical| physical.handle_types & handle_type != 0;
-        physical
-            .filter(allowed)
-            .ok_or(CUDA_ERROR_INVALID_VALUE)?
-            .block
+        let physical = physical.filter(allowed).ok_or(CUDA_ERROR_INVALID_VALUE)?;
+        match &physical.memory {
+            Memory::Device { block, .. } => *block,
+            Memory::Host(memory) => return memory.export(),
+        }
     };
     let exported = process.machine.export(Exported::Block(block.id));
     exported.map_err(refused)
@@ -97,13 +153,16 @@ pub(crate) fn export(
 /// `cuMemImportFromShareableHandle`: one more handle, of memory that this process may have known before.
 pub(crate) fn import(process: &Process, descriptor: BorrowedFd) -> Answer<Key<Physical>> {
     let mut state = process.lock();
+    if let Some(memory) = HostMemory::import(descriptor)? {
+        return Ok(import_host(&mut state, memory));
+    }
     let Imported::Block(block) = process.machine.import(descriptor).map_err(refused)? else {
         return Err(CUDA_ERROR_INVALID_VALUE);
     };
     let known = state
         .physicals
         .iter_mut()
-        .find(|(_, known)| known.block.id == block.id);
+        .find(|(_, known)| known.memory.is_block(block.id));
     if let Some((key, known)) = known {
         known.handles = known.handles.saturating_add(1);
         process.machine.free(block.id).map_err(refused)?;
@@ -113,17 +172,28 @@ pub(crate) fn import(process: &Process, descriptor: BorrowedFd) -> Answer<Key<Ph
         .devices
         .iter()
         .position(|device| device.index == block.device);
-    let Some(device) = device else {
+    let Some(ordinal) = device else {
         process.machine.free(block.id).map_err(refused)?;
         return Err(CUDA_ERROR_INVALID_DEVICE);
     };
-    Ok(state.physicals.insert(Physical {
-        block,
-        device,
-        handle_types: CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR,
-        handles: 1,
-        mappings: 0,
-    }))
+    let memory = Memory::Device { block, ordinal };
+    let handle_types = CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR;
+    Ok(state.physicals.insert(Physical::new(memory, handle_types)))
+}
+
+/// One more handle of host memory that came from a descriptor.
+fn import_host(state: &mut State, memory: HostMemory) -> Key<Physical> {
+    let known = state
+        .physicals
+        .iter_mut()
+        .find(|(_, known)| matches!(&known.memory, Memory::Host(known) if known.is(&memory)));
+    if let Some((key, known)) = known {
+        known.handles = known.handles.saturating_add(1);
+        return key;
+    }
+    let handle_types = CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR;
+    let physical = Physical::new(Memory::Host(memory), handle_types);
+    state.physicals.insert(physical)
 }
 
 /// The memory behind a handle, which is a number.
@@ -179,9 +249,10 @@ fn end_if_unused(process: &Process, state: &mut State, key: Key<Physical>) -> An
     } else {
         state.physicals.remove(key)
     };
-    ended.map_or(Ok(()), |physical| {
-        process.machine.free(physical.block.id).map_err(refused)
-    })
+    match ended.map(|physical| physical.memory) {
+        Some(Memory::Device { block, .. }) => process.machine.free(block.id).map_err(refused),
+        Some(Memory::Host(_)) | None => Ok(()),
+    }
 }
 
 /// `cuMemAddressReserve`.
@@ -246,22 +317,19 @@ pub(crate) fn map(
     let key = find(&state, handle)?;
     check_size(bytes)?;
     let shadow = shadow(&state, start, bytes)?;
-    let physical = state
-        .physicals
-        .get_mut(key)
-        .ok_or(CUDA_ERROR_INVALID_VALUE)?;
-    let (block, device) = (physical.block, physical.device);
-    if bytes > block.bytes || !start.is_multiple_of(GRANULARITY) {
+    let physical = state.physicals.get(key).ok_or(CUDA_ERROR_INVALID_VALUE)?;
+    if bytes > physical.memory.bytes() || !start.is_multiple_of(GRANULARITY) {
         return Err(CUDA_ERROR_INVALID_VALUE);
     }
     if state.book.overlaps(start, bytes) {
         return Err(CUDA_ERROR_ALREADY_MAPPED);
     }
-    let pages = process
-        .machine
-        .vram(block.device, block.offset, bytes)
-        .ok_or(CUDA_ERROR_INVALID_VALUE)?;
-    duplicate(pages, shadow, bytes)?;
+    physical.memory.show(process, shadow, bytes)?;
+    // Memory of the host is nobody's in particular; the first device stands for it.
+    let (device, is_host) = match physical.location() {
+        Location::Device(ordinal) => (ordinal, false),
+        Location::Host | Location::HostNode => (0, true),
+    };
     state
         .physicals
         .get_mut(key)
@@ -271,6 +339,7 @@ pub(crate) fn map(
         physical: key,
         shadow,
         access: Access::default(),
+        is_host,
     };
     state.book.insert(Range {
         start,
@@ -319,12 +388,18 @@ pub(crate) fn unmap(process: &Process, start: CUdeviceptr, bytes: u64) -> Answer
             .remove(at, |_| true)
             .ok_or(CUDA_ERROR_INVALID_VALUE)?;
         let Backing::Mapped {
-            physical, shadow, ..
+            physical,
+            shadow,
+            is_host,
+            ..
         } = range.backing
         else {
             return Err(CUDA_ERROR_INVALID_VALUE);
         };
         hide(shadow, range.bytes)?;
+        if is_host {
+            hide(range.start, range.bytes)?;
+        }
         if let Some(owner) = state.physicals.get_mut(physical) {
             owner.mappings = owner.mappings.saturating_sub(1);
         }
@@ -333,19 +408,32 @@ pub(crate) fn unmap(process: &Process, start: CUdeviceptr, bytes: u64) -> Answer
     Ok(())
 }
 
-/// `cuMemSetAccess`, for one device. Copies need some access of some device; kernels, which touch nothing, need none.
+/// `cuMemSetAccess`, for one location. Copies need some access of some location; kernels, which touch nothing, need none.
+/// The host reaches its own memory at the addresses themselves, and no device's: `CUDA_ERROR_NOT_SUPPORTED`.
 pub(crate) fn set_access(
     process: &Process,
     start: CUdeviceptr,
     bytes: u64,
-    device: usize,
+    user: Location,
     flags: CUmemAccess_flags,
 ) -> Answer {
     let mut state = process.lock();
-    for at in mappings(&state, start, bytes)? {
+    let mappings = mappings(&state, start, bytes)?;
+    let is_foreign = |at: &CUdeviceptr| state.book.find(*at).is_some_and(|range| !range.is_host());
+    if user.is_host() && mappings.iter().any(is_foreign) {
+        return Err(CUDA_ERROR_NOT_SUPPORTED);
+    }
+    for at in mappings {
         let mut range = *state.book.find(at).ok_or(CUDA_ERROR_INVALID_VALUE)?;
-        if let Backing::Mapped { access, .. } = &mut range.backing {
-            *access = access.with(device, flags);
+        if let Backing::Mapped {
+            access, physical, ..
+        } = &mut range.backing
+        {
+            *access = access.with(user, flags);
+            let memory = state.physicals.get(*physical).map(|owner| &owner.memory);
+            if let (true, Some(Memory::Host(memory))) = (user.is_host(), memory) {
+                share(memory.file(), at, range.bytes, flags)?;
+            }
         }
         state.book.replace(range);
     }
@@ -356,11 +444,11 @@ pub(crate) fn set_access(
 pub(crate) fn access(
     process: &Process,
     address: CUdeviceptr,
-    device: usize,
+    user: Location,
 ) -> Answer<CUmemAccess_flags> {
     let state = process.lock();
     match state.book.find(address).map(|range| range.backing) {
-        Some(Backing::Mapped { access, .. }) => Ok(access.of(device)),
+        Some(Backing::Mapped { access, .. }) => Ok(access.of(user)),
         _ => Err(CUDA_ERROR_INVALID_VALUE),
     }
 }

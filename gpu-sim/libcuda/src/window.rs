@@ -7,11 +7,14 @@
     reason = "reserves address space with mmap, and maps host memory for the driver's host allocators"
 )]
 
+use std::ffi::CStr;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::NonNull;
 
 use cuda_sys_stubs::abi::{
-    CUDA_ERROR_INVALID_VALUE, CUDA_ERROR_MAP_FAILED, CUDA_ERROR_OUT_OF_MEMORY,
-    CUDA_ERROR_UNMAP_FAILED, CUdeviceptr,
+    CU_MEM_ACCESS_FLAGS_PROT_READ, CU_MEM_ACCESS_FLAGS_PROT_READWRITE, CUDA_ERROR_INVALID_VALUE,
+    CUDA_ERROR_MAP_FAILED, CUDA_ERROR_OUT_OF_MEMORY, CUDA_ERROR_UNMAP_FAILED, CUdeviceptr,
+    CUmemAccess_flags,
 };
 
 use crate::door::Answer;
@@ -84,11 +87,40 @@ pub(crate) fn duplicate(pages: NonNull<u8>, at: u64, bytes: u64) -> Answer {
     }
 }
 
+/// An empty file without a path, which goes with its last descriptor and mapping.
+pub(crate) fn anonymous_file(name: &CStr) -> Answer<OwnedFd> {
+    // SAFETY: the name is a C string.
+    let descriptor = unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC) };
+    if descriptor < 0 {
+        return Err(CUDA_ERROR_OUT_OF_MEMORY);
+    }
+    // SAFETY: the kernel just gave us this descriptor.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+/// Makes a file's first bytes reachable at reserved addresses, as far as `flags` allow.
+pub(crate) fn share(file: BorrowedFd, at: u64, bytes: u64, flags: CUmemAccess_flags) -> Answer {
+    let protection = match flags {
+        CU_MEM_ACCESS_FLAGS_PROT_READWRITE => libc::PROT_READ | libc::PROT_WRITE,
+        CU_MEM_ACCESS_FLAGS_PROT_READ => libc::PROT_READ,
+        _ => return hide(at, bytes),
+    };
+    let (to, length) = target(at, bytes)?;
+    let flags = libc::MAP_SHARED | libc::MAP_FIXED;
+    // SAFETY: the target lies in a reservation of ours, which nothing else uses.
+    let mapped = unsafe { libc::mmap(to, length, protection, flags, file.as_raw_fd(), 0) };
+    if mapped == libc::MAP_FAILED {
+        Err(CUDA_ERROR_MAP_FAILED)
+    } else {
+        Ok(())
+    }
+}
+
 /// Takes pages away from reserved addresses, which stay reserved.
 pub(crate) fn hide(at: u64, bytes: u64) -> Answer {
     let (to, length) = target(at, bytes)?;
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;
-    // SAFETY: replaces a mapping of `duplicate`, which no pending work uses any more (ours).
+    // SAFETY: replaces a mapping of `duplicate` or `share`, which no pending work uses any more (ours).
     let hidden = unsafe { libc::mmap(to, length, libc::PROT_NONE, flags, -1, 0) };
     if hidden == libc::MAP_FAILED {
         Err(CUDA_ERROR_UNMAP_FAILED)

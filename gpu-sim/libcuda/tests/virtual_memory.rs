@@ -124,12 +124,6 @@ fn sizes_that_are_no_pages_are_refused() {
         cu!(cuMemAddressReserve(&mut handle, 4096, 0, 0, 0)),
         CUDA_ERROR_INVALID_VALUE
     );
-    let mut host = prop();
-    host.location.type_ = CU_MEM_LOCATION_TYPE_HOST;
-    assert_eq!(
-        cu!(cuMemCreate(&mut handle, PAGE, &host, 0)),
-        CUDA_ERROR_NOT_SUPPORTED
-    );
 }
 
 #[test]

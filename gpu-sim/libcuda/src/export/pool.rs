@@ -7,61 +7,51 @@ use cuda_sys_stubs::abi::*;
 
 use super::virtual_memory::descriptor;
 use super::{get, list, put, wanted, wide};
-use crate::context::Primary;
 use crate::door::{Answer, exports};
-use crate::pool::{self, PoolAttribute};
-use crate::process::process;
+use crate::location::Location;
+use crate::pool::{self, Pool, PoolAttribute};
+use crate::process::{Process, process};
 
-/// Only memory of a device comes from a pool.
-fn check_props(props: &CUmemPoolProps) -> Answer {
-    let is_device = props.location.type_ == CU_MEM_LOCATION_TYPE_DEVICE;
-    if props.allocType != CU_MEM_ALLOCATION_TYPE_PINNED {
-        return Err(CUDA_ERROR_INVALID_VALUE);
-    }
-    if is_device && props.handleTypes & !CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR == 0 {
-        Ok(())
-    } else {
-        Err(CUDA_ERROR_NOT_SUPPORTED)
-    }
-}
-
-fn is_own(location: &CUmemLocation, device: usize) -> bool {
-    location.type_ == CU_MEM_LOCATION_TYPE_DEVICE && usize::try_from(location.id) == Ok(device)
-}
-
-/// Asks for a pool of a device.
-fn of_device<T>(device: CUdevice, ask: impl FnOnce(&Primary) -> T) -> Answer<T> {
-    let process = process()?;
-    let (ordinal, _) = process.device(device)?;
-    let state = process.lock();
-    let primary = state.primaries.get(ordinal);
-    Ok(ask(primary.ok_or(CUDA_ERROR_INVALID_DEVICE)?))
-}
-
-/// Makes a pool the one that `cuMemAllocAsync` takes from.
-fn set_current(device: CUdevice, pool: CUmemoryPool) -> Answer {
-    let process = process()?;
-    let (ordinal, _) = process.device(device)?;
-    let mut state = process.lock();
-    let key = pool::find(&state, pool)?;
-    if pool::get(&mut state, key)?.device != ordinal {
-        return Err(CUDA_ERROR_INVALID_VALUE);
-    }
-    let primary = state.primaries.get_mut(ordinal);
-    primary.ok_or(CUDA_ERROR_INVALID_DEVICE)?.pool = key;
-    Ok(())
-}
-
-/// The device whose page-locked memory is meant; there are pools of no other memory.
-fn device_of(location: &CUmemLocation, kind: CUmemAllocationType) -> Answer<CUdevice> {
-    match (location.type_, kind) {
-        (CU_MEM_LOCATION_TYPE_DEVICE, CU_MEM_ALLOCATION_TYPE_PINNED) => Ok(location.id),
-        (
-            CU_MEM_LOCATION_TYPE_DEVICE..=CU_MEM_LOCATION_TYPE_HOST_NUMA_CURRENT,
-            CU_MEM_ALLOCATION_TYPE_PINNED | CU_MEM_ALLOCATION_TYPE_MANAGED,
-        ) => Err(CUDA_ERROR_NOT_SUPPORTED),
+/// The location of pools of page-locked memory; there are none of managed memory.
+fn location(
+    process: &Process,
+    location: &CUmemLocation,
+    kind: CUmemAllocationType,
+) -> Answer<Location> {
+    match kind {
+        CU_MEM_ALLOCATION_TYPE_PINNED => Location::of(process, location),
+        CU_MEM_ALLOCATION_TYPE_MANAGED => Err(CUDA_ERROR_NOT_SUPPORTED),
         _ => Err(CUDA_ERROR_INVALID_VALUE),
     }
+}
+
+/// Who may use a pool's memory: the host, only what is its own.
+fn user(process: &Process, pool: &Pool, user: &CUmemLocation) -> Answer<Location> {
+    let user = Location::of_user(process, user)?;
+    if user.is_host() && !pool.location.is_host() {
+        return Err(CUDA_ERROR_NOT_SUPPORTED);
+    }
+    Ok(user)
+}
+
+/// Whether that is where the pool's memory is.
+fn is_own(pool: &Pool, user: Location) -> bool {
+    user.index() == pool.location.index()
+}
+
+fn device(process: &Process, device: CUdevice) -> Answer<Location> {
+    Ok(Location::Device(process.device(device)?.0))
+}
+
+/// Makes a pool the one that its location has; `cuMemAllocAsync` takes from a device's.
+fn set_current(process: &Process, location: Location, pool: CUmemoryPool) -> Answer {
+    let mut state = process.lock();
+    let key = pool::find(&state, pool)?;
+    if pool::get(&mut state, key)?.location != location {
+        return Err(CUDA_ERROR_INVALID_VALUE);
+    }
+    pool::of(&mut state, location)?.current = key;
+    Ok(())
 }
 
 exports! {
@@ -82,8 +72,8 @@ exports! {
         let process = process()?;
         wanted(pool)?;
         let props = get(poolProps)?;
-        check_props(&props)?;
-        put(pool, pool::create(process, props.location.id, props.handleTypes)?.handle())
+        let location = location(process, &props.location, props.allocType)?;
+        put(pool, pool::create(process, location, props.handleTypes)?.handle())
     }
     fn cuMemPoolExportToShareableHandle(handle_out: *mut c_void, pool: CUmemoryPool, handleType: CUmemAllocationHandleType, flags: u64) {
         let process = process()?;
@@ -140,11 +130,11 @@ exports! {
         let pool = pool::get(&mut state, key)?;
         let mut access = pool.access;
         for wish in wishes {
-            let (ordinal, _) = process.device(wish.location.id)?;
-            if is_own(&wish.location, pool.device) && wish.flags != CU_MEM_ACCESS_FLAGS_PROT_READWRITE {
+            let user = user(process, pool, &wish.location)?;
+            if is_own(pool, user) && wish.flags != CU_MEM_ACCESS_FLAGS_PROT_READWRITE {
                 return Err(CUDA_ERROR_INVALID_VALUE);
             }
-            access = access.with(ordinal, wish.flags);
+            access = access.with(user, wish.flags);
         }
         pool.access = access;
         Ok(())
@@ -152,30 +142,36 @@ exports! {
     fn cuMemPoolGetAccess(flags: *mut CUmemAccess_flags, memPool: CUmemoryPool, location: *mut CUmemLocation) {
         let process = process()?;
         let location = get(location.cast_const())?;
-        let (ordinal, _) = process.device(location.id)?;
         let mut state = process.lock();
         let key = pool::find(&state, memPool)?;
         let pool = pool::get(&mut state, key)?;
-        put(flags, if ordinal == pool.device { CU_MEM_ACCESS_FLAGS_PROT_READWRITE } else { pool.access.of(ordinal) })
+        let user = user(process, pool, &location)?;
+        put(flags, if is_own(pool, user) { CU_MEM_ACCESS_FLAGS_PROT_READWRITE } else { pool.access.of(user) })
     }
     fn cuDeviceGetDefaultMemPool(pool_out: *mut CUmemoryPool, dev: CUdevice) {
-        put(pool_out, of_device(dev, |primary| primary.default_pool.handle())?)
+        let process = process()?;
+        put(pool_out, pool::of(&mut process.lock(), device(process, dev)?)?.default.handle())
     }
     fn cuDeviceGetMemPool(pool: *mut CUmemoryPool, dev: CUdevice) {
-        put(pool, of_device(dev, |primary| primary.pool.handle())?)
+        let process = process()?;
+        put(pool, pool::of(&mut process.lock(), device(process, dev)?)?.current.handle())
     }
     fn cuDeviceSetMemPool(dev: CUdevice, pool: CUmemoryPool) {
-        set_current(dev, pool)
+        let process = process()?;
+        set_current(process, device(process, dev)?, pool)
     }
     fn cuMemGetDefaultMemPool(pool_out: *mut CUmemoryPool, location: *mut CUmemLocation, r#type: CUmemAllocationType) {
-        let device = device_of(&get(location.cast_const())?, r#type)?;
-        put(pool_out, of_device(device, |primary| primary.default_pool.handle())?)
+        let process = process()?;
+        let location = self::location(process, &get(location.cast_const())?, r#type)?;
+        put(pool_out, pool::of(&mut process.lock(), location)?.default.handle())
     }
     fn cuMemGetMemPool(pool: *mut CUmemoryPool, location: *mut CUmemLocation, r#type: CUmemAllocationType) {
-        let device = device_of(&get(location.cast_const())?, r#type)?;
-        put(pool, of_device(device, |primary| primary.pool.handle())?)
+        let process = process()?;
+        let location = self::location(process, &get(location.cast_const())?, r#type)?;
+        put(pool, pool::of(&mut process.lock(), location)?.current.handle())
     }
     fn cuMemSetMemPool(location: *mut CUmemLocation, r#type: CUmemAllocationType, pool: CUmemoryPool) {
-        set_current(device_of(&get(location.cast_const())?, r#type)?, pool)
+        let process = process()?;
+        set_current(process, self::location(process, &get(location.cast_const())?, r#type)?, pool)
     }
 }

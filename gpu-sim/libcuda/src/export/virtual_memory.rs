@@ -7,26 +7,18 @@ use cuda_sys_stubs::abi::*;
 
 use super::{get, list, put, wanted, wide};
 use crate::door::{Answer, exports};
-use crate::process::process;
+use crate::location::Location;
+use crate::process::{Process, process};
 use crate::virtual_memory::{self, GRANULARITY, Physical};
 
-/// As what memory can be given to other processes.
-const HANDLE_TYPES: CUmemAllocationHandleType = CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR;
-
-/// Refuses memory that is not a device's, or that is to be shared in a way that there is not.
-fn check_prop(prop: &CUmemAllocationProp) -> Answer<CUdevice> {
+/// Where memory is to be. Refuses what cannot be there, or be shared as is wished.
+fn location(process: &Process, prop: &CUmemAllocationProp) -> Answer<Location> {
     if prop.type_ != CU_MEM_ALLOCATION_TYPE_PINNED {
         return Err(CUDA_ERROR_INVALID_VALUE);
     }
-    match prop.location.type_ {
-        CU_MEM_LOCATION_TYPE_DEVICE if prop.requestedHandleTypes & !HANDLE_TYPES == 0 => {
-            Ok(prop.location.id)
-        }
-        CU_MEM_LOCATION_TYPE_DEVICE..=CU_MEM_LOCATION_TYPE_HOST_NUMA_CURRENT => {
-            Err(CUDA_ERROR_NOT_SUPPORTED)
-        }
-        _ => Err(CUDA_ERROR_INVALID_VALUE),
-    }
+    let location = Location::of(process, &prop.location)?;
+    location.check_handle_types(prop.requestedHandleTypes)?;
+    Ok(location)
 }
 
 /// The descriptor that a caller passed as a pointer.
@@ -58,7 +50,7 @@ fn number<T>(handle: *mut T) -> CUmemGenericAllocationHandle {
 
 exports! {
     fn cuMemGetAllocationGranularity(granularity: *mut usize, prop: *const CUmemAllocationProp, option: CUmemAllocationGranularity_flags) {
-        process()?.device(check_prop(&get(prop)?)?)?;
+        location(process()?, &get(prop)?)?;
         if option > CU_MEM_ALLOC_GRANULARITY_RECOMMENDED {
             return Err(CUDA_ERROR_INVALID_VALUE);
         }
@@ -68,11 +60,11 @@ exports! {
         let process = process()?;
         wanted(handle)?;
         let prop = get(prop)?;
-        let device = check_prop(&prop)?;
+        let location = location(process, &prop)?;
         if flags != 0 {
             return Err(CUDA_ERROR_INVALID_VALUE);
         }
-        put(handle, number(virtual_memory::create(process, wide(size), device, prop.requestedHandleTypes)?.handle::<()>()))
+        put(handle, number(virtual_memory::create(process, wide(size), location, prop.requestedHandleTypes)?.handle::<()>()))
     }
     fn cuMemExportToShareableHandle(shareableHandle: *mut c_void, handle: CUmemGenericAllocationHandle, handleType: CUmemAllocationHandleType, flags: u64) {
         let process = process()?;
@@ -100,8 +92,8 @@ exports! {
     fn cuMemGetAllocationPropertiesFromHandle(prop: *mut CUmemAllocationProp, handle: CUmemGenericAllocationHandle) {
         let process = process()?;
         let state = process.lock();
-        let &Physical { device, handle_types: requestedHandleTypes, .. } = state.physicals.get(virtual_memory::find(&state, handle)?).ok_or(CUDA_ERROR_INVALID_VALUE)?;
-        let location = CUmemLocation { type_: CU_MEM_LOCATION_TYPE_DEVICE, id: CUdevice::try_from(device).map_err(|_| CUDA_ERROR_INVALID_DEVICE)? };
+        let physical: &Physical = state.physicals.get(virtual_memory::find(&state, handle)?).ok_or(CUDA_ERROR_INVALID_VALUE)?;
+        let (location, requestedHandleTypes) = (physical.location().described()?, physical.handle_types);
         let allocFlags = anonymous_allocFlags { compressionType: 0, gpuDirectRDMACapable: 0, usage: 0, reserved: [0; 4] };
         put(prop, CUmemAllocationProp { type_: CU_MEM_ALLOCATION_TYPE_PINNED, requestedHandleTypes, location, win32HandleMetaData: std::ptr::null_mut(), allocFlags })
     }
@@ -131,23 +123,20 @@ exports! {
         let process = process()?;
         let wishes = list(desc, count)?;
         for wish in wishes {
-            if wish.location.type_ != CU_MEM_LOCATION_TYPE_DEVICE {
-                return Err(CUDA_ERROR_NOT_SUPPORTED);
-            }
-            process.device(wish.location.id)?;
+            Location::of_user(process, &wish.location)?;
         }
         for wish in wishes {
             if !matches!(wish.flags, CU_MEM_ACCESS_FLAGS_PROT_NONE | CU_MEM_ACCESS_FLAGS_PROT_READ | CU_MEM_ACCESS_FLAGS_PROT_READWRITE) {
                 return Err(CUDA_ERROR_INVALID_VALUE);
             }
-            let (ordinal, _) = process.device(wish.location.id)?;
-            virtual_memory::set_access(process, ptr, wide(size), ordinal, wish.flags)?;
+            let user = Location::of_user(process, &wish.location)?;
+            virtual_memory::set_access(process, ptr, wide(size), user, wish.flags)?;
         }
         if count == 0 { Err(CUDA_ERROR_INVALID_VALUE) } else { Ok(()) }
     }
     fn cuMemGetAccess(flags: *mut u64, location: *const CUmemLocation, ptr: CUdeviceptr) {
         let process = process()?;
-        let (ordinal, _) = process.device(get(location)?.id)?;
-        put(flags, virtual_memory::access(process, ptr, ordinal)?.into())
+        let user = Location::of_user(process, &get(location)?)?;
+        put(flags, virtual_memory::access(process, ptr, user)?.into())
     }
 }

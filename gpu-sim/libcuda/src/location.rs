@@ -1,0 +1,75 @@
+//! Where memory is to be, and who may use it: a device, or the host.
+
+use cuda_sys_stubs::abi::*;
+use gpu_sim::profile::DEVICES_MAX;
+
+use crate::door::Answer;
+use crate::process::Process;
+
+/// A `CUmemLocation` that memory can have. The machine's host has no NUMA (`CU_DEVICE_ATTRIBUTE_HOST_NUMA_ID` is -1), so its
+/// only node is 0 (cuda.h 13.4, `cuMemCreate`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Location {
+    /// Ordinal of the device.
+    Device(usize),
+    /// `CU_MEM_LOCATION_TYPE_HOST`.
+    Host,
+    /// `CU_MEM_LOCATION_TYPE_HOST_NUMA`, node 0.
+    HostNode,
+}
+
+impl Location {
+    /// Where new memory is to be. `CUDA_ERROR_INVALID_VALUE` for a node that there is not and for
+    /// `CU_MEM_LOCATION_TYPE_HOST_NUMA_CURRENT`, which neither `cuMemCreate` nor `cuMemPoolCreate` takes.
+    pub(crate) fn of(process: &Process, location: &CUmemLocation) -> Answer<Self> {
+        match (location.type_, location.id) {
+            (CU_MEM_LOCATION_TYPE_DEVICE, device) => Ok(Self::Device(process.device(device)?.0)),
+            (CU_MEM_LOCATION_TYPE_HOST, _) => Ok(Self::Host),
+            (CU_MEM_LOCATION_TYPE_HOST_NUMA, 0) => Ok(Self::HostNode),
+            _ => Err(CUDA_ERROR_INVALID_VALUE),
+        }
+    }
+
+    /// Who is to be allowed, or was: of a host node the number is ignored (cuda.h 13.4, `cuMemSetAccess`).
+    pub(crate) fn of_user(process: &Process, location: &CUmemLocation) -> Answer<Self> {
+        match location.type_ {
+            CU_MEM_LOCATION_TYPE_HOST_NUMA => Ok(Self::HostNode),
+            _ => Self::of(process, location),
+        }
+    }
+
+    /// As a program sees it.
+    pub(crate) fn described(self) -> Answer<CUmemLocation> {
+        let (type_, id) = match self {
+            Self::Device(ordinal) => (CU_MEM_LOCATION_TYPE_DEVICE, ordinal),
+            Self::Host => (CU_MEM_LOCATION_TYPE_HOST, 0),
+            Self::HostNode => (CU_MEM_LOCATION_TYPE_HOST_NUMA, 0),
+        };
+        let id = CUdevice::try_from(id).map_err(|_| CUDA_ERROR_INVALID_DEVICE)?;
+        Ok(CUmemLocation { type_, id })
+    }
+
+    pub(crate) fn is_host(self) -> bool {
+        !matches!(self, Self::Device(_))
+    }
+
+    /// Refuses to have memory here shared in a way that there is not. Of the host, only memory of a node can be shared
+    /// (cuda.h 13.4, `cuMemCreate`, `cuMemPoolCreate`).
+    pub(crate) fn check_handle_types(self, wished: CUmemAllocationHandleType) -> Answer {
+        match self {
+            Self::Host if wished != CU_MEM_HANDLE_TYPE_NONE => Err(CUDA_ERROR_INVALID_VALUE),
+            _ if wished & !CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR != 0 => {
+                Err(CUDA_ERROR_NOT_SUPPORTED)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Its place among those whose access is written down: the host's is behind the devices'.
+    pub(crate) fn index(self) -> usize {
+        match self {
+            Self::Device(ordinal) => ordinal,
+            Self::Host | Self::HostNode => DEVICES_MAX,
+        }
+    }
+}
