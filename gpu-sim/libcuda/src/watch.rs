@@ -14,9 +14,13 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::address::Place;
 use crate::bytes;
-use crate::door::{Answer, NullStream};
+use crate::door::Answer;
 use crate::fill::{Fill, FillParams};
+use crate::graph::Operation;
+use crate::graph::words::Words;
 use crate::process::{Process, State, refused};
+use crate::stream::Stream;
+use crate::table::Key;
 use crate::{capture, graph, log, stream};
 
 /// How often words are looked at while a stream waits.
@@ -117,23 +121,37 @@ fn watched() -> &'static Arc<Watched> {
     WATCHED.get_or_init(Arc::default)
 }
 
-/// Has a stream wait until the word at `address` meets the condition.
-pub(crate) fn wait(
+/// Has a stream do a batch, or records it as a node if the stream is capturing.
+pub(crate) fn perform(
     process: &'static Process,
-    (handle, null): (CUstream, NullStream),
-    address: CUdeviceptr,
-    condition: Condition,
+    state: &mut State,
+    stream: Key<Stream>,
+    words: Words,
 ) -> Answer {
-    let mut state = process.lock();
-    let key = stream::resolve(process, &mut state, handle, null)?;
-    let operation = WordOperation::wait(&state, address, condition)?;
-    if let Some(capture) = capture::place(&mut state, key)? {
-        capture::invalidate(&mut state, capture.capture);
-        return Err(CUDA_ERROR_NOT_SUPPORTED);
+    if capture::place(state, stream)?.is_some() {
+        return capture::append(state, stream, Operation::Words(words));
     }
-    if let WordOperation::Wait(place, _) = operation {
-        graph::memory::check_live(&state, [place])?;
+    for operation in words.operations.iter() {
+        match *operation {
+            WordOperation::Write(fill) => {
+                graph::perform(process, state, stream, Operation::Fill(fill))?;
+            }
+            WordOperation::Wait(place, _) => {
+                graph::memory::check_live(state, [place])?;
+                wait(process, state, stream, *operation)?;
+            }
+        }
     }
+    Ok(())
+}
+
+/// Has a stream wait until a word meets its condition.
+fn wait(
+    process: &'static Process,
+    state: &mut State,
+    stream: Key<Stream>,
+    operation: WordOperation,
+) -> Answer {
     let semaphore = Arc::new(process.machine.create_semaphore().map_err(refused)?);
     let payload = semaphore.next_payload();
     let wait = Command::Wait {
@@ -143,8 +161,8 @@ pub(crate) fn wait(
     let machine = &process.machine;
     let begin = move || begin(machine, &[operation], (semaphore, payload));
     let begin = Effect::HostVisible(Box::new(begin));
-    stream::submit(process, &mut state, key, Command::Marker, Some(begin))?;
-    stream::submit(process, &mut state, key, wait, None).map(drop)
+    stream::submit(process, state, stream, Command::Marker, Some(begin))?;
+    stream::submit(process, state, stream, wait, None).map(drop)
 }
 
 /// Has operations done one after the other, and then a semaphore raised.

@@ -133,3 +133,73 @@ fn a_batch_node_tells_what_it_was_given_and_takes_no_other_than_a_batch() {
         );
     }
 }
+
+/// Nodes that a capturing stream got for what `record` asked of it, in their order.
+fn captured(record: impl FnOnce(CUstream)) -> (CUgraph, Vec<CUgraphNode>) {
+    let (stream, mut graph) = (free_stream(), std::ptr::null_mut());
+    let mode = CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+    ok!(cuStreamBeginCapture_v2(stream, mode));
+    record(stream);
+    ok!(cuStreamEndCapture(stream, &mut graph));
+    let (mut nodes, mut count) = ([std::ptr::null_mut(); 8], 8);
+    ok!(cuGraphGetNodes(graph, nodes.as_mut_ptr(), &mut count));
+    (graph, nodes[..count].to_vec())
+}
+
+#[test]
+fn captured_writes_and_waits_are_batch_nodes_that_tell_what_was_asked() {
+    context();
+    let memory = alloc(32);
+    let (_, nodes) = captured(|stream| {
+        ok!(cuStreamWriteValue32(stream, memory, 3, 0));
+        ok!(cuStreamWaitValue32_ptsz(stream, memory, 4, 0));
+        ok!(cuStreamWriteValue64_v2(stream, memory + 8, 5, 0));
+        let flags = CU_STREAM_WAIT_VALUE_EQ;
+        ok!(cuStreamWaitValue64_v2_ptsz(stream, memory + 8, 6, flags));
+        let mut two = batch(memory, 1);
+        ok!(cuStreamBatchMemOp_v2(stream, 2, two.as_mut_ptr(), 0));
+        let askew = cu!(cuStreamWaitValue32_v2(stream, memory + 2, 1, 0));
+        assert_eq!(askew, CUDA_ERROR_INVALID_VALUE);
+    });
+    let expected = [
+        (CU_STREAM_MEM_OP_WRITE_VALUE_32, memory, 3, 1),
+        (CU_STREAM_MEM_OP_WAIT_VALUE_32, memory, 4, 1),
+        (CU_STREAM_MEM_OP_WRITE_VALUE_64, memory + 8, 5, 1),
+        (CU_STREAM_MEM_OP_WAIT_VALUE_64, memory + 8, 6, 1),
+        (CU_STREAM_MEM_OP_WRITE_VALUE_32, memory, 7, 2),
+    ];
+    let told = nodes.iter().map(|&node| {
+        let (mut kind, mut asked) = (0, params(&mut []));
+        ok!(cuGraphNodeGetType(node, &mut kind));
+        assert_eq!(kind, CU_GRAPH_NODE_TYPE_BATCH_MEM_OP);
+        ok!(cuGraphBatchMemOpNodeGetParams(node, &mut asked));
+        // SAFETY: the node keeps as many operations as it says, and has one at least.
+        let first = unsafe { asked.paramArray.read().waitValue };
+        (first.operation, first.address, first.value64, asked.count)
+    });
+    assert_eq!(told.collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn a_captured_wait_holds_each_launch_until_the_word_is_there() {
+    context();
+    let (memory, stream, mut exec) = (alloc(16), free_stream(), std::ptr::null_mut());
+    let (graph, _) = captured(|stream| {
+        ok!(cuStreamWriteValue32_v2(stream, memory, 7, 0));
+        ok!(cuStreamWaitValue32_v2(stream, memory + 4, 1, 0));
+        ok!(cuStreamWriteValue32_v2(stream, memory + 8, 8, 0));
+    });
+    ok!(cuGraphInstantiateWithFlags(&mut exec, graph, 0));
+    for _ in 0..2 {
+        ok!(cuMemsetD8_v2(memory, 0, 16));
+        ok!(cuGraphLaunch(exec, stream));
+        while read(memory, 1) != [7] {
+            std::thread::yield_now();
+        }
+        assert_eq!(cu!(cuStreamQuery(stream)), CUDA_ERROR_NOT_READY);
+        assert_eq!(read(memory, 16), bytes([7, 0, 0, 0]));
+        ok!(cuMemsetD32_v2(memory + 4, 1, 1));
+        ok!(cuStreamSynchronize(stream));
+        assert_eq!(read(memory, 16), bytes([7, 1, 8, 0]));
+    }
+}

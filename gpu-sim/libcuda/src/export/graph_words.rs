@@ -3,34 +3,17 @@
 use cuda_sys_stubs::abi::*;
 
 use super::graph_node::{Describes, NO_EDGES, add_described, ask, set};
-use super::stream_memory::{BATCH_MAX, Word, decode};
-use super::{get, list, put};
+use super::stream_memory::words;
+use super::{get, put};
 use crate::door::{Answer, exports};
 use crate::graph::Operation;
-use crate::graph::words::Words;
 use crate::process::{Process, State};
-use crate::watch::WordOperation;
 
 impl Describes for CUDA_BATCH_MEM_OP_NODE_PARAMS {
     unsafe fn operation(&self, _: &Process, state: &mut State) -> Answer<Operation> {
-        if self.flags != 0 || self.count > BATCH_MAX {
-            return Err(CUDA_ERROR_INVALID_VALUE);
-        }
-        let count = usize::try_from(self.count).map_err(|_| CUDA_ERROR_INVALID_VALUE)?;
-        // SAFETY: the list is as long as it is said to be (caller).
-        let described = unsafe { list(self.paramArray.cast_const(), count)? };
-        let mut operations = Vec::with_capacity(count);
-        for each in described {
-            // SAFETY: each operation says which member was written (caller).
-            match unsafe { decode(each)? } {
-                Some(Word::Write(params)) => operations.push(WordOperation::write(state, params)?),
-                Some(Word::Wait(address, condition)) => {
-                    operations.push(WordOperation::wait(state, address, condition)?);
-                }
-                None => {}
-            }
-        }
-        let words = Words::new(operations, described, self.ctx.addr());
+        let described = (self.paramArray.cast_const(), self.count);
+        // SAFETY: the list is as long as it is said to be; each operation says which member was written (caller).
+        let words = unsafe { words(state, described, self.flags, self.ctx.addr())? };
         Ok(Operation::Words(words))
     }
 }

@@ -17,7 +17,7 @@ use crate::watch::{self, WordOperation};
 /// A batch of operations on words.
 #[derive(Clone)]
 pub(crate) struct Words {
-    operations: Arc<[WordOperation]>,
+    pub(crate) operations: Arc<[WordOperation]>,
     /// As the program described them, for who asks the node.
     pub(crate) described: Arc<[CUstreamBatchMemOpParams]>,
     /// Handle of the context that the program named.
