@@ -468,6 +468,17 @@ records! {
         localityDomainId: c_uint,
     }
 
+    /// What a part of `cuDevSmResourceSplit` is to be; also written where its size was asked for.
+    #[derive(Debug, PartialEq, Eq)]
+    struct CU_DEV_SM_RESOURCE_GROUP_PARAMS {
+        smCount: c_uint,
+        coscheduledSmCount: c_uint,
+        preferredCoscheduledSmCount: c_uint,
+        flags: c_uint,
+        localityDomainId: c_uint,
+        reserved: [c_uint; 11],
+    }
+
     /// What a resource is; an unnamed union in C. Which member is valid is said by its type.
     union anonymous_devResource {
         sm: CUdevSmResource,

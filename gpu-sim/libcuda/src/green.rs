@@ -3,7 +3,8 @@
 //! CUDA Driver API, "Green Contexts". A green context is the primary context with fewer SMs: memory, modules and events
 //! that are made while it is current belong to the primary context, streams to it. SMs of a part are contiguous; parts may be
 //! cut from parts. Smallest part and alignment: as the CUDA Driver API of 12.4 lists them by architecture at
-//! `cuDevSmResourceSplitByCount`.
+//! `cuDevSmResourceSplitByCount`; groups of different sizes: cuda.h 13.4, `cuDevSmResourceSplit`. Which SMs are scheduled together
+//! has no effect here.
 
 use cuda_sys_stubs::abi::*;
 
@@ -26,6 +27,66 @@ pub(crate) struct Sms {
 pub(crate) struct Grain {
     pub(crate) least: u32,
     pub(crate) alignment: u32,
+}
+
+/// What one of several parts is to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Group {
+    /// SMs; 0: as many as there are.
+    pub(crate) count: u32,
+    /// So many are to be scheduled together; 0: as many as usual.
+    pub(crate) together: u32,
+    /// Whether `count` matters more than `together`.
+    pub(crate) is_backfilled: bool,
+}
+
+/// Every group has an even number of SMs.
+const GROUP_ALIGNMENT: u32 = 2;
+
+impl Group {
+    /// SMs of a device of this compute capability that are scheduled together.
+    pub(crate) fn together(self, (major, _): (u32, u32)) -> u32 {
+        match self.together {
+            0 if major >= 9 => 8,
+            0 => 2,
+            asked => asked,
+        }
+    }
+
+    /// Refuses what no device of this compute capability can make of so many SMs.
+    fn check(self, compute_capability: (u32, u32), available: u32) -> Answer {
+        let together_max = if compute_capability.0 >= 9 { 32 } else { 2 };
+        let together = self.together(compute_capability);
+        let alignment = if self.is_backfilled {
+            GROUP_ALIGNMENT
+        } else {
+            together
+        };
+        let is_possible = together <= together_max
+            && together.is_multiple_of(GROUP_ALIGNMENT)
+            && self.count <= available
+            && self.count.is_multiple_of(GROUP_ALIGNMENT)
+            && self.count.is_multiple_of(alignment);
+        if is_possible {
+            Ok(())
+        } else {
+            Err(CUDA_ERROR_INVALID_VALUE)
+        }
+    }
+
+    /// SMs of it, of so many that are left.
+    fn size(self, compute_capability: (u32, u32), left: u32) -> Answer<u32> {
+        let alignment = if self.is_backfilled {
+            GROUP_ALIGNMENT
+        } else {
+            self.together(compute_capability)
+        };
+        match self.count {
+            0 => Ok(left - left % alignment),
+            count if count <= left => Ok(count),
+            _ => Err(CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION),
+        }
+    }
 }
 
 /// A green context.
@@ -76,6 +137,27 @@ impl Sms {
             ..self
         };
         Ok(((0..groups).map(part).collect(), rest))
+    }
+
+    /// Parts in their order, each with what the ones before left, and what is left of all. `CUDA_ERROR_INVALID_VALUE`: no device can
+    /// have such a part. `CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION`: there are not enough SMs.
+    pub(crate) fn split_in_groups(
+        self,
+        compute_capability: (u32, u32),
+        groups: &[Group],
+    ) -> Answer<(Vec<Self>, Self)> {
+        for group in groups {
+            group.check(compute_capability, self.count)?;
+        }
+        let mut rest = self;
+        let mut parts = Vec::with_capacity(groups.len());
+        for group in groups {
+            let count = group.size(compute_capability, rest.count)?;
+            parts.push(Self { count, ..rest });
+            rest.first += count;
+            rest.count -= count;
+        }
+        Ok((parts, rest))
     }
 
     /// Parts as one. `CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION`: of different devices, or with SMs in common.
@@ -194,6 +276,59 @@ mod tests {
         assert_eq!(Grain::of((8, 0), false).size(5), Some(6));
         assert_eq!(Grain::of((9, 0), false).size(9), Some(16));
         assert_eq!(Grain::of((9, 0), true).size(3), Some(4));
+    }
+
+    fn group(count: u32, together: u32, is_backfilled: bool) -> Group {
+        Group {
+            count,
+            together,
+            is_backfilled,
+        }
+    }
+
+    /// Sizes of the parts, and of what is left.
+    fn groups(capability: (u32, u32), groups: &[Group]) -> Answer<(Vec<u32>, u32)> {
+        let (parts, rest) = WHOLE.split_in_groups(capability, groups)?;
+        let mut at = 0;
+        for part in parts.iter().chain([&rest]) {
+            assert_eq!(part.first, at);
+            at += part.count;
+        }
+        Ok((parts.iter().map(|part| part.count).collect(), rest.count))
+    }
+
+    #[test]
+    fn groups_follow_one_another_and_take_what_the_ones_before_left() {
+        let (turing, hopper) = ((7, 5), (9, 0));
+        let (ten, all) = (group(10, 2, false), group(0, 0, false));
+        assert_eq!(groups(turing, &[ten]), Ok((vec![10], 30)));
+        assert_eq!(groups(turing, &[ten, all, all]), Ok((vec![10, 30, 0], 0)));
+        assert_eq!(
+            groups(hopper, &[group(12, 4, false), all]),
+            Ok((vec![12, 24], 4))
+        );
+        let filled = [group(12, 0, true), group(0, 0, true)];
+        assert_eq!(groups(hopper, &filled), Ok((vec![12, 28], 0)));
+    }
+
+    #[test]
+    fn a_group_that_no_device_can_have_is_not_one_that_there_is_no_room_for() {
+        let (turing, hopper) = ((7, 5), (9, 0));
+        for impossible in [
+            (turing, group(3, 0, true)),
+            (turing, group(42, 0, false)),
+            (turing, group(8, 4, false)),
+            (hopper, group(12, 8, false)),
+            (hopper, group(0, 34, false)),
+            (hopper, group(0, 3, false)),
+        ] {
+            let refused = groups(impossible.0, &[impossible.1]);
+            assert_eq!(refused, Err(CUDA_ERROR_INVALID_VALUE), "{impossible:?}");
+        }
+        assert_eq!(
+            groups(turing, &[group(30, 0, false), group(12, 0, false)]),
+            Err(CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION)
+        );
     }
 
     #[test]

@@ -169,3 +169,72 @@ fn what_is_made_in_a_green_context_belongs_to_the_primary_context() {
     assert_eq!(read(memory, 2), [7, 7]);
     ok!(cuMemFree_v2(memory));
 }
+
+/// What a group is to be: SMs, how many of them scheduled together, flags.
+fn wish(count: u32, together: u32, flags: u32) -> CU_DEV_SM_RESOURCE_GROUP_PARAMS {
+    CU_DEV_SM_RESOURCE_GROUP_PARAMS {
+        smCount: count,
+        coscheduledSmCount: together,
+        preferredCoscheduledSmCount: 0,
+        flags,
+        localityDomainId: 0,
+        reserved: [0; 11],
+    }
+}
+
+/// Groups cut from the whole device, and the rest.
+fn cut<const N: usize>(
+    wishes: &mut [CU_DEV_SM_RESOURCE_GROUP_PARAMS; N],
+) -> (CUresult, [CUdevResource; N], CUdevResource) {
+    let whole = device_resource();
+    let (mut parts, mut rest) = ([whole; N], whole);
+    let status = cu!(cuDevSmResourceSplit(
+        parts.as_mut_ptr(),
+        N as u32,
+        &whole,
+        &mut rest,
+        0,
+        wishes.as_mut_ptr()
+    ));
+    (status, parts, rest)
+}
+
+#[test]
+fn a_device_is_split_into_groups_of_different_sizes() {
+    context();
+    let mut wishes = [wish(10, 2, 0), wish(16, 0, 0)];
+    let (status, parts, rest) = cut(&mut wishes);
+    assert_eq!((status, sms(&parts[0]), sms(&parts[1])), (0, 10, 16));
+    assert_eq!(sms(&rest), 14);
+    for part in parts {
+        ok!(cuGreenCtxDestroy(green(part)));
+    }
+    let mut found = [
+        wish(30, 0, 0),
+        wish(0, 0, CU_DEV_SM_RESOURCE_GROUP_BACKFILL),
+    ];
+    let (status, parts, rest) = cut(&mut found);
+    assert_eq!((status, found[1].smCount, sms(&parts[1])), (0, 10, 10));
+    assert_eq!(rest.type_, CU_DEV_RESOURCE_TYPE_INVALID);
+    let mut nothing_left = [wish(40, 0, 0), wish(0, 0, 0)];
+    assert_eq!(
+        cut(&mut nothing_left).0,
+        CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION
+    );
+    let (none, whole) = (std::ptr::null_mut(), device_resource());
+    let wishes = nothing_left.as_mut_ptr();
+    ok!(cuDevSmResourceSplit(none, 2, &whole, none, 0, wishes));
+    assert_eq!(nothing_left[1].smCount, 0);
+    let odd = cu!(cuDevSmResourceSplit(
+        none,
+        1,
+        &whole,
+        none,
+        0,
+        &mut wish(3, 0, 0)
+    ));
+    assert_eq!(odd, CUDA_ERROR_INVALID_VALUE);
+    let local = wish(0, 0, CU_DEV_SM_RESOURCE_GROUP_LOCALITY_DOMAIN_ID);
+    let (status, ..) = cut(&mut [local]);
+    assert_eq!(status, CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION);
+}

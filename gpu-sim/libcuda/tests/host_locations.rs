@@ -180,9 +180,9 @@ fn a_pool_of_the_host_gives_memory_that_the_host_reaches_and_keeps_what_it_may()
         ok!(cuMemAllocFromPoolAsync(&mut memory, MUCH, pool, stream));
         ok!(cuMemsetD8Async(memory, 5, PAGE, stream));
         ok!(cuStreamSynchronize(stream));
+        assert_eq!(memory_type(memory), CU_MEMORYTYPE_HOST);
         // SAFETY: the pool's memory is the host's.
         assert_eq!(unsafe { on_host(memory).read_volatile() }, 5);
-        assert_eq!(memory_type(memory), CU_MEMORYTYPE_HOST);
         assert!(free_bytes() > before - MUCH);
         ok!(cuMemFreeAsync(memory, stream));
         ok!(cuStreamSynchronize(stream));

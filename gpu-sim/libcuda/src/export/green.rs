@@ -6,8 +6,8 @@ use super::{get, list, put, put_if, wanted};
 use crate::context::{self, Context};
 use crate::door::{Answer, NullStream, exports};
 use crate::event;
-use crate::green::{self, Grain, Sms};
-use crate::process::{Process, State, process};
+use crate::green::{self, Grain, Group, Sms};
+use crate::process::{Device, Process, State, process};
 use crate::stream::{self, Kind};
 use crate::table::Key;
 
@@ -22,19 +22,21 @@ fn pad(sms: Sms) -> [u8; 92] {
     padding
 }
 
-fn resource(process: &Process, sms: Sms) -> Answer<CUdevResource> {
-    let device = usize::try_from(sms.device).ok();
-    let device = device.and_then(|ordinal| process.devices.get(ordinal));
-    let profile = &device.ok_or(CUDA_ERROR_INVALID_DEVICE)?.profile;
+fn sm(process: &Process, sms: Sms) -> Answer<CUdevSmResource> {
+    let profile = &device_of(process, sms)?.profile;
     let grain = Grain::of(profile.compute_capability, false);
-    let mut anonymous = anonymous_devResource { _oversize: [0; 40] };
-    anonymous.sm = CUdevSmResource {
+    Ok(CUdevSmResource {
         smCount: sms.count,
         minSmPartitionSize: grain.least,
         smCoscheduledAlignment: grain.alignment,
         flags: CU_DEV_SM_RESOURCE_GROUP_DEFAULT,
         localityDomainId: 0,
-    };
+    })
+}
+
+fn resource(process: &Process, sms: Sms) -> Answer<CUdevResource> {
+    let mut anonymous = anonymous_devResource { _oversize: [0; 40] };
+    anonymous.sm = sm(process, sms)?;
     Ok(CUdevResource {
         type_: CU_DEV_RESOURCE_TYPE_SM,
         _internal_padding: pad(sms),
@@ -105,6 +107,42 @@ fn stream_context(stream: CUstream, null: NullStream) -> Answer<Key<Context>> {
 const SPLIT_FLAGS: u32 = CU_DEV_SM_RESOURCE_SPLIT_IGNORE_SM_COSCHEDULING
     | CU_DEV_SM_RESOURCE_SPLIT_MAX_POTENTIAL_CLUSTER_SIZE;
 
+const GROUP_FLAGS: u32 =
+    CU_DEV_SM_RESOURCE_GROUP_BACKFILL | CU_DEV_SM_RESOURCE_GROUP_LOCALITY_DOMAIN_ID;
+
+/// What a part is to be. No device here has locality domains, so there are no SMs in any.
+fn group(params: &CU_DEV_SM_RESOURCE_GROUP_PARAMS) -> Answer<Group> {
+    if params.flags & !GROUP_FLAGS != 0 || params.reserved != [0; 11] {
+        return Err(CUDA_ERROR_INVALID_VALUE);
+    }
+    if params.flags & CU_DEV_SM_RESOURCE_GROUP_LOCALITY_DOMAIN_ID != 0 {
+        return Err(CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION);
+    }
+    Ok(Group {
+        count: params.smCount,
+        together: params.coscheduledSmCount,
+        is_backfilled: params.flags & CU_DEV_SM_RESOURCE_GROUP_BACKFILL != 0,
+    })
+}
+
+/// The device that a resource is of.
+fn device_of(process: &Process, sms: Sms) -> Answer<&Device> {
+    let device = usize::try_from(sms.device).ok();
+    let device = device.and_then(|ordinal| process.devices.get(ordinal));
+    device.ok_or(CUDA_ERROR_INVALID_VALUE)
+}
+
+/// A part as a resource, whose SMs are scheduled together as its group says.
+fn structured(process: &Process, part: Sms, together: u32, flags: u32) -> Answer<CUdevResource> {
+    let mut made = resource(process, part)?;
+    made.anonymous.sm = CUdevSmResource {
+        smCoscheduledAlignment: together,
+        flags,
+        ..sm(process, part)?
+    };
+    Ok(made)
+}
+
 exports! {
     fn cuDeviceGetDevResource(device: CUdevice, resource: *mut CUdevResource, r#type: CUdevResourceType) {
         put_resource(resource, r#type, |process, _| green::whole(process, process.device(device)?.0))
@@ -127,7 +165,7 @@ exports! {
         if flags & !SPLIT_FLAGS != 0 {
             return Err(CUDA_ERROR_INVALID_VALUE);
         }
-        let (_, device) = process.device(CUdevice::try_from(whole.device).map_err(|_| CUDA_ERROR_INVALID_VALUE)?)?;
+        let device = device_of(process, whole)?;
         let is_free = flags & CU_DEV_SM_RESOURCE_SPLIT_IGNORE_SM_COSCHEDULING != 0;
         let grain = Grain::of(device.profile.compute_capability, is_free);
         let groups_max = if result.is_null() { u32::MAX } else { asked };
@@ -140,6 +178,36 @@ exports! {
             put(result.wrapping_add(index), resource(process, part)?)?;
         }
         put_if(remainder, resource(process, rest)?);
+        Ok(())
+    }
+    fn cuDevSmResourceSplit(result: *mut CUdevResource, nbGroups: u32, input: *const CUdevResource, remainder: *mut CUdevResource, flags: u32, groupParams: *mut CU_DEV_SM_RESOURCE_GROUP_PARAMS) {
+        let process = process()?;
+        let whole = sms(&get(input)?)?;
+        let count = usize::try_from(nbGroups).map_err(|_| CUDA_ERROR_INVALID_VALUE)?;
+        let params = list(groupParams.cast_const(), count)?.to_vec();
+        if flags != 0 || params.is_empty() {
+            return Err(CUDA_ERROR_INVALID_VALUE);
+        }
+        let groups = params.iter().map(group).collect::<Answer<Vec<_>>>()?;
+        let capability = device_of(process, whole)?.profile.compute_capability;
+        let (parts, rest) = whole.split_in_groups(capability, &groups)?;
+        let wanted = groups.iter().map(|group| group.together(capability));
+        if !result.is_null() && parts.iter().zip(wanted).any(|(part, together)| part.count < together) {
+            return Err(CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION);
+        }
+        for (index, ((part, group), params)) in parts.into_iter().zip(groups).zip(params).enumerate() {
+            put(groupParams.wrapping_add(index), CU_DEV_SM_RESOURCE_GROUP_PARAMS { smCount: part.count, ..params })?;
+            if !result.is_null() {
+                put(result.wrapping_add(index), structured(process, part, group.together(capability), params.flags)?)?;
+            }
+        }
+        let mut left = resource(process, rest)?;
+        if rest.count == 0 {
+            left.type_ = CU_DEV_RESOURCE_TYPE_INVALID;
+        }
+        if !result.is_null() {
+            put_if(remainder, left);
+        }
         Ok(())
     }
     fn cuDevResourceGenerateDesc(phDesc: *mut CUdevResourceDesc, resources: *mut CUdevResource, nbResources: u32) {
