@@ -18,10 +18,11 @@ use std::ops::RangeInclusive;
 
 use cuda_sys_stubs::abi::*;
 use cuda_sys_stubs::get_proc_address::resolve;
-use support::{cu, driver};
+use support::{cu, driver, ok};
 
 const REQUESTS: &str = include_str!("requests.tsv");
 const MEASURED: &str = include_str!("../../../cuda-sys-stubs/symbols/getprocaddress.tsv");
+const ABSENT: &str = include_str!("../absent.tsv");
 const DRIVER: u16 = 535;
 const CUDA_VERSION_OF_DRIVER: i32 = 12_020;
 /// In cuda.h since CUDA 9.0, and exported by none of the five drivers that were measured.
@@ -29,6 +30,13 @@ const IN_NO_DRIVER: &str = "cuEventCreateFromEGLSync";
 
 fn rows(table: &'static str) -> impl Iterator<Item = Vec<&'static str>> {
     table.lines().skip(1).map(|line| line.split('\t').collect())
+}
+
+/// The calls of before CUDA 3.2, whose addresses have 32 bits: they have an answer of their own.
+fn with_32_bit_addresses() -> Vec<*mut c_void> {
+    let mut answers = rows(ABSENT).filter(|row| row[0] == "INVALID_CONTEXT");
+    let symbols = answers.next().expect("a row")[2].split(' ');
+    symbols.map(|name| exported(name).expect(name)).collect()
 }
 
 /// A name, or none, as the tables write it.
@@ -177,4 +185,27 @@ fn every_name_that_real_programs_look_up_is_exported() {
     let missing: Vec<_> = by_name().filter(|row| exported(row[1]).is_none()).collect();
     assert!(missing.is_empty(), "{missing:?}");
     assert_eq!(by_name().count(), 1077, "the table was not read");
+}
+
+#[test]
+fn no_program_that_was_watched_reaches_a_call_with_32_bit_addresses() {
+    let old = with_32_bit_addresses();
+    assert_eq!(old.len(), 40, "the table was not read");
+    for row in rows(REQUESTS).filter(|row| row[0] != "strings") {
+        let found = if row[0].starts_with("cuGetProcAddress") {
+            let base = CString::new(name(row[1])).expect("no NUL");
+            let (mut pointer, mut why) = (std::ptr::null_mut(), 0);
+            ok!(cuGetProcAddress_v2(
+                base.as_ptr(),
+                &mut pointer,
+                number(row[2]),
+                number(row[3]),
+                &mut why
+            ));
+            Some(pointer)
+        } else {
+            exported(row[1])
+        };
+        assert!(found.is_none_or(|found| !old.contains(&found)), "{row:?}");
+    }
 }
