@@ -14,6 +14,8 @@ fn main() -> io::Result<()> {
     println!("cargo:rustc-check-cfg=cfg(second_door)");
     println!("cargo:rustc-cfg=second_door");
     println!("cargo:rustc-cdylib-link-arg=-Wl,-soname,libcuda.so.1");
+    // What these are for stands in the preload's build script.
+    println!("cargo:rustc-cdylib-link-arg=-Wl,-Bsymbolic");
     println!("cargo:rustc-cdylib-link-arg=-Wl,-z,nodelete");
     println!("cargo:rustc-cdylib-link-arg=-Wl,-z,now");
     let table = fs::read_to_string(TABLE)?;

@@ -11,9 +11,7 @@
 use std::ffi::{CStr, CString, OsStr, c_char, c_uint, c_void};
 use std::path::Path;
 use std::ptr;
-use std::sync::atomic::AtomicPtr;
-#[cfg(second_door)]
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicPtr, Ordering};
 
 use cuda_sys_stubs::abi::*;
 use cuda_sys_stubs::nvml_abi::{NVML_SUCCESS, nvmlDevice_t, nvmlMemory_t};
@@ -120,10 +118,6 @@ pub(crate) struct Driver {
     pub(crate) rows: DriverRows,
     questions: Questions,
     /// The loader's handle.
-    #[cfg_attr(
-        not(second_door),
-        expect(dead_code, reason = "the second door asks it for what has no row")
-    )]
     library: AtomicPtr<c_void>,
 }
 
@@ -181,7 +175,6 @@ impl Driver {
     }
 
     /// The address of the driver's symbol `name`; null where it has none.
-    #[cfg(second_door)]
     pub(crate) fn address_of(&self, name: &CStr) -> *mut c_void {
         address_in(self.library.load(Ordering::Relaxed))(name)
     }

@@ -22,6 +22,7 @@ use cuda_sys_stubs::abi::{CUDA_SUCCESS, CUresult};
 use crate::driver::{DRIVER_SONAME, NVML_SONAME};
 use crate::elf::Object;
 use crate::entry::{Bare, Cuda};
+use crate::runtime::{self, Stance};
 #[cfg(second_door)]
 use crate::second_door;
 use crate::table;
@@ -110,7 +111,7 @@ unsafe extern "C" fn answer_dlsym(handle: *mut c_void, name: *const c_char) -> A
     // SAFETY: what glibc exports as `dlsym` has that type.
     let dlsym = unsafe { mem::transmute::<*mut c_void, Option<Dlsym>>(real) };
     // SAFETY: the caller's promise: null, or a string.
-    match unsafe { Wanted::by_name(name) }.zip(dlsym) {
+    match unsafe { Wanted::on(handle, name) }.zip(dlsym) {
         Some((wanted, dlsym)) => wanted.answer(handle, real, |handle| {
             // SAFETY: the caller's arguments, or a handle of ours.
             unsafe { dlsym(handle, name) }
@@ -130,7 +131,7 @@ unsafe extern "C" fn answer_dlvsym(
     // SAFETY: what glibc exports as `dlvsym` has that type.
     let dlvsym = unsafe { mem::transmute::<*mut c_void, Option<Dlvsym>>(real) };
     // SAFETY: the caller's promise: null, or a string.
-    match unsafe { Wanted::by_name(name) }.zip(dlvsym) {
+    match unsafe { Wanted::on(handle, name) }.zip(dlvsym) {
         Some((wanted, dlvsym)) => wanted.answer(handle, real, |handle| {
             // SAFETY: the caller's arguments, or a handle of ours.
             unsafe { dlvsym(handle, name, version) }
@@ -146,6 +147,8 @@ enum Wanted<'a> {
     /// The second door exports it, whether or not the driver has it.
     #[cfg(second_door)]
     Jump(&'a CStr),
+    /// It may be a driver's, in a namespace of its own (`dlmopen`), where no preload is.
+    Elsewhere(&'a CStr),
 }
 
 impl<'a> Wanted<'a> {
@@ -153,13 +156,16 @@ impl<'a> Wanted<'a> {
     ///
     /// # Safety
     /// `name` is null or a string that outlives the answer.
-    unsafe fn by_name(name: *const c_char) -> Option<Self> {
+    unsafe fn on(handle: *mut c_void, name: *const c_char) -> Option<Self> {
         if name.is_null() {
             return None;
         }
         // SAFETY: the caller's promise.
         let name = unsafe { CStr::from_ptr(name) };
         let (ours, providers): (_, &[_]) = match name.to_bytes() {
+            [b'c', b'u', b'A'..=b'Z', ..] if is_elsewhere(handle) => {
+                return Some(Self::Elsewhere(name));
+            }
             [b'c', b'u', ..] => match table::by_name(name) {
                 Some(ours) => (ours, &[DRIVER_SONAME]),
                 #[cfg(second_door)]
@@ -183,10 +189,6 @@ impl<'a> Wanted<'a> {
     fn answer(
         &self,
         handle: *mut c_void,
-        #[cfg_attr(
-            not(second_door),
-            expect(unused_variables, reason = "only a jump's name is left to glibc")
-        )]
         go_on: *const c_void,
         real: impl Fn(*mut c_void) -> *mut c_void,
     ) -> Answer {
@@ -198,8 +200,53 @@ impl<'a> Wanted<'a> {
             }
             #[cfg(second_door)]
             Self::Jump(_) => Answer::go_on(go_on),
+            Self::Elsewhere(name) if is_of(real(handle), &[DRIVER_SONAME]) => {
+                in_this_namespace(name).map_or(Answer::go_on(go_on), Answer::found)
+            }
+            Self::Elsewhere(_) => Answer::go_on(go_on),
         }
     }
+}
+
+/// Whether `handle` is of a namespace of its own, in which no preload is.
+fn is_elsewhere(handle: *mut c_void) -> bool {
+    if handle == libc::RTLD_DEFAULT || handle == libc::RTLD_NEXT {
+        return false;
+    }
+    let mut namespace: libc::Lmid_t = libc::LM_ID_BASE;
+    // SAFETY: the caller's handle, as it would be handed to `dlsym`; the out-pointer is live and of the request's type.
+    let status = unsafe {
+        libc::dlinfo(
+            handle,
+            libc::RTLD_DI_LMID,
+            (&raw mut namespace).cast::<c_void>(),
+        )
+    };
+    status == 0 && namespace != libc::LM_ID_BASE
+}
+
+/// What stands for a function of a driver that lives in another namespace. There are two drivers in such a process, which
+/// know nothing of each other: under limits all of it comes from the one that we watch; without, none of it.
+fn in_this_namespace(name: &CStr) -> Option<*mut c_void> {
+    let runtime = runtime::get();
+    if matches!(runtime.stance(), Stance::Open(_)) {
+        return None;
+    }
+    let theirs = runtime.driver().ok()?.address_of(name);
+    if theirs.is_null() {
+        return Some(theirs);
+    }
+    Some(table::by_name(name).unwrap_or(theirs))
+}
+
+/// Whether `address` is of a library with one of these SONAMEs.
+fn is_of(address: *mut c_void, sonames: &[&CStr]) -> bool {
+    let bears_one = |object: Object| {
+        object
+            .soname()
+            .is_some_and(|soname| sonames.contains(&soname))
+    };
+    !address.is_null() && Object::defining(address).is_some_and(bears_one)
 }
 
 /// Whether `address` lies in this library.
@@ -242,7 +289,7 @@ impl Hooked<'_> {
         } else {
             found
         };
-        if self.stands_in_for(theirs) {
+        if is_of(theirs, self.providers) {
             self.ours
         } else {
             theirs
@@ -262,16 +309,6 @@ impl Hooked<'_> {
                 unsafe { libc::dlopen(soname.as_ptr(), libc::RTLD_LAZY | libc::RTLD_NOLOAD) };
             (!loaded.is_null()).then_some(loaded)
         })
-    }
-
-    /// Whether `theirs` is a function of the library in whose place we stand.
-    fn stands_in_for(&self, theirs: *mut c_void) -> bool {
-        let provided = |object: Object| {
-            object
-                .soname()
-                .is_some_and(|soname| self.providers.contains(&soname))
-        };
-        !theirs.is_null() && Object::defining(theirs).is_some_and(provided)
     }
 }
 

@@ -1,5 +1,6 @@
 """Programs that nobody here wrote for the preload, in three worlds: bare, behind it without limits, and under limits."""
 
+import subprocess
 import sys
 import unittest
 from collections import Counter
@@ -155,6 +156,18 @@ class Limited(Clients):
         self.assertEqual([gpu["memory_v1"]["total_bytes"], gpu["memory_v2"]["total_bytes"]], [GIB, GIB])
         (gpu,) = self.run_well({"memory": "1GiB"}, "nvitop_once.py").record["gpus"]
         self.assertEqual(gpu["total_bytes"], GIB)
+
+    def test_every_look_up_of_nvidia_ml_py_leads_to_nvml_or_to_our_function_for_that_very_name(self):
+        bare, behind = (self.run_well(world, "nvml_lookups.py").record["places"] for world in (BARE, {"memory": "1GiB"}))
+        self.assertGreaterEqual(len(bare), 408, "what version 13.615.71 asks for")
+        self.assertGreater(sum(place is not None for place in bare.values()), 300)
+        library, hook = "libnvidia-ml.so.1", "libcuda_hook.so"
+        exported = subprocess.run(["nm", "-D", "--defined-only", ARTEFACTS / hook], check=True, capture_output=True, text=True).stdout
+        hooked = {line.split()[-1] for line in exported.splitlines()}
+        for name, place in bare.items():
+            expected = [hook, name] if place == [library, name] and name in hooked else place
+            self.assertEqual(behind[name], expected, name)
+        self.assertIn([hook, "nvmlDeviceGetMemoryInfo"], behind.values())
 
     def test_resnet50_gets_its_share_of_sm_time_and_no_more(self):
         """A slow host leaves a part of any share unused: how much it can use is measured before and after, without a limit."""

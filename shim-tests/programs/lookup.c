@@ -3,7 +3,8 @@
  *     lookup DOOR:NAME …
  *
  * Doors: handle, default, next, dlvsym (on the handle, with a version that nobody has),
- * gpa1:NAME@VERSION/FLAGS and gpa2:NAME@VERSION/FLAGS, nvml (on the handle of NVML).
+ * gpa1:NAME@VERSION/FLAGS and gpa2:NAME@VERSION/FLAGS, self1:… and self2:… (by the one that it answers for its own name,
+ * asked once more), nvml (on the handle of NVML).
  * Prints a line each: the argument, for gpa the status (and v2's answer), then the file that has the code and the symbol
  * there; `null`, or `untouched` where the out-pointer was not written. */
 #define _GNU_SOURCE
@@ -31,7 +32,20 @@ static void print_place(void *address)
     }
 }
 
-static void print_asked(void *library, const char *request, int api)
+/* The first or second cuGetProcAddress: by dlsym, or by asking that one for itself. */
+static void *asker(void *library, int api, int by_itself)
+{
+    void *found = dlsym(library, api == 1 ? "cuGetProcAddress" : "cuGetProcAddress_v2"), *itself = NULL;
+    if (!by_itself)
+        return found;
+    if (api == 1)
+        ((get_v1 *)found)("cuGetProcAddress", &itself, 11030, 0);
+    else
+        ((get_v2 *)found)("cuGetProcAddress", &itself, 12000, 0, NULL);
+    return itself;
+}
+
+static void print_asked(void *library, const char *request, int api, int by_itself)
 {
     char name[128];
     int version = 0, answer = -1;
@@ -42,10 +56,10 @@ static void print_asked(void *library, const char *request, int api)
         exit(64);
     snprintf(name, sizeof name, "%.*s", (int)(at - request), request);
     if (api == 1) {
-        get_v1 *ask = (get_v1 *)dlsym(library, "cuGetProcAddress");
+        get_v1 *ask = (get_v1 *)asker(library, 1, by_itself);
         printf("%u ", ask(name, &found, version, flags));
     } else {
-        get_v2 *ask = (get_v2 *)dlsym(library, "cuGetProcAddress_v2");
+        get_v2 *ask = (get_v2 *)asker(library, 2, by_itself);
         unsigned status = ask(name, &found, version, flags, &answer);
         printf("%u %d ", status, answer);
     }
@@ -74,7 +88,9 @@ int main(int argc, char **argv)
         else if (!strncmp(argv[at], "nvml:", 5))
             print_place(dlsym(nvml, name));
         else if (!strncmp(argv[at], "gpa1:", 5) || !strncmp(argv[at], "gpa2:", 5))
-            print_asked(driver, name, argv[at][3] - '0');
+            print_asked(driver, name, argv[at][3] - '0', 0);
+        else if (!strncmp(argv[at], "self1:", 6) || !strncmp(argv[at], "self2:", 6))
+            print_asked(driver, name, argv[at][4] - '0', 1);
         else
             return 64;
     }

@@ -195,9 +195,24 @@ pub fn shared_object(name: &str, soname: &str) -> PathBuf {
         &[
             "-shared".to_owned(),
             "-fPIC".to_owned(),
+            // Nothing of gcc's own, which would bring symbol versions along.
+            "-nostartfiles".to_owned(),
             format!("-Wl,-soname,{soname}"),
         ],
     )
+}
+
+/// As [`shared_object`], linked with the driver.
+pub fn linked_object(name: &str, soname: &str) -> PathBuf {
+    let sim = artefacts().sim.display();
+    let flags = [
+        "-shared".to_owned(),
+        "-fPIC".to_owned(),
+        format!("-Wl,-soname,{soname}"),
+        format!("-L{sim}"),
+        "-lcuda".to_owned(),
+    ];
+    compile(name, soname, &flags)
 }
 
 /// Runs gcc unless the very same was compiled before. The result is moved into place whole, so that tests may race.
@@ -239,7 +254,7 @@ fn content_hash(programs: &Path, source: &Path, flags: &[String]) -> u64 {
     fs::read(source)
         .unwrap_or_else(|error| panic!("{}: {error}", source.display()))
         .hash(&mut hasher);
-    for header in ["cuda_doors.h", "allocators.h"] {
+    for header in ["cuda_doors.h", "allocators.h", "reach.h"] {
         fs::read(programs.join(header))
             .expect("a header of the programs")
             .hash(&mut hasher);

@@ -94,7 +94,7 @@ fn by_name_each_door_leads_where_it_should() {
 #[test]
 fn get_proc_address_leads_where_the_drivers_would() {
     let mut requests = Vec::new();
-    for api in ["gpa1", "gpa2"] {
+    for api in ["gpa1", "gpa2", "self1", "self2"] {
         // Versions before, at and after an ABI began, one that is no release, and ones from the future.
         for version in [0, 1999, 2000, 3019, 3020, 12040, 13041, 99990] {
             requests.push(format!("{api}:cuMemAlloc@{version}/0"));
@@ -190,7 +190,7 @@ fn an_older_driver_stays_old() {
         let outcome = child::run(command.env("LD_LIBRARY_PATH", &library_path).arg(request));
         outcome.lines()[0].to_owned()
     };
-    let doors = ["handle", "default", "next"];
+    let doors = ["handle", "default", "next", "dlvsym"];
     let names = [
         "cuMemAlloc_v2",
         "cuMemAllocAsync",
