@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::time::Duration;
 
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::{ArgGroup, Args, CommandFactory, Parser, Subcommand};
 
 /// Share one NVIDIA GPU between programs: a memory quota and an SM share for each of them.
 ///
@@ -22,6 +22,8 @@ pub(crate) enum Command {
     Run(RunArgs),
     /// Show what every container may use, uses and waited for
     Status(StatusArgs),
+    /// Change a container's limits while its programs run
+    Set(SetArgs),
     /// Say whether limits can be enforced on this machine, and if not, why and what to do
     Doctor(DoctorArgs),
     /// Look at the simulated GPU
@@ -35,6 +37,7 @@ impl Command {
         let name = match self {
             Self::Run(_) => "run",
             Self::Status(_) => "status",
+            Self::Set(_) => "set",
             Self::Doctor(_) => "doctor",
             Self::Sim(_) => "sim",
         };
@@ -92,6 +95,35 @@ pub(crate) struct RunArgs {
 #[derive(Args, Debug)]
 #[command(after_help = STATUS_EXAMPLES)]
 pub(crate) struct StatusArgs {
+    /// Print JSON, for scripts; "schema" says which
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Change a container's limits while its programs run
+///
+/// Takes effect at the next allocation and the next launch; what waits looks again at once. A quota below what is in use
+/// takes nothing away and grants nothing more. What is not named stays. A change ends with the container's last
+/// program: the next start takes its own limits, so change the config file too if it is to last.
+#[derive(Args, Debug)]
+#[command(after_help = SET_EXAMPLES)]
+#[command(group(ArgGroup::new("limit").required(true).multiple(true).args(["memory", "sm", "sm_max"])))]
+pub(crate) struct SetArgs {
+    /// The container, as `cuda-hook status` lists it
+    pub(crate) container: String,
+
+    /// Device memory that the container may hold, on each GPU; GPU-UUID=SIZE for one of them; "max" = no limit
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
+    pub(crate) memory: Option<String>,
+
+    /// Share of the GPU's SM time that is guaranteed, in percent (1-100); without --sm-max a hard cap
+    #[arg(long, value_name = "PCT", allow_hyphen_values = true)]
+    pub(crate) sm: Option<String>,
+
+    /// Share it may reach while the others are idle, in percent; 100 = no cap
+    #[arg(long, value_name = "PCT", allow_hyphen_values = true)]
+    pub(crate) sm_max: Option<String>,
+
     /// Print JSON, for scripts; "schema" says which
     #[arg(long)]
     pub(crate) json: bool,
@@ -169,6 +201,7 @@ Examples:
   cuda-hook run --memory 4GiB --sm 30 -- python3 train.py
   cuda-hook run --memory 4GiB --sm 30 --sim t4 -- python3 train.py      without a GPU
   cuda-hook status                                       what every container has and uses
+  cuda-hook set trainer-7 --memory 6GiB                  change it while it runs
 
 Exit status: 0 done, 1 failed, 2 wrong usage; of `run`, the program's own.";
 
@@ -199,6 +232,14 @@ Examples:
   cuda-hook status
   cuda-hook status --json
   CUDA_HOOK_DIR=/dev/shm/mine cuda-hook status";
+
+const SET_EXAMPLES: &str = "\
+Examples:
+  cuda-hook set trainer-7 --memory 6GiB
+  cuda-hook set trainer-7 --sm 20 --sm-max 80
+  cuda-hook set trainer-7 --memory GPU-7c6c3c6e=8GiB       one of its GPUs
+
+Exit status: 0 changed, 1 no such container, or none of its programs runs, 2 wrong usage: then nothing was changed.";
 
 const DOCTOR_EXAMPLES: &str = "\
 Examples:

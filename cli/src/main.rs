@@ -7,6 +7,7 @@ mod failure;
 mod output;
 mod quantity;
 mod run;
+mod set;
 mod settings;
 mod sim;
 mod status;
@@ -36,6 +37,7 @@ fn carry_out(command: &Command) -> Result<ExitCode, Failure> {
     match command {
         Command::Run(args) => match run::run(args)? {},
         Command::Status(args) => status::status(args),
+        Command::Set(args) => set::set(args),
         Command::Doctor(args) => doctor::doctor(args),
         Command::Sim(command) => sim::sim(command).map(|()| ExitCode::SUCCESS),
     }

@@ -10,6 +10,7 @@
 //!   counts. A container's name that the file gives cannot be changed;
 //! * HAMi-core's variables count where neither of the above sets a limit.
 
+mod change;
 mod container;
 mod file;
 mod raw;
@@ -21,6 +22,7 @@ use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+pub use self::change::Change;
 pub use self::container::ContainerName;
 pub use self::raw::Refusal;
 use self::raw::{RawLayer, RawLimits, Selector, Setting};
@@ -269,6 +271,14 @@ impl Layer {
         Ok(Self { every_gpu, gpus })
     }
 
+    /// Every GPU that it names is exactly one of `devices`.
+    fn refuse_unknown(&self, devices: &[DeviceUuid]) -> Result<(), Refusal> {
+        for (selector, named_by, _) in &self.gpus {
+            selector.find(named_by, devices)?;
+        }
+        Ok(())
+    }
+
     /// What this source says about the GPU at `ordinal` of `devices`.
     fn limits_of(&self, ordinal: usize, devices: &[DeviceUuid]) -> Result<Keys, Refusal> {
         let mut own = None;
@@ -332,9 +342,7 @@ impl Limits {
     /// A GPU that the limits name by UUID, or by the beginning of one, is not exactly one of `devices`.
     pub fn bind(&self, devices: &[DeviceUuid]) -> Result<Vec<GpuLimits>, Refusal> {
         for layer in &self.layers {
-            for (selector, named_by, _) in &layer.gpus {
-                selector.find(named_by, devices)?;
-            }
+            layer.refuse_unknown(devices)?;
         }
         (0..devices.len())
             .map(|ordinal| self.bind_one(ordinal, devices))

@@ -181,13 +181,6 @@ impl Ledger {
         )
     }
 
-    /// Change the quota while programs run. Below what is in use it refuses new charges and frees nothing.
-    pub fn set_max(&self, device_index: usize, max: Option<Bytes>) {
-        if let Some(row) = self.row(device_index) {
-            row.memory.max.set(max.map(Bytes::get));
-        }
-    }
-
     /// The living processes of the container, this one among them.
     pub fn processes(&self) -> Vec<SlotInfo> {
         let info = |(index, process): (usize, crate::slot::Process)| SlotInfo {

@@ -4,7 +4,7 @@
 //! * memory: [`ledger`], one shared file per container, one slot per process; [`context`] says what a context takes;
 //! * GPU time: [`share`] asks [`price`] what a launch costs and [`bucket`] whether it may go; [`timing`] says what it took,
 //!   [`board`] who else was busy meanwhile;
-//! * what others read: [`sample`].
+//! * what others read: [`sample`]; what they change: [`control`].
 //!
 //! Time is always an argument: [`clock::monotonic`] is the one function here that reads a clock.
 //! `unsafe` stands in [`shm`] alone.
@@ -24,6 +24,7 @@ pub mod bucket;
 pub mod clock;
 pub mod config;
 pub mod context;
+pub mod control;
 pub mod ledger;
 mod limit;
 pub mod price;

@@ -1,7 +1,9 @@
 //! A limit in shared memory that configuration sets and the `set` command changes.
 
-use crate::shm::layout::LimitCell;
+use crate::config::GpuLimits;
+use crate::shm::layout::{DeviceRow, LimitCell};
 use crate::sync::Ordering;
+use crate::units::{Bytes, Percent};
 
 const NO_LIMIT: u64 = u64::MAX;
 const NOBODYS: u64 = u64::MAX - 1;
@@ -39,5 +41,18 @@ impl LimitCell {
     pub(crate) fn set(&self, limit: Option<u64>) {
         self.value
             .store(limit.unwrap_or(NO_LIMIT), Ordering::SeqCst);
+    }
+}
+
+impl DeviceRow {
+    /// The limits that are enforced.
+    pub(crate) fn limits(&self) -> GpuLimits {
+        let percent =
+            |limit: &LimitCell| Percent::from_thousandths(u32::try_from(limit.get()?).ok()?);
+        GpuLimits {
+            memory_bytes_max: self.memory.max.get().map(Bytes::new),
+            sm: percent(&self.share.sm),
+            sm_max: percent(&self.share.sm_max),
+        }
     }
 }

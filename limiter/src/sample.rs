@@ -12,10 +12,10 @@ use serde::Serialize;
 use crate::config::ContainerName;
 use crate::ledger;
 use crate::shm::Snapshot;
-use crate::shm::layout::{ContainerFile, DeviceRow, Entries, LimitCell, Slot};
+use crate::shm::layout::{ContainerFile, DeviceRow, Entries, Slot};
 use crate::slot::{Process, living_owner, used};
 use crate::sync::Ordering;
-use crate::units::Percent;
+use crate::units::{Bytes, Percent};
 
 /// Version of the serialised form.
 pub const SCHEMA: u32 = 1;
@@ -172,7 +172,7 @@ fn read_container(dir: &Path, path: &Path) -> Result<ContainerSample, String> {
 }
 
 /// The GPUs of a container, with the numbers of their rows.
-fn rows(file: &ContainerFile) -> impl Iterator<Item = (usize, &DeviceRow)> {
+pub(crate) fn rows(file: &ContainerFile) -> impl Iterator<Item = (usize, &DeviceRow)> {
     file.devices
         .iter()
         .enumerate()
@@ -194,13 +194,14 @@ fn device_sample(
     for part in file.slots.iter().filter_map(|slot| slot.devices.get(row)) {
         usage = usage.plus(part.usage.read());
     }
+    let limits = device.limits();
     DeviceSample {
         device_uuid: device.uuid().unwrap_or_default().to_string(),
         memory_bytes_current: held.fold(0, u64::saturating_add),
         memory_bytes_peak: device.memory.peak.load(Ordering::Relaxed),
-        memory_bytes_max: device.memory.max.get(),
-        sm_percent: percent(&device.share.sm),
-        sm_percent_max: percent(&device.share.sm_max),
+        memory_bytes_max: limits.memory_bytes_max.map(Bytes::get),
+        sm_percent: limits.sm.map(Percent::as_f64),
+        sm_percent_max: limits.sm_max.map(Percent::as_f64),
         charged_ns_total: usage.charged_ns,
         launches_total: usage.launches,
         throttled_ns_total: usage.throttled_ns,
@@ -226,11 +227,6 @@ fn process_sample(file: &ContainerFile, process: &Process, slot: &Slot) -> Proce
         start_time_ticks: process.start_time,
         devices: devices.collect(),
     }
-}
-
-fn percent(limit: &LimitCell) -> Option<f64> {
-    let thousandths = u32::try_from(limit.get()?).ok()?;
-    Percent::from_thousandths(thousandths).map(|percent| f64::from(percent.thousandths()) / 1_000.0)
 }
 
 #[cfg(test)]

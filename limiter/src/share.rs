@@ -291,27 +291,6 @@ impl Share {
         }
     }
 
-    /// Change the container's share while programs run. What is owed stays owed; waiting launches look again.
-    pub fn set_limits(
-        &self,
-        device_index: usize,
-        sm: Option<Percent>,
-        sm_max: Option<Percent>,
-        now: MonotonicNs,
-    ) {
-        let Some(row) = self.row(device_index) else {
-            return;
-        };
-        if let (Some(from), Some(to)) = (cap(row), sm_max) {
-            Bucket::new(&row.bucket.tat_ns).rescale(now, from, to);
-        }
-        row.share.sm.set(sm.map(thousandths));
-        row.share.sm_max.set(sm_max.map(thousandths));
-        for index in used(&*self.seat.file) {
-            self.wake(index, device_index);
-        }
-    }
-
     /// What this process's launches used.
     pub fn usage(&self, device_index: usize) -> Usage {
         self.usage_row(device_index)
@@ -371,8 +350,7 @@ impl Share {
     /// Let the launches of slot `index` that wait look again.
     fn wake(&self, index: usize, device_index: usize) {
         if let Some(slot) = self.slot_device(index, device_index) {
-            slot.gate.fetch_add(1, Ordering::SeqCst);
-            shm::futex_wake_all(&slot.gate);
+            open_gate(slot);
         }
     }
 
@@ -569,6 +547,28 @@ impl Usage {
             throttled_count: self.throttled_count.saturating_add(other.throttled_count),
         }
     }
+}
+
+/// Let the launches that wait in this slot look again.
+fn open_gate(slot: &SlotDevice) {
+    slot.gate.fetch_add(1, Ordering::SeqCst);
+    shm::futex_wake_all(&slot.gate);
+}
+
+/// Give the container of `file` other shares of the GPU of that row while its programs run. What is owed stays owed;
+/// waiting launches look again.
+pub(crate) fn change(file: &ContainerFile, row: usize, limits: GpuLimits, now: MonotonicNs) {
+    let Some(device) = file.devices.get(row) else {
+        return;
+    };
+    if let (Some(from), Some(to)) = (cap(device), limits.sm_max) {
+        Bucket::new(&device.bucket.tat_ns).rescale(now, from, to);
+    }
+    device.share.sm.set(limits.sm.map(thousandths));
+    device.share.sm_max.set(limits.sm_max.map(thousandths));
+    used(file)
+        .filter_map(|index| file.slots.get(index)?.devices.get(row))
+        .for_each(open_gate);
 }
 
 fn thousandths(share: Percent) -> u64 {

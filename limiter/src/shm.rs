@@ -130,7 +130,21 @@ impl<T: Shared> Deref for Mapping<T> {
 impl<T: Shared> Mapping<T> {
     /// Open `path`, made with its folder where missing, and check that it is a `T`.
     pub(crate) fn open(path: &Path) -> Result<Self, AttachError> {
-        let file = open_or_create(path)?;
+        Self::of(open_or_create(path)?, path)
+    }
+
+    /// Open `path` and check that it is a `T`; `None` where there is no file.
+    pub(crate) fn open_existing(path: &Path) -> Result<Option<Self>, AttachError> {
+        match options().open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            opened => {
+                let file = opened.map_err(io_error(path, "open"))?;
+                Self::of(above_programs_numbers(file), path).map(Some)
+            }
+        }
+    }
+
+    fn of(file: File, path: &Path) -> Result<Self, AttachError> {
         let metadata = file.metadata().map_err(io_error(path, "read the size"))?;
         if !metadata.is_file() {
             return Err(wrong_layout(path, "is not a file"));

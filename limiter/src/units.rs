@@ -113,6 +113,11 @@ impl Percent {
     pub const fn thousandths(self) -> u32 {
         self.0
     }
+
+    /// In percent, for who shows it.
+    pub fn as_f64(self) -> f64 {
+        f64::from(self.0) / 1_000.0
+    }
 }
 
 impl DeviceUuid {

@@ -2,13 +2,20 @@
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
-use limiter::config::ContainerName;
+use limiter::clock;
+use limiter::config::{Change, ContainerName};
+use limiter::control;
 use limiter::ledger::Ledger;
 use limiter::units::{Bytes, DeviceUuid};
 use proptest::prelude::*;
 
 const DEVICES: usize = 2;
+const GPUS: [DeviceUuid; DEVICES] = [
+    DeviceUuid::from_bytes([1; 16]),
+    DeviceUuid::from_bytes([2; 16]),
+];
 const MAX_AT_FIRST: u64 = 1_000;
 
 #[derive(Clone, Debug)]
@@ -27,7 +34,6 @@ enum Step {
         bytes: u64,
     },
     SetMax {
-        process: usize,
         device: usize,
         max: Option<u64>,
     },
@@ -40,11 +46,19 @@ fn step() -> impl Strategy<Value = Step> {
         1 => process.clone().prop_map(Step::Detach),
         8 => (process.clone(), device.clone(), 0..400_u64, any::<bool>())
             .prop_map(|(process, device, bytes, commit)| Step::Charge { process, device, bytes, commit }),
-        4 => (process.clone(), device.clone(), 0..400_u64)
+        4 => (process, device.clone(), 0..400_u64)
             .prop_map(|(process, device, bytes)| Step::Uncharge { process, device, bytes }),
-        1 => (process, device, proptest::option::of(0..1_500_u64))
-            .prop_map(|(process, device, max)| Step::SetMax { process, device, max }),
+        1 => (device, proptest::option::of(0..1_500_u64))
+            .prop_map(|(device, max)| Step::SetMax { device, max }),
     ]
+}
+
+/// What `cuda-hook set --memory` does.
+fn set_max(dir: &Path, device: usize, max: Option<u64>) {
+    let max = max.map_or_else(|| "max".to_owned(), |max| max.to_string());
+    let gpu = GPUS[device];
+    let change = Change::parse(Some(&format!("{gpu}={max}")), None, None).unwrap();
+    control::change(dir, &container(), &change, clock::monotonic()).unwrap();
 }
 
 /// What the ledger must say.
@@ -77,15 +91,13 @@ impl Model {
     }
 }
 
-fn attach(dir: &std::path::Path) -> Ledger {
-    let container: ContainerName = "model".parse().unwrap();
-    let devices = [1, 2].map(|number| {
-        (
-            DeviceUuid::from_bytes([number; 16]),
-            Some(Bytes::new(MAX_AT_FIRST)),
-        )
-    });
-    Ledger::attach(dir, &container, &devices).unwrap()
+fn container() -> ContainerName {
+    "model".parse().unwrap()
+}
+
+fn attach(dir: &Path) -> Ledger {
+    let max = Some(Bytes::new(MAX_AT_FIRST));
+    Ledger::attach(dir, &container(), &GPUS.map(|gpu| (gpu, max))).unwrap()
 }
 
 fn check(model: &Model, ledgers: &BTreeMap<usize, Ledger>) {
@@ -108,7 +120,7 @@ fn take(
     next: usize,
     model: &mut Model,
     ledgers: &mut BTreeMap<usize, Ledger>,
-    dir: &std::path::Path,
+    dir: &Path,
 ) {
     match *step {
         Step::Attach => {
@@ -150,15 +162,11 @@ fn take(
             let held = model.held.entry((process, device)).or_default();
             *held = held.saturating_sub(bytes);
         }
-        Step::SetMax {
-            process,
-            device,
-            max,
-        } => {
-            let Some(ledger) = ledgers.get(&process) else {
+        Step::SetMax { device, max } => {
+            if ledgers.is_empty() {
                 return;
-            };
-            ledger.set_max(device, max.map(Bytes::new));
+            }
+            set_max(dir, device, max);
             model.max[device] = max;
         }
     }

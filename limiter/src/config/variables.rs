@@ -74,7 +74,7 @@ pub(super) fn read(environment: &[(String, String)]) -> Result<Variables, Refusa
 }
 
 /// `VALUE` for every GPU, `GPU-…=VALUE` for one, any number of the latter with commas between.
-fn assign(
+pub(super) fn assign(
     layer: &mut RawLayer,
     setting: &Setting,
     key: impl Fn(&mut RawLimits) -> &mut Option<Setting>,

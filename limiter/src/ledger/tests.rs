@@ -1,4 +1,6 @@
 use super::*;
+use crate::config::Change;
+use crate::{clock, control};
 use std::fs;
 
 const GPU: DeviceUuid = DeviceUuid::from_bytes([7; 16]);
@@ -14,6 +16,12 @@ fn attach(dir: &Path, max: Option<u64>) -> Ledger {
 
 fn bytes(count: u64) -> Bytes {
     Bytes::new(count)
+}
+
+/// What `cuda-hook set --memory` does.
+fn set(dir: &Path, memory: &str) {
+    let change = Change::parse(Some(memory), None, None).unwrap();
+    control::change(dir, &container(), &change, clock::monotonic()).unwrap();
 }
 
 #[test]
@@ -124,10 +132,10 @@ fn a_lowered_maximum_refuses_and_frees_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let ledger = attach(dir.path(), Some(100));
     ledger.try_charge(0, bytes(80)).unwrap().commit();
-    ledger.set_max(0, Some(bytes(50)));
+    set(dir.path(), "50");
     assert!(ledger.try_charge(0, bytes(1)).is_err());
     assert_eq!(ledger.current(0), bytes(80));
-    ledger.set_max(0, Some(bytes(81)));
+    set(dir.path(), "81");
     ledger.try_charge(0, bytes(1)).unwrap().commit();
 }
 
@@ -137,7 +145,7 @@ fn a_later_process_lowers_the_maximum_but_does_not_raise_it() {
     let first = attach(dir.path(), Some(100));
     let second = attach(dir.path(), Some(200));
     assert_eq!(second.max(0), Some(bytes(100)));
-    first.set_max(0, Some(bytes(150)));
+    set(dir.path(), "150");
     let third = attach(dir.path(), Some(100));
     assert_eq!(
         third.max(0),

@@ -1,4 +1,6 @@
 use super::*;
+use crate::config::Change;
+use crate::control;
 use crate::timing::Stood;
 use crate::units::{Bytes, DeviceUuid};
 
@@ -234,7 +236,7 @@ fn a_wait_is_counted_and_ends_at_its_deadline() {
 fn a_raised_cap_lets_waiting_launches_go() {
     let Container {
         share,
-        dir: _dir,
+        dir,
         ledger: _ledger,
     } = container(percent("1"));
     let now = clock::monotonic();
@@ -250,7 +252,8 @@ fn a_raised_cap_lets_waiting_launches_go() {
     let Admit::NotBefore(then) = share.admit(0, KEY, now) else {
         panic!("nothing is owed")
     };
-    share.set_limits(0, None, Some(Percent::ALL), now);
+    let raised = Change::parse(None, None, Some("100")).unwrap();
+    control::change(dir.path(), &"a".parse().unwrap(), &raised, now).unwrap();
     let woken = share.sleep_until(0, gate, then, true);
     assert!(woken < then, "waited it out");
     assert!(!share.is_limited(0));
