@@ -5,6 +5,7 @@
 use shim_tests::{
     Door, MIB, Machine, Outcome, Tenant, Trace, World, artefacts, child, program, shared_object,
 };
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -48,6 +49,60 @@ fn assert_limited(command: &mut Command) {
     assert_eq!(tenant.status("free a"), 0, "{command:?}");
     assert_eq!(tenant.free_bytes(), budget_bytes, "{command:?}");
     assert_eq!(tenant.end().stderr, "", "{command:?}");
+}
+
+/// What a tool says of a library.
+#[track_caller]
+fn told(tool: &str, arguments: &[&str], library: &Path) -> String {
+    let outcome = child::run(Command::new(tool).args(arguments).arg(library));
+    outcome.lines().join("\n")
+}
+
+/// Names of the functions that a library exports, and of everything that it exports.
+#[track_caller]
+fn exports(library: &Path) -> (BTreeSet<String>, BTreeSet<String>) {
+    let listing = told("nm", &["-D", "--defined-only", "--format=posix"], library);
+    let of_kinds = |kinds: &str| {
+        listing
+            .lines()
+            .filter_map(|line| line.split_once(' '))
+            .filter(|(_, kind)| kind.starts_with(|kind| kinds.contains(kind)))
+            .map(|(name, _)| name.to_owned())
+            .collect()
+    };
+    (of_kinds("T"), of_kinds("TDRB"))
+}
+
+/// The simulated driver exports what any known driver does.
+#[test]
+fn it_is_named_and_exports_as_the_driver() {
+    let (functions, all) = exports(&simulated_driver());
+    let (ours, all_ours) = exports(&second_door());
+    assert!(functions.len() > 700 && all.len() > functions.len());
+    let missing: Vec<_> = functions.difference(&ours).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+    let beyond: Vec<_> = all_ours.difference(&functions).collect();
+    let lookups = ["dlsym", "dlvsym"];
+    assert!(
+        beyond
+            .iter()
+            .all(|name| lookups.contains(&name.as_str()) || name.starts_with("nvml")),
+        "{beyond:?}"
+    );
+    let dynamic = told("readelf", &["--dynamic", "--wide"], &second_door());
+    for mark in ["soname: [libcuda.so.1]", "NODELETE", "SYMBOLIC"] {
+        assert!(dynamic.contains(mark), "{mark}: {dynamic}");
+    }
+    assert!(!dynamic.contains("TEXTREL"), "{dynamic}");
+    let needed = dynamic
+        .lines()
+        .filter(|line| line.contains("(NEEDED)"))
+        .filter_map(|line| line.split(['[', ']']).nth(1));
+    let every_process_has = ["ld-linux-x86-64.so.2", "libc.so.6", "libgcc_s.so.1"];
+    assert_eq!(
+        needed.collect::<BTreeSet<_>>(),
+        BTreeSet::from(every_process_has)
+    );
 }
 
 #[test]
