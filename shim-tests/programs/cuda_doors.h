@@ -213,7 +213,7 @@ DRIVER_FUNCTIONS(DECLARE_DRIVER)
 NVML_FUNCTIONS(DECLARE_NVML)
 #define CU(symbol) symbol
 #define NVML(symbol) symbol
-static void open_doors(const char *door)
+static void __attribute__((unused)) open_doors(const char *door)
 {
     if (strcmp(door, "linked"))
         fail("a linked program has one door, not %s", door);
@@ -286,7 +286,7 @@ static void *find(const char *door, void *library, const char *symbol, const cha
         fail("%s does not lead to %s", door, #symbol);
 
 /* Doors: `dlopen`, `default` (RTLD_DEFAULT), `next` (RTLD_NEXT), `gpa1-0` … `gpa2-2`. */
-static void open_doors(const char *door)
+static void __attribute__((unused)) open_doors(const char *door)
 {
     int scope = strcmp(door, "default") ? RTLD_LOCAL : RTLD_GLOBAL;
     void *driver = open_library("libcuda.so.1", scope), *nvml = open_library("libnvidia-ml.so.1", scope);

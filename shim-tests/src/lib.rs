@@ -13,8 +13,11 @@
 )]
 
 pub mod build;
+pub mod calls;
 pub mod child;
+pub mod fuzz;
 pub mod machine;
+pub mod random;
 pub mod real;
 pub mod tenant;
 pub mod trace;

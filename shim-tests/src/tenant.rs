@@ -6,7 +6,8 @@ use crate::machine::Machine;
 use crate::world::World;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{ChildStdin, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::Duration;
 
 /// A running tenant. Killed when dropped.
 pub struct Tenant {
@@ -79,6 +80,21 @@ impl Tenant {
         self.answers.recv_timeout(DEADLINE).unwrap_or_else(|error| {
             panic!("the tenant does not answer: {error}; {:?}", self.running)
         })
+    }
+
+    /// Says something and waits for the answer until `deadline`.
+    ///
+    /// # Errors
+    /// There is none in that time, or the tenant has ended.
+    pub fn ask_within(
+        &mut self,
+        command: &str,
+        deadline: Duration,
+    ) -> Result<String, RecvTimeoutError> {
+        let input = self.input.as_mut().expect("its input is open");
+        // A tenant that has ended says so by its output's end.
+        let _told = writeln!(input, "{command}").and_then(|()| input.flush());
+        self.answers.recv_timeout(deadline)
     }
 
     /// Says something and waits for the answer.

@@ -152,6 +152,8 @@ pub(crate) fn signal(
         let moved = Effect::HostCall(Box::new(|| ()));
         stream::submit(process, state, stream, Command::HostCall, Some(moved))?;
     }
+    // A record that a capture elsewhere refuses is none: nobody may wait for it.
+    stream::order(process, state, stream)?;
     let command = next_signal(state, key)?;
     stream::submit(process, state, stream, command, None).map(drop)
 }

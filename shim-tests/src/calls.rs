@@ -1,0 +1,266 @@
+//! `calls.tsv`: how each driver function can be called, as data for the fuzzer and for the proof that every symbol is covered.
+//!
+//! A row is a symbol and its arguments, in the words of `programs/player.c` and these, which stand for values:
+//!
+//! | word | value |
+//! | --- | --- |
+//! | `+kind` | the address of a variable that receives a new handle of that kind |
+//! | `=kind`, `=one/other` | a handle of that kind, or of either |
+//! | `-kind` | the same, and the call ends it |
+//! | `!kind` | the same as `=kind`; anything else could be taken for the address of host memory, and end the program bare, too |
+//! | `?kind` | the same, or null |
+//! | `*kind` | the address of the variable that holds it |
+//! | `}>kind@112` | after a record: the driver writes a handle there, at that offset |
+//! | `SIZE`, `SMALL`, `ROWS`, `GRID`, `DEVICE` | bytes, few bytes, rows of 2 KiB, blocks of a grid, a device's ordinal |
+//! | `a\|b` | one of them |
+//!
+//! A row stands for the symbol's twins of the per-thread default stream, too.
+
+use crate::random::Random;
+use cuda_sys_stubs::symbols::DRIVER;
+use std::collections::BTreeMap;
+
+/// What a word that is no literal stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Word {
+    /// As it is.
+    Literal(String),
+    /// `+kind`.
+    Makes(String),
+    /// `>kind@offset`: also makes a handle.
+    Fetches(String, u32),
+    /// `=kind`, `-kind`, `?kind`, `*kind`, `!kind`: the sigil and the kinds.
+    Takes(char, Vec<String>),
+    /// A quantity, by its name.
+    Quantity(String),
+}
+
+/// One piece of a row's arguments: punctuation, or alternatives.
+type Piece = Vec<Word>;
+
+/// One way to call a function.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// The exported name.
+    pub symbol: String,
+    pieces: Vec<Piece>,
+}
+
+const QUANTITIES: [&str; 5] = ["SIZE", "SMALL", "ROWS", "GRID", "DEVICE"];
+
+fn word(text: &str) -> Word {
+    let kinds = || text[1..].split('/').map(str::to_owned).collect();
+    match text.chars().next() {
+        Some('+') => Word::Makes(text[1..].to_owned()),
+        Some('>') => match text[1..].split_once('@') {
+            Some((kind, offset)) => {
+                Word::Fetches(kind.to_owned(), offset.parse().expect("an offset in bytes"))
+            }
+            None => panic!("{text}: a handle is fetched from an offset"),
+        },
+        Some(sigil @ ('=' | '-' | '?' | '*' | '!')) => Word::Takes(sigil, kinds()),
+        _ if QUANTITIES.contains(&text) => Word::Quantity(text.to_owned()),
+        _ => Word::Literal(text.to_owned()),
+    }
+}
+
+/// Cuts arguments into words and what stands between them.
+fn pieces(arguments: &str) -> Vec<Piece> {
+    let mut pieces = Vec::new();
+    let mut rest = arguments;
+    while !rest.is_empty() {
+        let is_between = |c: char| " {},:".contains(c);
+        let length = match rest.find(is_between) {
+            Some(0) => 1,
+            Some(at) => at,
+            None => rest.len(),
+        };
+        let (text, after) = rest.split_at(length);
+        pieces.push(text.split('|').map(word).collect());
+        rest = after;
+    }
+    pieces
+}
+
+/// Every row, and for each the twins of its symbol.
+pub fn calls() -> Vec<Call> {
+    include_str!("../calls.tsv")
+        .lines()
+        .skip(1)
+        .map(|line| {
+            line.split_once('\t')
+                .unwrap_or_else(|| panic!("a symbol and its arguments: {line}"))
+        })
+        .flat_map(|(symbol, arguments)| {
+            let twins = ["", "_ptds", "_ptsz"].map(|suffix| format!("{symbol}{suffix}"));
+            let known = twins
+                .into_iter()
+                .filter(|name| DRIVER.iter().any(|known| known.name == *name));
+            known.map(|symbol| Call {
+                symbol,
+                pieces: pieces(arguments),
+            })
+        })
+        .collect()
+}
+
+impl Call {
+    fn words(&self) -> impl Iterator<Item = &Word> {
+        self.pieces.iter().flatten()
+    }
+
+    /// Whether it makes a handle of `kind`.
+    pub(crate) fn makes(&self, kind: &str) -> bool {
+        self.words()
+            .any(|word| matches!(word, Word::Makes(made) | Word::Fetches(made, _) if made == kind))
+    }
+
+    /// The kinds of which it cannot do without a handle, each with its alternatives.
+    pub(crate) fn needs(&self) -> impl Iterator<Item = &[String]> {
+        self.words().filter_map(|word| match word {
+            Word::Takes('=' | '-' | '*' | '!', kinds) => Some(kinds.as_slice()),
+            _ => None,
+        })
+    }
+
+    /// Writes the call with what `value` says for each word.
+    pub(crate) fn written(
+        &self,
+        random: &mut Random,
+        mut value: impl FnMut(&mut Random, &Word) -> String,
+    ) -> String {
+        let mut text = format!("{} ", self.symbol);
+        for piece in &self.pieces {
+            let word = random.choose(piece).expect("a piece has an alternative");
+            text.push_str(&value(random, word));
+        }
+        text
+    }
+}
+
+/// A handle that a call made: its variable, and who made it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Handle {
+    variable: u32,
+    thread: u64,
+}
+
+/// The variables that hold live handles, by kind; what was ended is kept, to be used again where it should not.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Handles {
+    live: BTreeMap<String, Vec<Handle>>,
+    ended: Vec<u32>,
+    made: Vec<String>,
+}
+
+/// Variables between two handles: what a driver writes behind an out-pointer may be longer than a word.
+const STRIDE: u32 = 32;
+
+impl Handles {
+    /// A variable for a new handle that a thread makes.
+    pub(crate) fn make(&mut self, kind: &str, thread: u64) -> u32 {
+        self.made.push(kind.to_owned());
+        let variable = STRIDE * u32::try_from(self.made.len()).expect("there are few");
+        let live = self.live.entry(kind.to_owned()).or_default();
+        live.push(Handle { variable, thread });
+        variable
+    }
+
+    /// Those of these kinds that a thread made.
+    fn own<'a>(&'a self, kinds: &'a [String], thread: u64) -> impl Iterator<Item = u32> {
+        let live = kinds
+            .iter()
+            .filter_map(|kind| self.live.get(kind))
+            .flatten();
+        live.filter(move |handle| handle.thread == thread)
+            .map(|handle| handle.variable)
+    }
+
+    /// Whether a thread made one of these kinds.
+    pub(crate) fn has_own(&self, kinds: &[String], thread: u64) -> bool {
+        self.own(kinds, thread).next().is_some()
+    }
+
+    /// All of a kind, the ended too, in the order of their making.
+    pub(crate) fn all(&self, kind: &str) -> impl Iterator<Item = u32> {
+        let numbered = (STRIDE..).step_by(STRIDE as usize).zip(&self.made);
+        numbered
+            .filter(move |(_, made)| *made == kind)
+            .map(|(variable, _)| variable)
+    }
+
+    /// One of these kinds, by chance: often a late one of the thread's own, which may belong to its context.
+    pub(crate) fn choose(&self, random: &mut Random, kinds: &[String], thread: u64) -> Option<u32> {
+        let own: Vec<u32> = self.own(kinds, thread).collect();
+        let late = &own[own.len().saturating_sub(2)..];
+        let chosen = match random.below(8) {
+            0 => None,
+            1 | 2 => random.choose(&own),
+            _ => random.choose(late),
+        };
+        chosen
+            .copied()
+            .or_else(|| self.choose_any(random, |kind| kinds.contains(kind)))
+    }
+
+    /// One that was ended, by chance.
+    pub(crate) fn choose_ended(&self, random: &mut Random) -> Option<u32> {
+        random.choose(&self.ended).copied()
+    }
+
+    /// One of the kinds that `wanted` says, whoever made it.
+    pub(crate) fn choose_any(
+        &self,
+        random: &mut Random,
+        wanted: impl Fn(&String) -> bool,
+    ) -> Option<u32> {
+        let live = self.live.iter().filter(|(kind, _)| wanted(kind));
+        let all: Vec<Handle> = live.flat_map(|(_, handles)| handles).copied().collect();
+        random.choose(&all).map(|handle| handle.variable)
+    }
+
+    /// It is no longer live.
+    pub(crate) fn end(&mut self, variable: u32) {
+        for handles in self.live.values_mut() {
+            handles.retain(|live| live.variable != variable);
+        }
+        self.ended.push(variable);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_is_cut_into_words() {
+        let row = pieces("{w:DEVICE,d:0|1}>block@8 ?stream");
+        let words: Vec<&Word> = row.iter().flatten().collect();
+        assert!(words.contains(&&Word::Quantity("DEVICE".to_owned())));
+        assert!(words.contains(&&Word::Fetches("block".to_owned(), 8)));
+        assert!(words.contains(&&Word::Takes('?', vec!["stream".to_owned()])));
+        assert!(row.contains(&vec![
+            Word::Literal("0".to_owned()),
+            Word::Literal("1".to_owned())
+        ]));
+    }
+
+    #[test]
+    fn every_handle_that_a_call_needs_is_made_by_another() {
+        let calls = calls();
+        for call in &calls {
+            for kinds in call.needs() {
+                let is_made = |kind: &String| calls.iter().any(|maker| maker.makes(kind));
+                assert!(kinds.iter().all(is_made), "{}: {kinds:?}", call.symbol);
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_stands_for_the_twins_of_its_symbol() {
+        let names: Vec<String> = calls().into_iter().map(|call| call.symbol).collect();
+        for name in ["cuLaunchKernel", "cuLaunchKernel_ptsz", "cuMemcpy_ptds"] {
+            assert!(names.iter().any(|known| known == name), "{name}");
+        }
+    }
+}
