@@ -3,7 +3,7 @@
 
 use shim_tests::fuzz::{self, Mode, Tally};
 
-const SEQUENCES: u64 = 40;
+const SEQUENCES: u64 = 120;
 const STEPS: usize = 250;
 
 /// Plays the sequences of the first seeds; half of the calls must be such as a driver grants.

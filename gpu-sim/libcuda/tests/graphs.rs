@@ -429,6 +429,19 @@ fn what_a_capture_forbids_is_refused_and_voids_it() {
 }
 
 #[test]
+fn nobody_waits_for_a_record_that_a_capture_refused() {
+    context();
+    let (capturing, refused) = (stream(), event(0));
+    let mode = CU_STREAM_CAPTURE_MODE_RELAXED;
+    ok!(cuStreamBeginCapture_v2(capturing, mode));
+    assert_eq!(
+        cu!(cuEventRecord(refused, NULL)),
+        CUDA_ERROR_STREAM_CAPTURE_IMPLICIT
+    );
+    assert_eq!(cu!(cuEventQuery(refused)), CUDA_SUCCESS);
+}
+
+#[test]
 fn a_relaxed_thread_may_allocate_while_it_captures() {
     context();
     let (stream, mut captured, mut mode) = (

@@ -1,6 +1,6 @@
 //! The shortest sequence that still fails in the same way.
 
-use super::{Failure, Sequence, Tally};
+use super::{Failure, Sequence, Step, Tally};
 
 /// How often a sequence is played to shorten it.
 const ATTEMPTS_MAX: usize = 120;
@@ -14,6 +14,10 @@ pub(super) fn shortest(
     let mut shortest = sequence.clone();
     shortest.body.truncate(failure.at.saturating_add(1));
     let mut last = failure.clone();
+    let one_by_one = without_concurrency(&shortest);
+    if let Some(still) = failure_like(failure, play(&one_by_one)) {
+        (shortest, last) = (one_by_one, still);
+    }
     let mut attempts = 0;
     let mut part = shortest.body.len().div_ceil(2);
     loop {
@@ -24,13 +28,13 @@ pub(super) fn shortest(
             without
                 .body
                 .drain(start..shortest.body.len().min(start + part));
-            match play(&without) {
-                Err(still) if still.fault == failure.fault => {
+            match failure_like(failure, play(&without)) {
+                Some(still) => {
                     shortest = without;
                     shortest.body.truncate(still.at.saturating_add(1));
                     last = still;
                 }
-                _ => start += part,
+                None => start += part,
             }
         }
         if part <= 1 || attempts == ATTEMPTS_MAX {
@@ -40,10 +44,24 @@ pub(super) fn shortest(
     }
 }
 
+/// The same calls, none beside another.
+fn without_concurrency(sequence: &Sequence) -> Sequence {
+    let calls = sequence.body.iter().flat_map(|step| &step.0);
+    Sequence {
+        body: calls.map(|call| Step(vec![call.clone()])).collect(),
+        end: sequence.end.clone(),
+    }
+}
+
+/// What a sequence came to, if that is the same fault.
+fn failure_like(failure: &Failure, played: Result<Tally, Failure>) -> Option<Failure> {
+    played.err().filter(|still| still.fault == failure.fault)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fuzz::{Fault, Step};
+    use crate::fuzz::Fault;
 
     fn sequence(names: &[&str]) -> Sequence {
         Sequence {
