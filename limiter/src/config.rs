@@ -271,14 +271,6 @@ impl Layer {
         Ok(Self { every_gpu, gpus })
     }
 
-    /// Every GPU that it names is exactly one of `devices`.
-    fn refuse_unknown(&self, devices: &[DeviceUuid]) -> Result<(), Refusal> {
-        for (selector, named_by, _) in &self.gpus {
-            selector.find(named_by, devices)?;
-        }
-        Ok(())
-    }
-
     /// What this source says about the GPU at `ordinal` of `devices`.
     fn limits_of(&self, ordinal: usize, devices: &[DeviceUuid]) -> Result<Keys, Refusal> {
         let mut own = None;
@@ -342,7 +334,9 @@ impl Limits {
     /// A GPU that the limits name by UUID, or by the beginning of one, is not exactly one of `devices`.
     pub fn bind(&self, devices: &[DeviceUuid]) -> Result<Vec<GpuLimits>, Refusal> {
         for layer in &self.layers {
-            layer.refuse_unknown(devices)?;
+            for (selector, named_by, _) in &layer.gpus {
+                selector.find(named_by, devices)?;
+            }
         }
         (0..devices.len())
             .map(|ordinal| self.bind_one(ordinal, devices))

@@ -42,7 +42,6 @@ impl Change {
     /// A GPU is named that is none of these, or an `sm_max` would be below the `sm` that stays.
     pub fn apply(&self, gpus: &[(DeviceUuid, GpuLimits)]) -> Result<Vec<GpuLimits>, Refusal> {
         let uuids: Vec<DeviceUuid> = gpus.iter().map(|(uuid, _)| *uuid).collect();
-        self.0.refuse_unknown(&uuids)?;
         let change = |(ordinal, (_, limits)): (usize, &(DeviceUuid, GpuLimits))| {
             limits.changed_by(self.0.limits_of(ordinal, &uuids)?)
         };
