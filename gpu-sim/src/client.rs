@@ -53,6 +53,16 @@ pub enum ConnectError {
     /// The profile is not one.
     #[error(transparent)]
     Profile(#[from] ProfileError),
+    /// A variable of the environment has a value that it cannot have.
+    #[error("{name}={value}: it must be {wanted}")]
+    Setting {
+        /// Which variable.
+        name: &'static str,
+        /// What it says.
+        value: String,
+        /// What it may say.
+        wanted: &'static str,
+    },
     /// The folder's machine runs with this profile as it was before its file was changed.
     #[error(
         "{dir}: the machine there was started before {profile} was changed; it ends with its last user"
@@ -243,6 +253,7 @@ impl Machine {
 
     fn connect_as(environment: &Environment, role: Role) -> Result<Option<Self>, ConnectError> {
         let asked = environment.profile()?;
+        environment.linger_ms()?;
         let Some(socket) = start::connect_existing(environment)? else {
             return Ok(None);
         };

@@ -25,7 +25,9 @@ use peer::{Buffer, Leave, Peer};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, acceptfrom_with};
+use rustix::net::{
+    AddressFamily, Shutdown, SocketAddrUnix, SocketFlags, SocketType, acceptfrom_with,
+};
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
     timerfd_settime,
@@ -42,6 +44,9 @@ const WAKE_GRANULARITY_NS: u64 = 20_000;
 
 /// Messages of one peer that are handled before the others get their turn.
 const MESSAGES_PER_TURN: usize = 256;
+
+/// How long a machine is there for its first user, whatever its linger time: who started it may take that long to connect.
+const FIRST_USER_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 128;
@@ -75,6 +80,27 @@ pub struct Device {
     linger_until_ns: u64,
 }
 
+/// Listens in a folder; gives the socket, and the inode of its file.
+fn listen(dir: &Path, epoll: &OwnedFd) -> Result<(OwnedFd, u64), Errno> {
+    let socket_path = dir.join(SOCKET_FILE);
+    match rustix::fs::unlink(&socket_path) {
+        Ok(()) | Err(Errno::NOENT) => {} // left by a device that was killed, or our own
+        Err(error) => return Err(error),
+    }
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let listener =
+        rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+    rustix::net::bind(&listener, &SocketAddrUnix::new(&socket_path)?)?;
+    rustix::net::listen(&listener, BACKLOG)?;
+    epoll::add(
+        epoll,
+        &listener,
+        EventData::new_u64(LISTENER),
+        EventFlags::IN,
+    )?;
+    Ok((listener, rustix::fs::stat(&socket_path)?.st_ino))
+}
+
 impl Device {
     /// Makes the machine in `dir` and listens there; it outlives its last user by `linger`. The caller holds
     /// the folder's lock.
@@ -84,26 +110,10 @@ impl Device {
         linger: Duration,
         log: Log,
     ) -> Result<Self, Errno> {
-        let socket_path = dir.join(SOCKET_FILE);
-        match rustix::fs::unlink(&socket_path) {
-            Ok(()) | Err(Errno::NOENT) => {} // left by a device that was killed
-            Err(error) => return Err(error),
-        }
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let listener =
-            rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
-        rustix::net::bind(&listener, &SocketAddrUnix::new(&socket_path)?)?;
-        rustix::net::listen(&listener, BACKLOG)?;
-        let socket_inode = rustix::fs::stat(&socket_path)?.st_ino;
         let timer_flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
         let timer = timerfd_create(TimerfdClockId::Monotonic, timer_flags)?;
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
-        epoll::add(
-            &epoll,
-            &listener,
-            EventData::new_u64(LISTENER),
-            EventFlags::IN,
-        )?;
+        let (listener, socket_inode) = listen(dir, &epoll)?;
         let edge = EventFlags::IN | EventFlags::ET;
         epoll::add(&epoll, &timer, EventData::new_u64(TIMER), edge)?;
         let now_ns = clock::monotonic_ns();
@@ -125,7 +135,7 @@ impl Device {
             next_source: FIRST_PEER,
             buffer: Buffer::new(),
             linger_ns,
-            linger_until_ns: now_ns + linger_ns,
+            linger_until_ns: now_ns + linger_ns.max(FIRST_USER_PATIENCE.as_nanos() as u64),
         })
     }
 
@@ -328,7 +338,8 @@ impl Device {
             self.model.kill(process);
             self.by_process.remove(&process);
         }
-        if peer.role == Role::User {
+        // Who has not said hello was none, but perhaps a device that looked whether there is one.
+        if peer.role == Role::User && peer.process.is_some() {
             self.linger_until_ns = clock::monotonic_ns() + self.linger_ns;
         }
     }
@@ -378,17 +389,25 @@ impl Device {
             Err(error) => return Err(error),
         };
         let locked = rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok();
-        self.accept()?;
-        if !locked || self.is_used() || !still_stands(&lock, &lock_path) {
+        if !locked || !still_stands(&lock, &lock_path) {
             self.linger_until_ns = clock::monotonic_ns() + self.linger_ns;
+            return Ok(false);
+        }
+        let socket = rustix::fs::stat(self.dir.join(SOCKET_FILE));
+        if socket.is_ok_and(|socket| socket.st_ino != self.socket_inode) {
+            // Somebody removed the folder under us, and another machine stands there now.
+            self.accept()?;
+            return Ok(!self.is_used());
+        }
+        // From here on nobody can connect, and we do not hang up on who has: who comes now starts a device, which waits for our lock.
+        rustix::net::shutdown(&self.listener, Shutdown::Both)?;
+        self.accept()?;
+        if self.is_used() {
+            (self.listener, self.socket_inode) = listen(&self.dir, &self.epoll)?;
             return Ok(false);
         }
         self.log
             .say(Level::Debug, format_args!("the last user is gone"));
-        let socket = rustix::fs::stat(self.dir.join(SOCKET_FILE));
-        if socket.is_ok_and(|socket| socket.st_ino != self.socket_inode) {
-            return Ok(true); // somebody removed the folder under us, and another machine stands there now
-        }
         folder::remove(&self.dir).map(|()| true)
     }
 }

@@ -1,11 +1,15 @@
-//! The machine's folder: what lies in it, and the lock that decides who starts and ends the machine.
+//! The machine's folder: what lies in it, and the lock under which a device comes up and ends.
+//!
+//! Only devices take the lock. Each is in a session of its own, so a program that is stopped or killed while it starts one keeps
+//! nobody waiting: whoever else comes starts a device, too, and of all of them the first to have the lock stays.
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-/// The file whose lock decides who may start or end the machine.
+/// The file whose lock a device holds while it comes up or ends.
 pub const LOCK_FILE: &str = "lock";
 
 /// The socket that the device listens on.
@@ -14,7 +18,7 @@ pub const SOCKET_FILE: &str = "socket";
 /// The device's standard error.
 pub const LOG_FILE: &str = "log";
 
-/// What the device writes to its standard output once it listens.
+/// What a device writes to its standard output once it, or another of the same folder, listens.
 pub const READY: &str = "ready\n";
 
 /// Takes the machine's lock. The device removes the file when it ends, so a lock counts only if the
@@ -34,6 +38,19 @@ pub fn lock(dir: &Path) -> Result<OwnedFd, Errno> {
         rustix::io::retry_on_intr(|| rustix::fs::flock(&file, FlockOperation::LockExclusive))?;
         if still_stands(&file, &path) {
             return Ok(file);
+        }
+    }
+}
+
+/// Connects to the device. `NOENT`, `CONNREFUSED`: there is none.
+pub fn dial(dir: &Path) -> Result<OwnedFd, Errno> {
+    let address = SocketAddrUnix::new(dir.join(SOCKET_FILE))?;
+    let flags = SocketFlags::CLOEXEC;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+    loop {
+        match rustix::net::connect(&socket, &address) {
+            Err(Errno::INTR) => {}
+            other => return other.map(|()| socket),
         }
     }
 }

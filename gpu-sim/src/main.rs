@@ -1,10 +1,11 @@
 //! The simulated device: one process that owns the memory and the timeline of one machine.
 //!
-//! Started by the first user with `--dir DIR --profile NAME [--linger-ms N]`, and with the folder's lock, held, as its standard
-//! input. Says `ready` on standard output once it listens, or why it does not, and detaches itself.
+//! Started by the first users, each one of its own, with `--dir DIR --profile NAME [--linger-ms N]`. Detaches itself; takes the
+//! folder's lock; says `ready` on standard output once it listens, or at once, and ends, where another does; or says why it does
+//! not.
 
 use gpu_sim::device::{Device, Level, Log, detach};
-use gpu_sim::folder::{LOG_FILE, READY};
+use gpu_sim::folder::{self, LOG_FILE, READY};
 use gpu_sim::profile::MachineProfile;
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Resource, getrlimit, setrlimit};
@@ -35,11 +36,8 @@ fn arguments(mut words: impl Iterator<Item = OsString>) -> Result<Arguments, Str
             Some("--dir") => dir = Some(PathBuf::from(value)),
             Some("--profile") => profile = value.into_string().ok(),
             Some("--linger-ms") => {
-                let milliseconds = value
-                    .to_str()
-                    .and_then(|text| text.parse().ok())
-                    .ok_or(usage)?;
-                linger = Duration::from_millis(milliseconds);
+                let milliseconds = value.to_str().and_then(|text| text.parse::<u32>().ok());
+                linger = Duration::from_millis(milliseconds.ok_or(usage)?.into());
             }
             _ => return Err(usage.to_owned()),
         }
@@ -53,8 +51,7 @@ fn arguments(mut words: impl Iterator<Item = OsString>) -> Result<Arguments, Str
     })
 }
 
-/// Standard error becomes the log, standard output and input nothing: the host's are not ours to write to, and the
-/// folder's lock is not ours to keep.
+/// Standard error becomes the log, standard output and input nothing: the host's are not ours to write to.
 fn leave_standard_streams(dir: &Path) -> Result<(), rustix::io::Errno> {
     let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::APPEND | OFlags::CLOEXEC;
     let log = rustix::fs::open(dir.join(LOG_FILE), flags, Mode::RUSR | Mode::WUSR)?;
@@ -72,19 +69,39 @@ fn allow_many_descriptors() {
     let _ = setrlimit(Resource::Nofile, limit);
 }
 
-fn start(log: Log) -> Result<Device, Box<dyn Error>> {
+/// Says that there is a device. Who started us may be dead; it is there all the same, for others or until its time is over.
+fn say_ready() {
+    let _ = std::io::stdout().write_all(READY.as_bytes());
+}
+
+/// Comes up, unless there is a device already.
+fn start(log: Log) -> Result<Option<Device>, Box<dyn Error>> {
+    let arguments = arguments(std::env::args_os().skip(1))?;
+    let dir = &arguments.dir;
+    let _lock = folder::lock(dir).map_err(|error| format!("{}: {error}", dir.display()))?;
+    if folder::dial(dir).is_ok() {
+        say_ready();
+        return Ok(None);
+    }
+    let device = come_up(&arguments, log).inspect_err(|_| {
+        // Nobody listens here and nobody will. What cannot be removed is in nobody's way.
+        let _ = folder::remove(dir);
+    })?;
+    Ok(Some(device))
+}
+
+fn come_up(arguments: &Arguments, log: Log) -> Result<Device, Box<dyn Error>> {
     let Arguments {
         dir,
         profile,
         linger,
-    } = arguments(std::env::args_os().skip(1))?;
-    let device = Device::new(&dir, MachineProfile::load(&profile)?, linger, log)?;
+    } = arguments;
+    let device = Device::new(dir, MachineProfile::load(profile)?, *linger, log)?;
     // Completions on time matter more than throughput; without the right to it we run as we are.
     let _ = rustix::process::nice(-10);
     allow_many_descriptors();
-    // Who started us may be dead. The machine is there all the same, for others or until its linger time is over.
-    let _ = std::io::stdout().write_all(READY.as_bytes());
-    leave_standard_streams(&dir)?;
+    say_ready();
+    leave_standard_streams(dir)?;
     Ok(device)
 }
 
@@ -96,7 +113,8 @@ fn main() -> ExitCode {
     }
     let log = Log::from_name(std::env::var("GPU_SIM_LOG").ok().as_deref());
     let device = match start(log) {
-        Ok(device) => device,
+        Ok(Some(device)) => device,
+        Ok(None) => return ExitCode::SUCCESS,
         Err(error) => {
             let _ = writeln!(std::io::stdout(), "{error}");
             return ExitCode::FAILURE;

@@ -3,7 +3,7 @@
 
 mod support;
 
-use gpu_sim::client::Machine;
+use gpu_sim::client::{Environment, Machine};
 use gpu_sim::command::{AllocKind, Command as GpuCommand};
 use rustix::process::Signal;
 use std::fs;
@@ -12,7 +12,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use support::program::{GIB, Program, run_kernels, say, wait_for_end, wait_for_end_of_input};
-use support::{Sandbox, kernel, until};
+use support::{PATIENCE, Sandbox, kernel, until};
 
 /// Processes of the crowd. Their contexts alone take 10 of the T4's 14 GiB.
 const CROWD: u32 = 100;
@@ -168,39 +168,33 @@ fn slow_device(folder: &Path) -> (PathBuf, PathBuf, PathBuf) {
 }
 
 #[test]
-fn a_user_that_dies_while_it_starts_the_machine_takes_nobody_along() {
-    let (sandbox, folder) = (Sandbox::new(), tempfile::tempdir().unwrap());
-    let (script, starts, gate) = slow_device(folder.path());
-    let mut environment = sandbox.environment();
-    environment.device = Some(script);
-    // It is to be there for whoever comes, though its starter is dead when it comes up.
-    environment.linger = Some(std::time::Duration::from_secs(60));
-    let first = Program::start(&environment, "device");
-    until("the device is being started", || starts.exists());
-    first.signal(Signal::KILL);
-    drop(first);
-    let mut second = Program::start(&environment, "device");
-    until("the second waits for the first one's device", || {
-        let waits = format!(" {} ", second.child.id());
-        let locks = fs::read_to_string("/proc/locks").unwrap();
-        locks
-            .lines()
-            .any(|lock| lock.contains("-> FLOCK") && lock.contains(&waits))
-    });
-    fs::write(&gate, "go\n").unwrap();
-    let device: u32 = second.line().parse().unwrap();
-    let started = fs::read_to_string(&starts).unwrap();
-    assert_eq!(started, "started\n", "one device for both");
-    assert!(second.finish().success());
-    rustix::process::kill_process(
-        rustix::process::Pid::from_raw(device as i32).unwrap(),
-        Signal::KILL,
-    )
-    .unwrap();
+fn a_user_that_is_stopped_or_dies_while_it_starts_the_machine_keeps_nobody_waiting() {
+    for signal in [Signal::STOP, Signal::KILL] {
+        let (sandbox, folder) = (Sandbox::new(), tempfile::tempdir().unwrap());
+        let (script, starts, gate) = slow_device(folder.path());
+        let mut environment = sandbox.environment();
+        environment.device = Some(script);
+        let mut first = Program::start(&environment, "device");
+        until("its device is being started", || starts.exists());
+        first.signal(signal);
+        let (connected, result) = std::sync::mpsc::channel();
+        let environment = sandbox.environment();
+        std::thread::spawn(move || connected.send(Box::new(Machine::connect_to(&environment))));
+        let machine = result.recv_timeout(PATIENCE).expect("nobody waits for it");
+        let machine = machine.unwrap();
+        run_kernels(&machine, 1);
+        // Its device is late, and gives way.
+        fs::write(&gate, "go\n").unwrap();
+        if signal == Signal::STOP {
+            first.signal(Signal::CONT);
+            assert_eq!(first.line(), machine.device_pid().to_string());
+            assert!(first.finish().success());
+        }
+    }
 }
 
 #[test]
-fn a_machine_whose_starter_died_before_it_came_up_ends_and_leaves_nothing() {
+fn a_machine_whose_starter_died_waits_for_a_user_for_a_while_and_leaves_nothing() {
     let (sandbox, folder) = (Sandbox::new(), tempfile::tempdir().unwrap());
     let (script, starts, gate) = slow_device(folder.path());
     let mut environment = sandbox.environment();
@@ -209,8 +203,10 @@ fn a_machine_whose_starter_died_before_it_came_up_ends_and_leaves_nothing() {
     until("the device is being started", || starts.exists());
     starter.signal(Signal::KILL);
     drop(starter);
-    assert!(sandbox.dir().exists());
     fs::write(&gate, "go\n").unwrap();
+    until("the machine is there", || {
+        Machine::observe(&sandbox.environment()).is_ok_and(|machine| machine.is_some())
+    });
     until("the folder is gone", || !sandbox.dir().exists());
 }
 
@@ -254,6 +250,18 @@ fn a_profile_that_was_changed_while_its_machine_runs_is_said_to_be() {
     assert_eq!(sandbox.connect().devices().len(), 2);
 }
 
+/// A device that finds its profile's file gone.
+fn device_without_profile(folder: &Path, profile: &Path) -> PathBuf {
+    let (script, real) = (folder.join("late"), env!("CARGO_BIN_EXE_gpu-sim-device"));
+    let text = format!(
+        "#!/bin/sh\nrm '{}'\nexec {real} \"$@\"\n",
+        profile.display()
+    );
+    fs::write(&script, text).unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    script
+}
+
 #[test]
 fn a_device_that_does_not_come_up_leaves_nothing_and_a_later_one_can() {
     let (sandbox, folder) = (Sandbox::new(), tempfile::tempdir().unwrap());
@@ -263,6 +271,16 @@ fn a_device_that_does_not_come_up_leaves_nothing_and_a_later_one_can() {
         assert!(Machine::connect_to(&environment).is_err());
         assert!(!sandbox.dir().exists());
     }
+    let profile = folder.path().join("mine.toml");
+    fs::write(&profile, "[[device]]\nprofile = \"t4\"\n").unwrap();
+    let vanishing = Environment {
+        profile: profile.to_str().unwrap().to_owned(),
+        device: Some(device_without_profile(folder.path(), &profile)),
+        ..sandbox.environment()
+    };
+    let said = Machine::connect_to(&vanishing).err().unwrap().to_string();
+    assert!(said.contains("mine.toml") && !profile.exists(), "{said}");
+    assert!(!sandbox.dir().exists());
     fs::create_dir(sandbox.dir()).unwrap();
     fs::write(sandbox.dir().join("trace"), "somebody's").unwrap();
     environment.device = Some(folder.path().join("none"));
@@ -301,4 +319,19 @@ fn who_looks_on_keeps_no_machine_from_ending() {
     assert!(!sandbox.dir().exists());
     assert!(Machine::observe(&sandbox.environment()).unwrap().is_none());
     assert!(!sandbox.dir().exists());
+}
+
+#[test]
+fn a_linger_time_that_is_none_is_refused_by_its_name_whether_the_machine_runs_or_not() {
+    let sandbox = Sandbox::new();
+    let mut wrong = sandbox.environment();
+    for value in ["soon", "-1", "1.5", "4294967296"] {
+        wrong.linger_ms = Some(value.to_owned());
+        let said = Machine::connect_to(&wrong).err().unwrap().to_string();
+        let named = format!("GPU_SIM_LINGER_MS={value}: ");
+        assert!(said.starts_with(&named), "{said}");
+        assert!(!sandbox.dir().exists());
+    }
+    let _machine = sandbox.connect();
+    assert!(Machine::connect_to(&wrong).is_err() && Machine::observe(&wrong).is_err());
 }

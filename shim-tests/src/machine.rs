@@ -11,7 +11,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
-use std::time::Duration;
 use tempfile::TempDir;
 
 /// A machine. Dropping it checks that nothing is left of it: no process, no file.
@@ -185,7 +184,7 @@ impl Machine {
                 dir: self.sim_dir(),
                 device: Some(artefacts().sim.join("gpu-sim-device")),
                 container: "the test itself".to_owned(),
-                linger: Some(Duration::ZERO),
+                linger_ms: Some("0".to_owned()),
                 log: None,
             };
             client::Machine::connect_to(&environment).expect("the machine of this test")

@@ -4,7 +4,6 @@
 use gpu_sim::client::{self, Environment};
 use rustix::process::{Pid, Signal, kill_process};
 use shim_tests::{Machine, Tenant, World, artefacts};
-use std::time::Duration;
 
 /// `CUDA_ERROR_UNKNOWN`
 const UNKNOWN: u64 = 999;
@@ -16,7 +15,7 @@ fn kill_device(machine: &Machine) {
         dir: machine.sim_dir(),
         device: Some(artefacts().sim.join("gpu-sim-device")),
         container: String::new(),
-        linger: Some(Duration::ZERO),
+        linger_ms: Some("0".to_owned()),
         log: None,
     };
     let observer = client::Machine::observe(&environment).expect("a machine that answers");

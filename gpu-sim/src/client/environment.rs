@@ -3,7 +3,6 @@
 use super::ConnectError;
 use crate::profile::{self, MachineProfile};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 /// Profile of a process that names none.
 const PROFILE_DEFAULT: &str = "t4";
@@ -19,9 +18,9 @@ pub struct Environment {
     pub device: Option<PathBuf>,
     /// `CUDA_HOOK_CONTAINER`: label in the usage table.
     pub container: String,
-    /// `GPU_SIM_LINGER_MS`: how long the machine that this process starts outlives its last user;
+    /// `GPU_SIM_LINGER_MS`, as it is written: how long the machine that this process starts outlives its last user;
     /// `None` = 1 s.
-    pub linger: Option<Duration>,
+    pub linger_ms: Option<String>,
     /// `GPU_SIM_LOG` for the device process.
     pub log: Option<String>,
 }
@@ -42,9 +41,7 @@ impl Environment {
             profile,
             device: path("GPU_SIM_DEVICE"),
             container: text("CUDA_HOOK_CONTAINER").unwrap_or_default(),
-            linger: text("GPU_SIM_LINGER_MS")
-                .and_then(|text| text.parse().ok())
-                .map(Duration::from_millis),
+            linger_ms: text("GPU_SIM_LINGER_MS"),
             log: text("GPU_SIM_LOG"),
         }
     }
@@ -54,6 +51,18 @@ impl Environment {
         Ok(MachineProfile::load(&profile::canonical_name(
             &self.profile,
         ))?)
+    }
+
+    /// Reads the linger time, in ms.
+    pub(super) fn linger_ms(&self) -> Result<Option<u32>, ConnectError> {
+        let read = |text: &String| {
+            text.parse().map_err(|_| ConnectError::Setting {
+                name: "GPU_SIM_LINGER_MS",
+                value: text.clone(),
+                wanted: "a number of milliseconds from 0 to 4294967295",
+            })
+        };
+        self.linger_ms.as_ref().map(read).transpose()
     }
 }
 

@@ -5,7 +5,6 @@ use crate::folder::{self, READY, SOCKET_FILE};
 use crate::profile::MachineProfile;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::io::Read;
 use std::os::fd::OwnedFd;
@@ -18,81 +17,60 @@ const END_TIMEOUT: Timespec = Timespec {
     tv_nsec: 0,
 };
 
-/// Connects to the device, which is started if it does not run. Under the lock: the device ends only when it
-/// holds the lock and nobody waits to be accepted.
+/// Devices that may be gone again before we have connected to them.
+const STARTS_MAX: u32 = 3;
+
+/// Connects to the device, which is started if it does not run. Nobody is kept waiting meanwhile: who comes at the same time starts
+/// one, too, and they agree which of them stays ([`folder`]). A device waits for its first user for a while, but one that lies
+/// still for longer than that may find it gone.
 pub(super) fn connect(
     environment: &Environment,
     profile: &MachineProfile,
 ) -> Result<OwnedFd, ConnectError> {
-    let lock = folder::lock(&environment.dir).map_err(|error| io(&environment.dir, error))?;
-    if let Some(socket) = connect_existing(environment)? {
-        return Ok(socket);
+    for _ in 0..STARTS_MAX {
+        if let Some(socket) = connect_existing(environment)? {
+            return Ok(socket);
+        }
+        start(environment, profile)?;
     }
-    if let Err(error) = start(environment, profile, &lock) {
-        // Nobody listens here and nobody will. What cannot be removed is in nobody's way.
-        let _ = folder::remove(&environment.dir);
-        return Err(error);
-    }
-    let socket_path = environment.dir.join(SOCKET_FILE);
-    dial(&socket_path).map_err(|error| io(&socket_path, error))
+    connect_existing(environment)?
+        .ok_or_else(|| ConnectError::NotStarted("it was gone before we had connected".to_owned()))
 }
 
-/// Connects to the device if it listens. Without the lock, one that is just ending may still answer.
+/// Connects to the device if it listens.
 pub(super) fn connect_existing(environment: &Environment) -> Result<Option<OwnedFd>, ConnectError> {
-    let socket_path = environment.dir.join(SOCKET_FILE);
-    match dial(&socket_path) {
+    match folder::dial(&environment.dir) {
         Ok(socket) => Ok(Some(socket)),
         Err(Errno::NOENT | Errno::CONNREFUSED) => Ok(None),
-        Err(error) => Err(io(&socket_path, error)),
+        Err(error) => Err(ConnectError::Io {
+            what: environment.dir.join(SOCKET_FILE).display().to_string(),
+            source: error.into(),
+        }),
     }
 }
 
-fn io(path: &Path, error: Errno) -> ConnectError {
-    ConnectError::Io {
-        what: path.display().to_string(),
-        source: error.into(),
-    }
-}
-
-fn dial(path: &Path) -> Result<OwnedFd, Errno> {
-    let address = SocketAddrUnix::new(path)?;
-    let flags = SocketFlags::CLOEXEC;
-    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
-    loop {
-        match rustix::net::connect(&socket, &address) {
-            Err(Errno::INTR) => {}
-            other => return other.map(|()| socket),
-        }
-    }
-}
-
-/// Starts the device and waits until it listens. It detaches itself; the child we wait for is the shell it
-/// leaves behind, so the host program never gets a zombie nor a lasting child. Its standard input is the folder's lock,
-/// which it holds until it listens, though we should die before: nobody starts a second one meanwhile.
-fn start(
-    environment: &Environment,
-    profile: &MachineProfile,
-    lock: &OwnedFd,
-) -> Result<(), ConnectError> {
+/// Starts a device and waits until one listens. It detaches itself; the child we wait for is the shell it
+/// leaves behind, so the host program never gets a zombie nor a lasting child.
+fn start(environment: &Environment, profile: &MachineProfile) -> Result<(), ConnectError> {
     let path = find(environment)?;
     let not_started =
         |error: std::io::Error| ConnectError::NotStarted(format!("{}: {error}", path.display()));
+    // The device goes to another folder.
+    let dir = std::path::absolute(&environment.dir).map_err(not_started)?;
     let mut command = Command::new(&path);
     // The host's environment may hold a preload that must not get into the device.
     command
         .env_clear()
         .arg("--dir")
-        .arg(&environment.dir)
+        .arg(dir)
         .arg("--profile")
         .arg(&profile.name);
-    if let Some(linger) = environment.linger {
-        command
-            .arg("--linger-ms")
-            .arg(linger.as_millis().to_string());
+    if let Some(linger_ms) = environment.linger_ms()? {
+        command.arg("--linger-ms").arg(linger_ms.to_string());
     }
     command.envs(environment.log.as_ref().map(|level| ("GPU_SIM_LOG", level)));
     command
-        .stdin(lock.try_clone().map_err(not_started)?)
+        .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null());
     let mut child = command.spawn().map_err(not_started)?;

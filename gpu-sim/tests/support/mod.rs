@@ -33,7 +33,7 @@ impl Sandbox {
             dir: self.dir(),
             device: Some(env!("CARGO_BIN_EXE_gpu-sim-device").into()),
             container: "test".to_owned(),
-            linger: Some(Duration::ZERO),
+            linger_ms: Some("0".to_owned()),
             log: Some("debug".to_owned()),
         }
     }

@@ -46,10 +46,7 @@ impl Program {
         command.env("GPU_SIM_DIR", &environment.dir);
         command.env("GPU_SIM_PROFILE", &environment.profile);
         command.env("GPU_SIM_DEVICE", environment.device.as_ref().unwrap());
-        command.env(
-            "GPU_SIM_LINGER_MS",
-            environment.linger.unwrap().as_millis().to_string(),
-        );
+        command.env("GPU_SIM_LINGER_MS", environment.linger_ms.as_ref().unwrap());
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         user.map(|user| command.uid(user).gid(user));
         let mut child = command.spawn().unwrap();
