@@ -14,7 +14,7 @@ use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
 use cuda_sys_stubs::abi::*;
-use cuda_sys_stubs::nvml_abi::{NVML_SUCCESS, nvmlDevice_t, nvmlMemory_t};
+use cuda_sys_stubs::nvml_abi::{NVML_SUCCESS, nvmlDevice_t, nvmlMemory_t, nvmlProcessInfo_t};
 use cuda_sys_stubs::{nvml_pfn, pfn};
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use limiter::units::{Bytes, DeviceUuid};
@@ -56,9 +56,10 @@ pub(crate) use functions;
 functions! {
     /// What we ask the driver on our own account, under limits only.
     struct Questions from pfn {
-        cuCtxGetCurrent, cuCtxGetDevice, cuCtxPopCurrent_v2, cuCtxPushCurrent_v2,
+        cuCtxFromGreenCtx, cuCtxGetCurrent, cuCtxGetDevice, cuCtxGetLimit, cuCtxPopCurrent_v2, cuCtxPushCurrent_v2,
         cuDeviceGet, cuDeviceGetCount, cuDeviceGetUuid, cuDeviceGetUuid_v2, cuDevicePrimaryCtxGetState, cuDevicePrimaryCtxRetain,
         cuDriverGetVersion,
+        cuMemGetInfo_v2,
         cuEventCreate, cuEventElapsedTime, cuEventQuery, cuEventRecord,
         cuStreamGetCtx, cuStreamIsCapturing,
     }
@@ -67,6 +68,7 @@ functions! {
 functions! {
     /// What we ask NVML on our own account.
     struct NvmlQuestions from nvml_pfn {
+        nvmlDeviceGetComputeRunningProcesses_v2, nvmlDeviceGetComputeRunningProcesses_v3,
         nvmlDeviceGetCount_v2, nvmlDeviceGetHandleByIndex_v2, nvmlDeviceGetHandleByUUID, nvmlDeviceGetMemoryInfo, nvmlDeviceGetUUID,
         nvmlInit_v2, nvmlShutdown,
     }
@@ -236,6 +238,40 @@ impl Driver {
         Ok(answer)
     }
 
+    /// Runs `work` with `context` current on this thread: at once, if it is.
+    pub(crate) fn in_context<T>(
+        &self,
+        context: CUcontext,
+        work: impl FnOnce() -> Result<T, Status>,
+    ) -> Result<T, Status> {
+        if self.current_context()? == context {
+            work()
+        } else {
+            self.with_context(context, work)?
+        }
+    }
+
+    /// Free memory of the current context's device.
+    pub(crate) fn memory_free(&self) -> Result<Bytes, Status> {
+        let (mut free, mut total) = (0, 0);
+        ask!(self.cuMemGetInfo_v2(&raw mut free, &raw mut total))?;
+        Ok(Bytes::new(u64::try_from(free).unwrap_or(u64::MAX)))
+    }
+
+    /// A limit of the current context.
+    pub(crate) fn limit(&self, limit: CUlimit) -> Result<usize, Status> {
+        let mut value = 0;
+        ask!(self.cuCtxGetLimit(&raw mut value, limit))?;
+        Ok(value)
+    }
+
+    /// The context by which a green context is made current.
+    pub(crate) fn green_context(&self, green: CUgreenCtx) -> Result<CUcontext, Status> {
+        let mut context = ptr::null_mut();
+        ask!(self.cuCtxFromGreenCtx(&raw mut context, green))?;
+        Ok(context)
+    }
+
     /// The context that `stream` belongs to; a default stream, by any of its handles, is the current context's.
     pub(crate) fn context_of(&self, stream: CUstream) -> Result<CUcontext, Status> {
         if stream.addr() <= DEFAULT_STREAM_HANDLE_MAX {
@@ -268,6 +304,38 @@ impl Driver {
         self.rows
             .cuMemFree_v2
             .map_or(CUDA_ERROR_NOT_FOUND, |free| unsafe { free(pointer) })
+    }
+
+    /// Unloads a module that the program does not know of.
+    pub(crate) fn unload_module(&self, module: CUmodule) -> CUresult {
+        // SAFETY: the driver's own function; the module was loaded in this call and nobody else has it.
+        self.rows
+            .cuModuleUnload
+            .map_or(CUDA_ERROR_NOT_FOUND, |unload| unsafe { unload(module) })
+    }
+
+    /// Unloads a library that the program does not know of.
+    pub(crate) fn unload_library(&self, library: CUlibrary) -> CUresult {
+        // SAFETY: as above.
+        self.rows
+            .cuLibraryUnload
+            .map_or(CUDA_ERROR_NOT_FOUND, |unload| unsafe { unload(library) })
+    }
+
+    /// Puts a limit of the current context back.
+    pub(crate) fn set_limit(&self, limit: CUlimit, value: usize) -> CUresult {
+        // SAFETY: the driver's own function, without pointers.
+        self.rows
+            .cuCtxSetLimit
+            .map_or(CUDA_ERROR_NOT_FOUND, |set| unsafe { set(limit, value) })
+    }
+
+    /// Ends a green context that the program does not know of.
+    pub(crate) fn destroy_green_context(&self, green: CUgreenCtx) -> CUresult {
+        // SAFETY: the driver's own function; it was made in this call and nobody else has it.
+        self.rows
+            .cuGreenCtxDestroy
+            .map_or(CUDA_ERROR_NOT_FOUND, |destroy| unsafe { destroy(green) })
     }
 
     /// Ends a context that the program does not know of.
@@ -341,6 +409,10 @@ pub(crate) struct Nvml {
     questions: NvmlQuestions,
 }
 
+/// nvml.h, `NVML_VALUE_NOT_AVAILABLE` as 64 bits: what the platform does not tell.
+const MEMORY_NOT_AVAILABLE: u64 = u64::MAX;
+/// Processes on one GPU that a list has room for.
+const PROCESSES_MAX: usize = 1024;
 /// Room for a UUID as NVML writes it (`NVML_DEVICE_UUID_V2_BUFFER_SIZE`).
 const UUID_TEXT_BYTES: usize = 96;
 
@@ -397,31 +469,73 @@ impl Nvml {
             .ok()
     }
 
-    /// What everybody together holds of the memory of that GPU. NVML is initialised for the question: it counts that.
+    /// What everybody together holds of the memory of that GPU.
     pub(crate) fn memory_used(&self, uuid: DeviceUuid) -> Option<Bytes> {
+        self.of_device(uuid, |device| {
+            let mut memory = nvmlMemory_t {
+                total: 0,
+                free: 0,
+                used: 0,
+            };
+            // SAFETY: NVML's own function; the handle is its own, the out-pointer is live.
+            let status =
+                unsafe { (self.questions.nvmlDeviceGetMemoryInfo?)(device, &raw mut memory) };
+            (status == NVML_SUCCESS).then_some(Bytes::new(memory.used))
+        })
+    }
+
+    /// What NVML lists of that GPU's memory as the process's; `None` where it does not list it.
+    pub(crate) fn process_memory(&self, uuid: DeviceUuid, pid: u32) -> Option<Bytes> {
+        let used = self
+            .of_device(uuid, |device| self.compute_processes(device))?
+            .into_iter()
+            .find(|process| process.pid == pid)?
+            .usedGpuMemory;
+        (used != MEMORY_NOT_AVAILABLE).then_some(Bytes::new(used))
+    }
+
+    /// The processes with a context on a device.
+    fn compute_processes(&self, device: nvmlDevice_t) -> Option<Vec<nvmlProcessInfo_t>> {
+        let list = self
+            .questions
+            .nvmlDeviceGetComputeRunningProcesses_v3
+            .or(self.questions.nvmlDeviceGetComputeRunningProcesses_v2)?;
+        let empty = nvmlProcessInfo_t {
+            pid: 0,
+            usedGpuMemory: 0,
+            gpuInstanceId: 0,
+            computeInstanceId: 0,
+        };
+        let mut processes = vec![empty; PROCESSES_MAX];
+        let mut count = c_uint::try_from(processes.len()).ok()?;
+        // SAFETY: NVML's own function; the array is as long as said. The third version has the second's record
+        // (nvml.h, nvmlProcessInfo_t).
+        let status = unsafe { list(device, &raw mut count, processes.as_mut_ptr()) };
+        processes.truncate(usize::try_from(count).ok()?);
+        (status == NVML_SUCCESS).then_some(processes)
+    }
+
+    /// Asks about that GPU. NVML is initialised for the question: it counts that.
+    fn of_device<T>(
+        &self,
+        uuid: DeviceUuid,
+        question: impl FnOnce(nvmlDevice_t) -> Option<T>,
+    ) -> Option<T> {
         // SAFETY: NVML's own functions; each initialisation is paired with a shutdown.
         let status = unsafe { (self.questions.nvmlInit_v2?)() };
         (status == NVML_SUCCESS).then_some(())?;
-        let used = self.memory_used_initialised(uuid);
+        let answer = self.handle(uuid).and_then(question);
         // SAFETY: as above.
         unsafe { (self.questions.nvmlShutdown?)() };
-        used
+        answer
     }
 
-    fn memory_used_initialised(&self, uuid: DeviceUuid) -> Option<Bytes> {
+    fn handle(&self, uuid: DeviceUuid) -> Option<nvmlDevice_t> {
         let text = CString::new(uuid.to_string()).ok()?;
         let mut device = ptr::null_mut();
         // SAFETY: NVML's own function; the text and the out-pointer are live.
         let status =
             unsafe { (self.questions.nvmlDeviceGetHandleByUUID?)(text.as_ptr(), &raw mut device) };
-        (status == NVML_SUCCESS).then_some(())?;
-        let mut memory = nvmlMemory_t {
-            total: 0,
-            free: 0,
-            used: 0,
-        };
-        // SAFETY: NVML's own function; the handle is its own, the out-pointer is live.
-        let status = unsafe { (self.questions.nvmlDeviceGetMemoryInfo?)(device, &raw mut memory) };
-        (status == NVML_SUCCESS).then_some(Bytes::new(memory.used))
+        (status == NVML_SUCCESS).then_some(device)
     }
 }

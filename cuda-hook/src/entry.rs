@@ -98,6 +98,11 @@ fn escapes_limits(effect: Effect) -> bool {
     matches!(effect, Effect::Attach | Effect::Charge | Effect::Throttle)
 }
 
+/// Whether a call with this effect allocates or frees.
+fn moves_memory(effect: Effect) -> bool {
+    matches!(effect, Effect::Charge | Effect::Uncharge)
+}
+
 /// Whether a call with this effect hands out the very functions that must not be got around.
 fn hands_out_functions(effect: Effect) -> bool {
     effect == Effect::Lookup
@@ -154,7 +159,10 @@ pub(crate) fn enter_attached<A: Api<Library = Driver>>(
              library: driver,
          }| {
             match runtime.attachment(driver) {
-                Ok(Some(attachment)) => hook(Cx { driver, attachment }),
+                Ok(Some(attachment)) => {
+                    let _under_way = moves_memory(effect).then(|| attachment.quiet.begin());
+                    hook(Cx { driver, attachment })
+                }
                 Err(unusable) if escapes_limits(effect) => {
                     unusable.say_once();
                     A::UNENFORCEABLE

@@ -26,6 +26,7 @@ mod log;
 mod lookup;
 #[cfg(test)]
 mod not_yet;
+mod quiet;
 mod runtime;
 #[cfg(second_door)]
 mod second_door;

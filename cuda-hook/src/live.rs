@@ -21,6 +21,8 @@ pub(crate) enum Key {
     Array(usize),
     /// A `CUcontext`: what it takes itself.
     Context(usize),
+    /// A `CUcontext`: what the driver has taken for it since, measured.
+    Grown(usize),
 }
 
 /// Whose end is the end of a block, besides its own free.
@@ -61,6 +63,43 @@ impl LiveMap {
     /// Forget the block of `key`.
     pub(crate) fn take(&self, key: Key) -> Option<Block> {
         self.shard(key)?.lock().remove(&key)
+    }
+
+    /// Add the bytes of `more` to the block of `key`, which is made where there is none.
+    pub(crate) fn grow(&self, key: Key, more: Block) {
+        let Some(shard) = self.shard(key) else { return };
+        shard
+            .lock()
+            .entry(key)
+            .and_modify(|block| {
+                block.bytes = Bytes::new(block.bytes.get().saturating_add(more.bytes.get()));
+            })
+            .or_insert(more);
+    }
+
+    /// Take so many bytes from the block of `key`, or what it has. Returns what was taken.
+    pub(crate) fn shrink(&self, key: Key, less: Bytes) -> Bytes {
+        let Some(shard) = self.shard(key) else {
+            return Bytes::default();
+        };
+        let mut blocks = shard.lock();
+        let Some(block) = blocks.get_mut(&key) else {
+            return Bytes::default();
+        };
+        let taken = less.min(block.bytes);
+        block.bytes = Bytes::new(block.bytes.get().saturating_sub(taken.get()));
+        taken
+    }
+
+    /// Every block that `wanted` names.
+    pub(crate) fn find_all(&self, wanted: impl Fn(&Key, &Block) -> bool) -> Vec<(Key, Block)> {
+        let mut found = Vec::new();
+        for shard in &self.shards {
+            let blocks = shard.lock();
+            let these = blocks.iter().filter(|(key, block)| wanted(key, block));
+            found.extend(these.map(|(&key, &block)| (key, block)));
+        }
+        found
     }
 
     /// Forget every block that `gone` names, and return them.
@@ -106,6 +145,21 @@ mod tests {
         live.insert(Key::Array(16), block(2, Owner::Pool));
         assert_eq!(live.take(Key::Pointer(16)).unwrap().bytes, Bytes::new(1));
         assert_eq!(live.take(Key::Array(16)).unwrap().bytes, Bytes::new(2));
+    }
+
+    #[test]
+    fn a_block_that_grows_and_shrinks_is_one_and_never_less_than_nothing() {
+        let live = LiveMap::default();
+        let key = Key::Grown(7);
+        live.grow(key, block(40, Owner::Context(7)));
+        live.grow(key, block(2, Owner::Context(7)));
+        assert_eq!(live.shrink(key, Bytes::new(30)), Bytes::new(30));
+        assert_eq!(
+            live.find_all(|found, _| *found == key)[0].1.bytes,
+            Bytes::new(12)
+        );
+        assert_eq!(live.shrink(key, Bytes::new(30)), Bytes::new(12));
+        assert_eq!(live.shrink(Key::Grown(8), Bytes::new(1)), Bytes::default());
     }
 
     #[test]

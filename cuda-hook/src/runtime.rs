@@ -27,9 +27,12 @@ use parking_lot::Mutex;
 use crate::completion::Completion;
 use crate::driver::{Driver, Nvml};
 use crate::hooks::context::Attachments;
+use crate::hooks::green::Greens;
+use crate::hooks::module::Used;
 use crate::hooks::pool::Pools;
 use crate::hooks::vmm::Vmm;
 use crate::live::LiveMap;
+use crate::quiet::Quiet;
 use crate::{entry, log};
 
 /// What one process knows for good.
@@ -319,6 +322,12 @@ pub(crate) struct Attachment {
     pub(crate) pools: Pools,
     /// How often its contexts were attached to.
     pub(crate) context_attachments: Attachments,
+    /// When its books and the device agree.
+    pub(crate) quiet: Quiet,
+    /// Which contexts are green.
+    pub(crate) greens: Greens,
+    /// What it has used of its modules and libraries.
+    pub(crate) used: Used,
     /// What this process has launched and not seen end.
     pub(crate) completion: Completion,
     /// In the order of the ledger and the share.
@@ -353,6 +362,9 @@ impl Attachment {
             vmm: Vmm::default(),
             pools: Pools::default(),
             context_attachments: Attachments::default(),
+            quiet: Quiet::default(),
+            greens: Greens::default(),
+            used: Used::default(),
             completion: Completion::default(),
             devices: devices
                 .iter()
@@ -364,6 +376,11 @@ impl Attachment {
     /// The index of the driver's `device` in the ledger and the share.
     pub(crate) fn device_index(&self, device: CUdevice) -> Option<usize> {
         self.devices.iter().position(|ours| ours.device == device)
+    }
+
+    /// The devices that the program sees.
+    pub(crate) fn devices(&self) -> impl Iterator<Item = CUdevice> {
+        self.devices.iter().map(|ours| ours.device)
     }
 
     /// The GPU of that index.

@@ -21,7 +21,7 @@ use cuda_sys_stubs::{Effect, nvml_pfn, pfn};
 
 use crate::driver::{Driver, Nvml, functions};
 use crate::entry::{self, Cuda, Management};
-use crate::hooks::{array, context, launch, memory, nvml, pool, report, vmm};
+use crate::hooks::{array, context, green, launch, memory, module, nvml, pool, report, vmm};
 use crate::lookup;
 
 /// A hooked symbol, as lookups see it.
@@ -137,6 +137,9 @@ hooks! {
     Charge   fn cuVDPAUCtxCreate(pCtx: *mut CUcontext, flags: c_uint, device: CUdevice, vdpDevice: VdpDevice, vdpGetProcAddress: *mut VdpGetProcAddress) => context::create(pCtx, device);
     Charge   fn cuVDPAUCtxCreate_v2(pCtx: *mut CUcontext, flags: c_uint, device: CUdevice, vdpDevice: VdpDevice, vdpGetProcAddress: *mut VdpGetProcAddress) => context::create(pCtx, device);
     Charge   fn cuDevicePrimaryCtxRetain(pctx: *mut CUcontext, dev: CUdevice) => context::retain_primary(pctx, dev);
+    Charge   fn cuGreenCtxCreate(phCtx: *mut CUgreenCtx, desc: CUdevResourceDesc, dev: CUdevice, flags: c_uint) => green::create(phCtx, dev);
+    Uncharge fn cuGreenCtxDestroy(hCtx: CUgreenCtx) => green::destroy(hCtx);
+    Charge   fn cuCtxSetLimit(limit: CUlimit, value: usize) => context::set_limit(limit);
     Track    fn cuCtxAttach(pctx: *mut CUcontext, flags: c_uint) => context::attach(pctx);
     Uncharge fn cuCtxDetach(ctx: CUcontext) => context::detach(ctx);
     Uncharge fn cuCtxDestroy(ctx: CUcontext) => context::destroy(ctx);
@@ -145,6 +148,29 @@ hooks! {
     Uncharge fn cuDevicePrimaryCtxRelease_v2(dev: CUdevice) => context::release_primary(dev);
     Uncharge fn cuDevicePrimaryCtxReset(dev: CUdevice) => context::reset_primary(dev);
     Uncharge fn cuDevicePrimaryCtxReset_v2(dev: CUdevice) => context::reset_primary(dev);
+
+    // Images of modules and libraries, loaded with them or with the first use of a function.
+    Charge   fn cuModuleLoad(module: *mut CUmodule, fname: *const c_char) => module::load(module, Driver::unload_module);
+    Charge   fn cuModuleLoadData(module: *mut CUmodule, image: *const c_void) => module::load(module, Driver::unload_module);
+    Charge   fn cuModuleLoadDataEx(module: *mut CUmodule, image: *const c_void, numOptions: c_uint, options: *mut CUjit_option, optionValues: *mut *mut c_void) => module::load(module, Driver::unload_module);
+    Charge   fn cuModuleLoadFatBinary(module: *mut CUmodule, fatCubin: *const c_void) => module::load(module, Driver::unload_module);
+    Uncharge fn cuModuleUnload(hmod: CUmodule) => module::unload();
+    Charge   fn cuLibraryLoadData(library: *mut CUlibrary, code: *const c_void, jitOptions: *mut CUjit_option, jitOptionsValues: *mut *mut c_void, numJitOptions: c_uint, libraryOptions: *mut CUlibraryOption, libraryOptionValues: *mut *mut c_void, numLibraryOptions: c_uint) => module::load(library, Driver::unload_library);
+    Charge   fn cuLibraryLoadFromFile(library: *mut CUlibrary, fileName: *const c_char, jitOptions: *mut CUjit_option, jitOptionsValues: *mut *mut c_void, numJitOptions: c_uint, libraryOptions: *mut CUlibraryOption, libraryOptionValues: *mut *mut c_void, numLibraryOptions: c_uint) => module::load(library, Driver::unload_library);
+    Uncharge fn cuLibraryUnload(library: CUlibrary) => module::unload_library();
+    Charge   fn cuModuleGetFunction(hfunc: *mut CUfunction, hmod: CUmodule, name: *const c_char) => module::use_by_name(hmod, name);
+    Charge   fn cuModuleGetGlobal(dptr: *mut CUdeviceptr_v1, bytes: *mut c_uint, hmod: CUmodule, name: *const c_char) => module::use_by_name(hmod, name);
+    Charge   fn cuModuleGetGlobal_v2(dptr: *mut CUdeviceptr, bytes: *mut usize, hmod: CUmodule, name: *const c_char) => module::use_by_name(hmod, name);
+    Charge   fn cuLibraryGetModule(pMod: *mut CUmodule, library: CUlibrary) => module::use_of(library);
+    Charge   fn cuLibraryGetGlobal(dptr: *mut CUdeviceptr, bytes: *mut usize, library: CUlibrary, name: *const c_char) => module::use_by_name(library, name);
+    Charge   fn cuLibraryGetManaged(dptr: *mut CUdeviceptr, bytes: *mut usize, library: CUlibrary, name: *const c_char) => module::use_by_name(library, name);
+    Charge   fn cuKernelGetFunction(pFunc: *mut CUfunction, kernel: CUkernel) => module::use_of(kernel);
+    Charge   fn cuKernelGetAttribute(pi: *mut c_int, attrib: CUfunction_attribute, kernel: CUkernel, dev: CUdevice) => module::use_of(kernel);
+    Charge   fn cuKernelSetAttribute(attrib: CUfunction_attribute, val: c_int, kernel: CUkernel, dev: CUdevice) => module::use_of(kernel);
+    Charge   fn cuFuncGetAttribute(pi: *mut c_int, attrib: CUfunction_attribute, hfunc: CUfunction) => module::use_of(hfunc);
+    Charge   fn cuFuncSetAttribute(hfunc: CUfunction, attrib: CUfunction_attribute, value: c_int) => module::use_of(hfunc);
+    Charge   fn cuFuncGetModule(hmod: *mut CUmodule, hfunc: CUfunction) => module::use_of(hfunc);
+    Charge   fn cuFuncLoad(function: CUfunction) => module::use_of(function);
 
     // Linear memory. The first versions are the 32-bit ABI of CUDA before 3.2.
     Charge   fn cuMemAlloc(dptr: *mut CUdeviceptr_v1, bytesize: c_uint) => memory::alloc(dptr, bytesize);

@@ -194,7 +194,15 @@ static CUresult detach_context(struct block *block)
     return CU(cuCtxDetach)(block->handle);
 }
 
+/* What a program adds that includes tenant.c. */
+#ifdef MORE_KINDS
+#include MORE_KINDS_HEADER
+#else
+#define MORE_KINDS
+#endif
+
 static const struct kind KINDS[] = {
+    MORE_KINDS
     { "cuMemAlloc_v2", allocate_linear, release_linear },
     { "cuMemAlloc", allocate_linear_v1, release_linear_v1 },
     { "cuMemAllocPitch_v2", allocate_pitch, release_linear },

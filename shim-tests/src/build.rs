@@ -254,9 +254,15 @@ fn content_hash(programs: &Path, source: &Path, flags: &[String]) -> u64 {
     fs::read(source)
         .unwrap_or_else(|error| panic!("{}: {error}", source.display()))
         .hash(&mut hasher);
-    for header in ["cuda_doors.h", "allocators.h", "reach.h"] {
-        fs::read(programs.join(header))
-            .expect("a header of the programs")
+    for included in [
+        "cuda_doors.h",
+        "allocators.h",
+        "images.h",
+        "reach.h",
+        "tenant.c",
+    ] {
+        fs::read(programs.join(included))
+            .expect("what programs include")
             .hash(&mut hasher);
     }
     flags.hash(&mut hasher);

@@ -7,14 +7,16 @@
 
 use std::collections::HashMap;
 
-use cuda_sys_stubs::abi::{CUDA_ERROR_OUT_OF_MEMORY, CUDA_SUCCESS, CUcontext, CUdevice, CUresult};
+use cuda_sys_stubs::abi::{
+    CUDA_ERROR_OUT_OF_MEMORY, CUDA_SUCCESS, CUcontext, CUdevice, CUlimit, CUresult,
+};
 use limiter::context::Turn;
 use limiter::units::{Bytes, DeviceUuid};
 use parking_lot::Mutex;
 
 use crate::driver::Nvml;
 use crate::entry::{Api, Bare, Cuda, Cx};
-use crate::hooks::memory;
+use crate::hooks::{measure, memory};
 use crate::live::{Block, Key, Owner};
 use crate::runtime;
 
@@ -67,18 +69,18 @@ impl Meter {
 }
 
 /// How a context comes about and goes again.
-struct Making<C, M, U> {
+pub(crate) struct Making<C, M, U> {
     /// The program's call.
-    call: C,
+    pub(crate) call: C,
     /// The context that it made.
-    made: M,
+    pub(crate) made: M,
     /// Ends it again.
-    undo: U,
+    pub(crate) undo: U,
 }
 
 /// Calls what makes a context on `device` and charges what it takes. Where that does not fit into the quota it is not made,
 /// or, if only afterwards it is known what it takes, ended again.
-fn charged(
+pub(crate) fn charged(
     cx: Cx,
     device: CUdevice,
     Making { call, made, undo }: Making<
@@ -120,6 +122,7 @@ fn charged(
         owner: Owner::Context(context.addr()),
     };
     memory::remember(cx, key, block);
+    attachment.used.context_made();
     let Some(meter) = meter else { return status };
     meter.finish();
     if memory::settle(cx, key, cost.bytes().unwrap_or(block.bytes)) {
@@ -240,6 +243,40 @@ pub(crate) unsafe fn detach(
     status
 }
 
+/// `cuCtxSetLimit`: stacks, buffers and heaps grow and shrink with it, some of them with the next launch only.
+///
+/// # Safety
+/// As [`hooks`](crate::hooks).
+pub(crate) unsafe fn set_limit(
+    cx: Cx,
+    call: impl FnOnce() -> CUresult,
+    limit: CUlimit,
+) -> CUresult {
+    let (Ok(context), before) = (cx.driver.current_context(), cx.driver.limit(limit)) else {
+        return call();
+    };
+    let status = measure::charged(cx, context, call, || {
+        before.map_or_else(|status| status, |value| cx.driver.set_limit(limit, value))
+    });
+    cx.attachment.used.forget();
+    status
+}
+
+/// Whether a block ends with `context`: it is its own, or that of one that shares its memory.
+fn ends_with(cx: Cx, block: &Block, context: CUcontext) -> bool {
+    match block.owner {
+        Owner::Context(owner) => cx.attachment.greens.primary_of(owner) == context.addr(),
+        Owner::Pool => false,
+    }
+}
+
+/// What was known of a context that is gone.
+fn forget(cx: Cx, context: CUcontext) {
+    cx.attachment.context_attachments.forget(context);
+    cx.attachment.greens.forget_of(context);
+    cx.attachment.used.forget();
+}
+
 fn give_back(cx: Cx, taken: Vec<(Key, Block)>) {
     for (
         _,
@@ -280,17 +317,15 @@ pub(crate) unsafe fn destroy(
     cx.attachment
         .completion
         .forget_context(&cx.attachment.share, context);
-    let status = ended(cx, call, |block| {
-        block.owner == Owner::Context(context.addr())
-    });
+    let status = ended(cx, call, |block| ends_with(cx, block, context));
     if status == CUDA_SUCCESS {
-        cx.attachment.context_attachments.forget(context);
+        forget(cx, context);
     }
     status
 }
 
 /// The primary context of `device`, if it has one.
-fn primary(cx: Cx, device: CUdevice) -> Option<CUcontext> {
+pub(crate) fn primary(cx: Cx, device: CUdevice) -> Option<CUcontext> {
     let active = cx.driver.has_primary_context(device).ok()?;
     active
         .then(|| cx.driver.primary_context(device).ok())
@@ -313,10 +348,27 @@ pub(crate) unsafe fn reset_primary(
     cx.attachment
         .completion
         .forget_context(&cx.attachment.share, context);
-    ended(cx, call, |block| match block.owner {
-        Owner::Context(owner) => owner == context.addr(),
+    let status = ended(cx, call, |block| match block.owner {
+        Owner::Context(_) => ends_with(cx, block, context),
         Owner::Pool => Some(block.device_index) == device_index,
-    })
+    });
+    if status == CUDA_SUCCESS {
+        forget(cx, context);
+    }
+    status
+}
+
+/// The primary context of `device` was released: if it is gone, so is what was allocated in it.
+pub(crate) fn primary_released(cx: Cx, device: CUdevice, context: CUcontext) {
+    if cx.driver.has_primary_context(device) != Ok(false) {
+        return;
+    }
+    cx.attachment
+        .completion
+        .forget_context(&cx.attachment.share, context);
+    let live = &cx.attachment.live;
+    give_back(cx, live.take_all(|block| ends_with(cx, block, context)));
+    forget(cx, context);
 }
 
 /// `cuDevicePrimaryCtxRelease`: the last release destroys the context, and only afterwards is it known to have been the last.
@@ -332,16 +384,8 @@ pub(crate) unsafe fn release_primary(
         return call();
     };
     let status = call();
-    if status == CUDA_SUCCESS && cx.driver.has_primary_context(device) == Ok(false) {
-        cx.attachment
-            .completion
-            .forget_context(&cx.attachment.share, context);
-        give_back(
-            cx,
-            cx.attachment
-                .live
-                .take_all(|block| block.owner == Owner::Context(context.addr())),
-        );
+    if status == CUDA_SUCCESS {
+        primary_released(cx, device, context);
     }
     status
 }

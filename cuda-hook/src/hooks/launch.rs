@@ -8,6 +8,7 @@ use cuda_sys_stubs::abi::*;
 use limiter::price::KernelKey;
 
 use crate::entry::Cx;
+use crate::hooks::module;
 use crate::throttle::throttled;
 
 /// The stream that a handle of 0 means to most functions: the legacy default stream.
@@ -50,12 +51,8 @@ pub(crate) unsafe fn kernel(
     shared_bytes: u32,
     stream: CUstream,
 ) -> CUresult {
-    throttled(
-        cx,
-        call,
-        key_of((function, grid, block, shared_bytes)),
-        stream,
-    )
+    let key = key_of((function, grid, block, shared_bytes));
+    module::launched(cx, || throttled(cx, call, key, stream), function, stream)
 }
 
 /// `cuLaunchKernelEx`; `stream_of` says what its stream means.
@@ -123,6 +120,9 @@ pub(crate) unsafe fn multi_device(
         let grid = [launch.gridDimX, launch.gridDimY, launch.gridDimZ];
         let block = [launch.blockDimX, launch.blockDimY, launch.blockDimZ];
         let key = key_of((launch.function, grid, block, launch.sharedMemBytes));
-        Box::new(move || throttled(cx, inner, key, launch.hStream))
+        Box::new(move || {
+            let call = || throttled(cx, inner, key, launch.hStream);
+            module::launched(cx, call, launch.function, launch.hStream)
+        })
     })()
 }

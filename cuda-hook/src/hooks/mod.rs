@@ -6,8 +6,11 @@
 
 pub(crate) mod array;
 pub(crate) mod context;
+pub(crate) mod green;
 pub(crate) mod launch;
+pub(crate) mod measure;
 pub(crate) mod memory;
+pub(crate) mod module;
 pub(crate) mod nvml;
 pub(crate) mod pool;
 pub(crate) mod report;

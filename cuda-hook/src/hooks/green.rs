@@ -1,0 +1,96 @@
+//! Green contexts: contexts with a part of a device's SMs. Each retains the device's primary context, whose memory it uses.
+#![expect(
+    unsafe_code,
+    reason = "reads what the driver has written to the caller's out-pointers"
+)]
+
+use std::collections::HashMap;
+use std::ptr;
+
+use cuda_sys_stubs::abi::{CUDA_SUCCESS, CUcontext, CUdevice, CUgreenCtx, CUresult};
+use parking_lot::Mutex;
+
+use crate::entry::Cx;
+use crate::hooks::context::{self, Making};
+use crate::hooks::measure;
+
+/// The green contexts of this process, and to which primary context each belongs. What was allocated while one was current
+/// outlives it.
+#[derive(Default)]
+pub(crate) struct Greens(Mutex<HashMap<usize, usize>>);
+
+impl Greens {
+    /// The context whose end is the end of what was allocated in `context`.
+    pub(crate) fn primary_of(&self, context: usize) -> usize {
+        self.0.lock().get(&context).copied().unwrap_or(context)
+    }
+
+    fn add(&self, green: CUcontext, primary: CUcontext) {
+        self.0.lock().insert(green.addr(), primary.addr());
+    }
+
+    /// The primary context is gone, and all that was its.
+    pub(crate) fn forget_of(&self, primary: CUcontext) {
+        self.0.lock().retain(|_, of| *of != primary.addr());
+    }
+}
+
+/// `cuGreenCtxCreate`: the first use of a device makes its primary context.
+///
+/// # Safety
+/// As [`hooks`](crate::hooks).
+pub(crate) unsafe fn create(
+    cx: Cx,
+    call: impl FnOnce() -> CUresult,
+    green: *mut CUgreenCtx,
+    device: CUdevice,
+) -> CUresult {
+    // SAFETY: the driver's promise: after success it has written there.
+    let made = || unsafe { green.read() };
+    let primary = || cx.driver.primary_context(device).unwrap_or(ptr::null_mut());
+    let undo = || cx.driver.destroy_green_context(made());
+    let status = if cx.driver.has_primary_context(device) == Ok(false) {
+        let making = Making {
+            call,
+            made: primary,
+            undo: |_| undo(),
+        };
+        context::charged(cx, device, making)
+    } else {
+        measure::charged(cx, primary(), call, undo)
+    };
+    if status == CUDA_SUCCESS
+        && let Ok(context) = cx.driver.green_context(made())
+    {
+        cx.attachment.greens.add(context, primary());
+    }
+    status
+}
+
+/// `cuGreenCtxDestroy`: the last user of a primary context takes it along.
+///
+/// # Safety
+/// As [`hooks`](crate::hooks).
+pub(crate) unsafe fn destroy(
+    cx: Cx,
+    call: impl FnOnce() -> CUresult,
+    green: CUgreenCtx,
+) -> CUresult {
+    if let Ok(context) = cx.driver.green_context(green) {
+        cx.attachment
+            .completion
+            .forget_context(&cx.attachment.share, context);
+    }
+    let primaries: Vec<(CUdevice, CUcontext)> = cx
+        .attachment
+        .devices()
+        .filter_map(|device| Some((device, context::primary(cx, device)?)))
+        .collect();
+    let status = call();
+    if status == CUDA_SUCCESS {
+        for (device, primary) in primaries {
+            context::primary_released(cx, device, primary);
+        }
+    }
+    status
+}

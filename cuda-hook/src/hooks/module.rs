@@ -1,0 +1,193 @@
+//! Modules, libraries and functions: their images lie in device memory, and only the driver knows how much of it.
+//!
+//! An image is charged to its context when it is loaded: with its module, or, where the driver is lazy, with the first use of a
+//! function. What was used before is on record, so that a use costs one look-up.
+#![expect(
+    unsafe_code,
+    reason = "reads the caller's names, and what the driver has written to its out-pointers"
+)]
+
+use std::collections::{HashMap, HashSet};
+use std::ffi::{CStr, c_char};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::ptr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use cuda_sys_stubs::abi::{CUDA_SUCCESS, CUcontext, CUfunction, CUresult, CUstream};
+use parking_lot::RwLock;
+
+use crate::driver::Driver;
+use crate::entry::Cx;
+use crate::hooks::measure;
+use crate::live::{Key, Owner};
+
+/// A use that may make the driver load something: once in each context.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Use {
+    context: usize,
+    /// Of a module, library, kernel or function.
+    handle: usize,
+    /// Of what is asked of a module or library by name; 0: by handle.
+    name_hash: u64,
+}
+
+/// What this process has used.
+#[derive(Default)]
+pub(crate) struct Used {
+    seen: RwLock<HashSet<Use>>,
+    contexts_made: AtomicUsize,
+}
+
+impl Used {
+    /// A context was made: from the second on, uses are told apart by context.
+    pub(crate) fn context_made(&self) {
+        self.contexts_made.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Something was unloaded, and its handle may name something else now; or what was used may take more from now on.
+    pub(crate) fn forget(&self) {
+        self.seen.write().clear();
+    }
+
+    /// What tells the context apart: nothing, while there is but one.
+    fn tell_apart(&self, context: impl FnOnce() -> CUcontext) -> usize {
+        if self.contexts_made.load(Ordering::Relaxed) > 1 {
+            context().addr()
+        } else {
+            0
+        }
+    }
+
+    fn has(&self, one: Use) -> bool {
+        self.seen.read().contains(&one)
+    }
+
+    fn add(&self, one: Use) {
+        self.seen.write().insert(one);
+    }
+}
+
+/// This thread's context; null without one.
+fn current(cx: Cx) -> CUcontext {
+    cx.driver.current_context().unwrap_or(ptr::null_mut())
+}
+
+/// `cuModuleLoad`, `cuLibraryLoadData` and their like; `unload` undoes them.
+///
+/// # Safety
+/// As [`hooks`](crate::hooks).
+pub(crate) unsafe fn load<H: Copy>(
+    cx: Cx,
+    call: impl FnOnce() -> CUresult,
+    loaded: *mut H,
+    unload: fn(&Driver, H) -> CUresult,
+) -> CUresult {
+    measure::charged(cx, current(cx), call, || {
+        // SAFETY: the driver's promise: after success it has written there.
+        unload(cx.driver, unsafe { loaded.read() })
+    })
+}
+
+/// Calls, and measures what that loads into `context` if this is the first use there. It cannot be unloaded alone: `Err` says
+/// that it is charged and beyond the quota.
+fn first(
+    cx: Cx,
+    call: impl FnOnce() -> CUresult,
+    (handle, name_hash): (usize, u64),
+    context: impl Fn() -> CUcontext,
+) -> (CUresult, Result<(), CUresult>) {
+    let used = &cx.attachment.used;
+    let this = Use {
+        context: used.tell_apart(&context),
+        handle,
+        name_hash,
+    };
+    if used.has(this) {
+        return (call(), Ok(()));
+    }
+    let (status, within) = measure::grown(cx, context(), call);
+    if status == CUDA_SUCCESS {
+        used.add(this);
+    }
+    (status, within)
+}
+
+/// The driver's answer, unless what it has loaded is beyond the quota.
+fn answer((status, within): (CUresult, Result<(), CUresult>)) -> CUresult {
+    within.map_or_else(|beyond| beyond, |()| status)
+}
+
+/// What uses a module, library, kernel or function by its handle.
+///
+/// # Safety
+/// As [`hooks`](crate::hooks).
+pub(crate) unsafe fn use_of<T>(
+    cx: Cx,
+    call: impl FnOnce() -> CUresult,
+    handle: *mut T,
+) -> CUresult {
+    answer(first(cx, call, (handle.addr(), 0), || current(cx)))
+}
+
+/// What looks a name up in a module or library.
+///
+/// # Safety
+/// As [`hooks`](crate::hooks).
+pub(crate) unsafe fn use_by_name<T>(
+    cx: Cx,
+    call: impl FnOnce() -> CUresult,
+    handle: *mut T,
+    name: *const c_char,
+) -> CUresult {
+    if name.is_null() {
+        return call();
+    }
+    let mut hasher = DefaultHasher::new();
+    // SAFETY: the caller's promise: not null, and so a string.
+    unsafe { CStr::from_ptr(name) }.hash(&mut hasher);
+    let name_hash = hasher.finish().max(1);
+    answer(first(cx, call, (handle.addr(), name_hash), || current(cx)))
+}
+
+/// Launches `function` on `stream`; its first launch may load it. What is launched runs: beyond the quota it is charged, not refused.
+pub(crate) fn launched(
+    cx: Cx,
+    call: impl FnOnce() -> CUresult,
+    function: CUfunction,
+    stream: CUstream,
+) -> CUresult {
+    let context = || cx.driver.context_of(stream).unwrap_or(ptr::null_mut());
+    first(cx, call, (function.addr(), 0), context).0
+}
+
+/// `cuModuleUnload`.
+///
+/// # Safety
+/// As [`hooks`](crate::hooks).
+pub(crate) unsafe fn unload(cx: Cx, call: impl FnOnce() -> CUresult) -> CUresult {
+    let status = measure::uncharged(cx, [current(cx)], call);
+    cx.attachment.used.forget();
+    status
+}
+
+/// `cuLibraryUnload`: in every context that it was loaded into.
+///
+/// # Safety
+/// As [`hooks`](crate::hooks).
+pub(crate) unsafe fn unload_library(cx: Cx, call: impl FnOnce() -> CUresult) -> CUresult {
+    // One context of each device: what the others hold of it is found there.
+    let one_each: HashMap<usize, usize> = cx
+        .attachment
+        .live
+        .find_all(|key, _| matches!(key, Key::Grown(_)))
+        .into_iter()
+        .filter_map(|(_, block)| match block.owner {
+            Owner::Context(context) => Some((block.device_index, context)),
+            Owner::Pool => None,
+        })
+        .collect();
+    let contexts = one_each.into_values().map(ptr::with_exposed_provenance_mut);
+    let status = measure::uncharged(cx, contexts, call);
+    cx.attachment.used.forget();
+    status
+}

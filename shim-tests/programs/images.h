@@ -1,0 +1,180 @@
+/* The kinds that images.c adds to tenant.c's. */
+#ifndef IMAGES_H
+#define IMAGES_H
+
+typedef struct opaque_library *CUlibrary;
+typedef struct opaque_kernel *CUkernel;
+typedef struct opaque_green *CUgreenCtx;
+typedef struct opaque_descriptor *CUdevResourceDesc;
+typedef struct { int type; unsigned char rest[140]; } __attribute__((aligned(8))) CUdevResource;
+
+enum { LIMIT_STACK_SIZE = 0, LIMIT_MALLOC_HEAP_SIZE = 2, RESOURCE_SM = 1, GREEN_DEFAULT_STREAM = 1 };
+enum { FUNC_ATTRIBUTE_NUM_REGS = 4 };
+
+extern CUresult cuLibraryLoadData(CUlibrary *, const void *, void *, void **, unsigned, void *, void **, unsigned);
+extern CUresult cuLibraryUnload(CUlibrary);
+extern CUresult cuLibraryGetModule(CUmodule *, CUlibrary);
+extern CUresult cuLibraryGetKernel(CUkernel *, CUlibrary, const char *);
+extern CUresult cuLibraryGetGlobal(CUdeviceptr *, size_t *, CUlibrary, const char *);
+extern CUresult cuKernelGetFunction(CUfunction *, CUkernel);
+extern CUresult cuKernelGetAttribute(int *, int, CUkernel, CUdevice);
+extern CUresult cuFuncLoad(CUfunction);
+extern CUresult cuCtxGetLimit(size_t *, int);
+extern CUresult cuCtxSetLimit(int, size_t);
+extern CUresult cuDeviceGetDevResource(CUdevice, CUdevResource *, int);
+extern CUresult cuDevResourceGenerateDesc(CUdevResourceDesc *, CUdevResource *, unsigned);
+extern CUresult cuGreenCtxCreate(CUgreenCtx *, CUdevResourceDesc, CUdevice, unsigned);
+extern CUresult cuGreenCtxDestroy(CUgreenCtx);
+
+/* A kernel that does nothing, and a variable of so many bytes. */
+static const char *image_of(size_t bytes)
+{
+    static char text[512];
+    snprintf(text, sizeof text,
+             ".version 7.0\n.target sm_70\n.address_size 64\n.global .align 8 .b8 data[%zu];\n"
+             ".visible .entry nothing()\n{\nret;\n}\n",
+             bytes);
+    return text;
+}
+
+static CUresult load_module(struct block *block, size_t bytes, size_t *charged)
+{
+    *charged = bytes;
+    return CU(cuModuleLoadData)((CUmodule *)&block->handle, image_of(bytes));
+}
+
+static CUresult unload_module(struct block *block)
+{
+    return CU(cuModuleUnload)(block->handle);
+}
+
+static CUresult load_library(struct block *block, size_t bytes, size_t *charged)
+{
+    *charged = bytes;
+    return cuLibraryLoadData((CUlibrary *)&block->handle, image_of(bytes), NULL, NULL, 0, NULL, NULL, 0);
+}
+
+static CUresult unload_library(struct block *block)
+{
+    return cuLibraryUnload(block->handle);
+}
+
+static CUresult load_library_module(struct block *block, size_t bytes, size_t *charged)
+{
+    CUmodule module = NULL;
+    CUresult status = load_library(block, bytes, charged);
+    return status ? status : cuLibraryGetModule(&module, block->handle);
+}
+
+static CUresult load_library_global(struct block *block, size_t bytes, size_t *charged)
+{
+    CUdeviceptr address = 0;
+    size_t size = 0;
+    CUresult status = load_library(block, bytes, charged);
+    return status ? status : cuLibraryGetGlobal(&address, &size, block->handle, "data");
+}
+
+static CUresult load_library_kernel(struct block *block, size_t bytes, size_t *charged, CUkernel *kernel)
+{
+    CUresult status = load_library(block, bytes, charged);
+    return status ? status : cuLibraryGetKernel(kernel, block->handle, "nothing");
+}
+
+static CUresult load_library_function(struct block *block, size_t bytes, size_t *charged)
+{
+    CUkernel kernel = NULL;
+    CUfunction function = NULL;
+    CUresult status = load_library_kernel(block, bytes, charged, &kernel);
+    return status ? status : cuKernelGetFunction(&function, kernel);
+}
+
+static CUresult load_library_attribute(struct block *block, size_t bytes, size_t *charged)
+{
+    CUkernel kernel = NULL;
+    int registers = 0;
+    CUresult status = load_library_kernel(block, bytes, charged, &kernel);
+    return status ? status : CU(cuFuncGetAttribute)(&registers, FUNC_ATTRIBUTE_NUM_REGS, (CUfunction)kernel);
+}
+
+static CUresult load_kernel_attribute(struct block *block, size_t bytes, size_t *charged)
+{
+    CUkernel kernel = NULL;
+    int registers = 0;
+    CUresult status = load_library_kernel(block, bytes, charged, &kernel);
+    return status ? status : cuKernelGetAttribute(&registers, FUNC_ATTRIBUTE_NUM_REGS, kernel, device);
+}
+
+static CUresult load_library_by_load(struct block *block, size_t bytes, size_t *charged)
+{
+    CUkernel kernel = NULL;
+    CUresult status = load_library_kernel(block, bytes, charged, &kernel);
+    return status ? status : cuFuncLoad((CUfunction)kernel);
+}
+
+static CUresult load_library_launch(struct block *block, size_t bytes, size_t *charged)
+{
+    CUkernel kernel = NULL;
+    CUresult status = load_library_kernel(block, bytes, charged, &kernel);
+    return status ? status : CU(cuLaunchKernel)((CUfunction)kernel, 1, 1, 1, 1, 1, 1, 0, stream, NULL, NULL);
+}
+
+static CUresult load_library_launch_ex(struct block *block, size_t bytes, size_t *charged)
+{
+    CUkernel kernel = NULL;
+    CUlaunchConfig config = { .grid = { 1, 1, 1 }, .block = { 1, 1, 1 }, .stream = stream };
+    CUresult status = load_library_kernel(block, bytes, charged, &kernel);
+    return status ? status : CU(cuLaunchKernelEx)(&config, (CUfunction)kernel, NULL, NULL);
+}
+
+/* A limit, and the value to go back to, which stands in the block's address. */
+static CUresult raise_limit(struct block *block, int limit, size_t value)
+{
+    size_t before = 0;
+    CUresult status = cuCtxGetLimit(&before, limit);
+    block->address = before;
+    return status ? status : cuCtxSetLimit(limit, value);
+}
+
+static CUresult raise_heap(struct block *block, size_t bytes, size_t *charged)
+{
+    *charged = bytes;
+    return raise_limit(block, LIMIT_MALLOC_HEAP_SIZE, bytes);
+}
+
+static CUresult lower_heap(struct block *block)
+{
+    return cuCtxSetLimit(LIMIT_MALLOC_HEAP_SIZE, block->address);
+}
+
+/* BYTES of a thread's stack. */
+static CUresult raise_stack(struct block *block, size_t bytes, size_t *charged)
+{
+    *charged = bytes;
+    return raise_limit(block, LIMIT_STACK_SIZE, bytes);
+}
+
+static CUresult lower_stack(struct block *block)
+{
+    return cuCtxSetLimit(LIMIT_STACK_SIZE, block->address);
+}
+
+/* With all SMs. It needs no context. */
+static CUresult make_green_context(struct block *block, size_t bytes, size_t *charged)
+{
+    CUdevResource sms;
+    CUdevResourceDesc descriptor = NULL;
+    (void)bytes;
+    *charged = 0;
+    CUresult status = CU(cuInit)(0);
+    status = status ? status : CU(cuDeviceGet)(&device, 0);
+    status = status ? status : cuDeviceGetDevResource(device, &sms, RESOURCE_SM);
+    status = status ? status : cuDevResourceGenerateDesc(&descriptor, &sms, 1);
+    return status ? status : cuGreenCtxCreate((CUgreenCtx *)&block->handle, descriptor, device, GREEN_DEFAULT_STREAM);
+}
+
+static CUresult end_green_context(struct block *block)
+{
+    return cuGreenCtxDestroy(block->handle);
+}
+
+#endif
