@@ -15,6 +15,7 @@
     { "cuLaunchKernelEx", load_library_launch_ex, unload_library }, \
     { "cuCtxSetLimit-heap", raise_heap, lower_heap }, \
     { "cuCtxSetLimit-stack", raise_stack, lower_stack }, \
+    { "cuCtxFromGreenCtx", enter_green_context, end_green_context }, \
     { "cuGreenCtxCreate", make_green_context, end_green_context },
 #define MORE_KINDS_HEADER "images.h"
 #include "tenant.c"

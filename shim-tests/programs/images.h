@@ -25,6 +25,7 @@ extern CUresult cuDeviceGetDevResource(CUdevice, CUdevResource *, int);
 extern CUresult cuDevResourceGenerateDesc(CUdevResourceDesc *, CUdevResource *, unsigned);
 extern CUresult cuGreenCtxCreate(CUgreenCtx *, CUdevResourceDesc, CUdevice, unsigned);
 extern CUresult cuGreenCtxDestroy(CUgreenCtx);
+extern CUresult cuCtxFromGreenCtx(CUcontext *, CUgreenCtx);
 
 /* A kernel that does nothing, and a variable of so many bytes. */
 static const char *image_of(size_t bytes)
@@ -170,6 +171,15 @@ static CUresult make_green_context(struct block *block, size_t bytes, size_t *ch
     status = status ? status : cuDeviceGetDevResource(device, &sms, RESOURCE_SM);
     status = status ? status : cuDevResourceGenerateDesc(&descriptor, &sms, 1);
     return status ? status : cuGreenCtxCreate((CUgreenCtx *)&block->handle, descriptor, device, GREEN_DEFAULT_STREAM);
+}
+
+/* The same, and current. */
+static CUresult enter_green_context(struct block *block, size_t bytes, size_t *charged)
+{
+    CUcontext current = NULL;
+    CUresult status = make_green_context(block, bytes, charged);
+    status = status ? status : cuCtxFromGreenCtx(&current, block->handle);
+    return status ? status : CU(cuCtxSetCurrent)(current);
 }
 
 static CUresult end_green_context(struct block *block)

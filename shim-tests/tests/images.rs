@@ -182,6 +182,24 @@ fn green_contexts_are_charged_for_the_primary_context_that_they_make() {
     assert_eq!(used(&mut looker), context_bytes);
 }
 
+/// What is allocated while a green context is current lies in the primary one, and ends with it.
+#[test]
+fn the_end_of_the_last_green_context_gives_everything_back() {
+    let machine = Machine::new();
+    let world = World::memory("green", &QUOTA_BYTES.to_string());
+    let mut tenant = start(&machine, &world);
+    let mut reader = start(&machine, &world);
+    assert_eq!(tenant.alloc("green", "cuCtxFromGreenCtx", 0), 0);
+    assert_eq!(tenant.alloc("a", "cuMemAlloc_v2", 4 * MIB), 0);
+    assert_eq!(tenant.alloc("b", "cuModuleLoadData", 6 * MIB), 0);
+    let held_bytes = machine.truth_of(tenant.pid()).memory_bytes;
+    assert!(held_bytes > 10 * MIB);
+    assert_eq!(reader.numbers("nvml")[3], held_bytes);
+    assert_eq!(tenant.status("free green"), 0);
+    assert_eq!(machine.truth_of(tenant.pid()).memory_bytes, 0);
+    assert_eq!(reader.numbers("nvml")[3], 0);
+}
+
 /// What others allocate meanwhile is theirs.
 #[test]
 fn an_image_is_charged_right_while_a_neighbour_allocates() {

@@ -14,7 +14,7 @@ use crate::table::Key;
 fn load(code: &[u8]) -> Answer<Key<Module>> {
     let process = process()?;
     let mut state = process.lock();
-    let context = context::current(&state)?;
+    let context = context::owner(&state)?;
     let image = module::read_image(process, &state, context, code)?;
     module::load(process, &mut state, context, &image, false)
 }
