@@ -155,7 +155,8 @@ mod tests {
                     let _call = quiet.begin();
                     said.send(()).unwrap();
                 });
-                heard.recv().unwrap(); // it begins while we are still looking
+                // It begins while we are still looking.
+                heard.recv_timeout(Duration::from_secs(10)).unwrap();
             });
         });
         assert!(quiet.look(|is_quiet| is_quiet));
