@@ -12,9 +12,13 @@ use std::ffi::{CStr, CString, OsStr, c_char, c_uint, c_void};
 use std::path::Path;
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use cuda_sys_stubs::abi::*;
-use cuda_sys_stubs::nvml_abi::{NVML_SUCCESS, nvmlDevice_t, nvmlMemory_t, nvmlProcessInfo_t};
+use cuda_sys_stubs::nvml_abi::{
+    NVML_ERROR_FUNCTION_NOT_FOUND, NVML_SUCCESS, nvmlDevice_t, nvmlMemory_t, nvmlProcessInfo_t,
+    nvmlProcessUtilizationSample_t, nvmlReturn_t,
+};
 use cuda_sys_stubs::{nvml_pfn, pfn};
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use limiter::units::{Bytes, DeviceUuid};
@@ -494,8 +498,48 @@ impl Nvml {
         (used != MEMORY_NOT_AVAILABLE).then_some(Bytes::new(used))
     }
 
+    /// How busy each process kept a device since `last_seen_us` (CPU time in µs, as NVML's samples have it).
+    pub(crate) fn process_utilization(
+        &self,
+        device: nvmlDevice_t,
+        last_seen_us: u64,
+    ) -> Result<Vec<nvmlProcessUtilizationSample_t>, nvmlReturn_t> {
+        let ask = self.rows.nvmlDeviceGetProcessUtilization;
+        let ask = ask.ok_or(NVML_ERROR_FUNCTION_NOT_FOUND)?;
+        let empty = nvmlProcessUtilizationSample_t {
+            pid: 0,
+            timeStamp: 0,
+            smUtil: 0,
+            memUtil: 0,
+            encUtil: 0,
+            decUtil: 0,
+        };
+        let mut rows = vec![empty; PROCESSES_MAX];
+        let mut count = c_uint::try_from(rows.len()).unwrap_or(0);
+        // SAFETY: NVML's own function; the caller's device, an array that is as long as said.
+        let status = unsafe { ask(device, rows.as_mut_ptr(), &raw mut count, last_seen_us) };
+        rows.truncate(usize::try_from(count).unwrap_or(0));
+        if status == NVML_SUCCESS {
+            Ok(rows)
+        } else {
+            Err(status)
+        }
+    }
+
+    /// The same of the last second: as far back as `nvmlDeviceGetUtilizationRates` looks at most (nvml.h).
+    pub(crate) fn recent_process_utilization(
+        &self,
+        device: nvmlDevice_t,
+    ) -> Result<Vec<nvmlProcessUtilizationSample_t>, nvmlReturn_t> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let begin = now
+            .unwrap_or_default()
+            .saturating_sub(Duration::from_secs(1));
+        self.process_utilization(device, u64::try_from(begin.as_micros()).unwrap_or(0))
+    }
+
     /// The processes with a context on a device.
-    fn compute_processes(&self, device: nvmlDevice_t) -> Option<Vec<nvmlProcessInfo_t>> {
+    pub(crate) fn compute_processes(&self, device: nvmlDevice_t) -> Option<Vec<nvmlProcessInfo_t>> {
         let list = self
             .questions
             .nvmlDeviceGetComputeRunningProcesses_v3

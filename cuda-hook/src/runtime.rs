@@ -17,7 +17,7 @@ use cuda_sys_stubs::abi::{CUDA_ERROR_DEINITIALIZED, CUDA_ERROR_NOT_INITIALIZED, 
 use limiter::clock;
 use limiter::config::{self, Limits, Refusal, Settings};
 use limiter::ledger::Ledger;
-use limiter::sample;
+use limiter::sample::{self, ContainerSample, ProcessSample};
 use limiter::share::Share;
 use limiter::units::{Bytes, DeviceUuid};
 use once_cell::race::OnceBox;
@@ -207,6 +207,15 @@ pub(crate) struct MemoryUse {
     pub(crate) current: Bytes,
 }
 
+/// A process of the container, on one GPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ProcessUse {
+    /// In its own pid namespace.
+    pub(crate) pid: u32,
+    /// What it holds.
+    pub(crate) memory: Bytes,
+}
+
 impl Limited {
     /// The container's memory on the GPU of `uuid`; `None` without a quota there. A process that is not attached, because it
     /// asks NVML only, reads the state of those that are.
@@ -231,12 +240,41 @@ impl Limited {
         })
     }
 
-    fn sampled_memory_use(&self, uuid: DeviceUuid) -> Option<MemoryUse> {
+    /// The container's processes, and what each holds of the GPU of `uuid`. As [`memory_use`](Self::memory_use).
+    pub(crate) fn processes(&self, uuid: DeviceUuid) -> Vec<ProcessUse> {
+        let process = process();
+        if let Some(attached) = process.attachment.get() {
+            return attached
+                .as_ref()
+                .map_or_else(|_| Vec::new(), |attachment| attachment.processes(uuid));
+        }
+        let _reading = process.reading.lock();
+        let of_sample = |process: &ProcessSample| ProcessUse {
+            pid: process.pid,
+            memory: process
+                .devices
+                .iter()
+                .find(|device| device.device_uuid == uuid.to_string())
+                .map_or(Bytes::default(), |device| {
+                    Bytes::new(device.memory_bytes_current)
+                }),
+        };
+        self.sampled()
+            .map(|container| container.processes.iter().map(of_sample).collect())
+            .unwrap_or_default()
+    }
+
+    /// What the container's processes have written down.
+    fn sampled(&self) -> Option<ContainerSample> {
         let sample = sample::read(&self.settings.dir).ok()?;
-        let container = sample
+        sample
             .containers
-            .iter()
-            .find(|sample| sample.container == self.settings.container.as_str())?;
+            .into_iter()
+            .find(|sample| sample.container == self.settings.container.as_str())
+    }
+
+    fn sampled_memory_use(&self, uuid: DeviceUuid) -> Option<MemoryUse> {
+        let container = self.sampled()?;
         let device = container
             .devices
             .iter()
@@ -402,7 +440,25 @@ impl Attachment {
     }
 
     fn memory_use(&self, uuid: DeviceUuid) -> Option<MemoryUse> {
-        self.memory_use_of(self.devices.iter().position(|ours| ours.uuid == uuid)?)
+        self.memory_use_of(self.index_of(uuid)?)
+    }
+
+    /// The container's processes; on a GPU that this process does not see none of them holds anything, as far as it knows.
+    fn processes(&self, uuid: DeviceUuid) -> Vec<ProcessUse> {
+        let index = self.index_of(uuid);
+        let held = |bytes: &[Bytes]| index.and_then(|index| bytes.get(index).copied());
+        let processes = self.ledger.processes();
+        processes
+            .iter()
+            .map(|process| ProcessUse {
+                pid: process.pid,
+                memory: held(&process.bytes).unwrap_or_default(),
+            })
+            .collect()
+    }
+
+    fn index_of(&self, uuid: DeviceUuid) -> Option<usize> {
+        self.devices.iter().position(|ours| ours.uuid == uuid)
     }
 }
 

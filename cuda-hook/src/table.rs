@@ -16,12 +16,14 @@
 use std::ffi::{CStr, c_char, c_int, c_uint, c_ulonglong, c_void};
 
 use cuda_sys_stubs::abi::*;
-use cuda_sys_stubs::nvml_abi::{nvmlDevice_t, nvmlMemory_t, nvmlMemory_v2_t};
+use cuda_sys_stubs::nvml_abi::*;
 use cuda_sys_stubs::{Effect, nvml_pfn, pfn};
 
 use crate::driver::{Driver, Nvml, functions};
 use crate::entry::{self, Cuda, Management};
-use crate::hooks::{array, context, green, launch, memory, module, nvml, pool, report, vmm};
+use crate::hooks::{
+    array, context, green, launch, memory, module, nvml, pool, processes, report, vmm,
+};
 use crate::lookup;
 
 /// A hooked symbol, as lookups see it.
@@ -235,6 +237,24 @@ hooks! {
 
     Report fn nvmlDeviceGetMemoryInfo(device: nvmlDevice_t, memory: *mut nvmlMemory_t) => nvml::memory_info(device, memory);
     Report fn nvmlDeviceGetMemoryInfo_v2(device: nvmlDevice_t, memory: *mut nvmlMemory_v2_t) => nvml::memory_info(device, memory);
+    Report fn nvmlDeviceGetMemoryLimits_v1(device: nvmlDevice_t, limits: *mut nvmlGetMemoryLimits_v1_t) => nvml::memory_info(device, limits);
+
+    // Who uses a GPU: the container's own.
+    Report fn nvmlDeviceGetComputeRunningProcesses(device: nvmlDevice_t, infoCount: *mut c_uint, infos: *mut nvmlProcessInfo_v1_t) => processes::compute(|real| real.nvmlDeviceGetComputeRunningProcesses, device, infoCount, infos);
+    Report fn nvmlDeviceGetComputeRunningProcesses_v2(device: nvmlDevice_t, infoCount: *mut c_uint, infos: *mut nvmlProcessInfo_v2_t) => processes::compute(|real| real.nvmlDeviceGetComputeRunningProcesses_v2, device, infoCount, infos);
+    Report fn nvmlDeviceGetComputeRunningProcesses_v3(device: nvmlDevice_t, infoCount: *mut c_uint, infos: *mut nvmlProcessInfo_t) => processes::compute(|real| real.nvmlDeviceGetComputeRunningProcesses_v3, device, infoCount, infos);
+    Report fn nvmlDeviceGetGraphicsRunningProcesses(device: nvmlDevice_t, infoCount: *mut c_uint, infos: *mut nvmlProcessInfo_v1_t) => processes::own(|real| real.nvmlDeviceGetGraphicsRunningProcesses, device, infoCount, infos);
+    Report fn nvmlDeviceGetGraphicsRunningProcesses_v2(device: nvmlDevice_t, infoCount: *mut c_uint, infos: *mut nvmlProcessInfo_v2_t) => processes::own(|real| real.nvmlDeviceGetGraphicsRunningProcesses_v2, device, infoCount, infos);
+    Report fn nvmlDeviceGetGraphicsRunningProcesses_v3(device: nvmlDevice_t, infoCount: *mut c_uint, infos: *mut nvmlProcessInfo_t) => processes::own(|real| real.nvmlDeviceGetGraphicsRunningProcesses_v3, device, infoCount, infos);
+    Report fn nvmlDeviceGetMPSComputeRunningProcesses(device: nvmlDevice_t, infoCount: *mut c_uint, infos: *mut nvmlProcessInfo_v1_t) => processes::own(|real| real.nvmlDeviceGetMPSComputeRunningProcesses, device, infoCount, infos);
+    Report fn nvmlDeviceGetMPSComputeRunningProcesses_v2(device: nvmlDevice_t, infoCount: *mut c_uint, infos: *mut nvmlProcessInfo_v2_t) => processes::own(|real| real.nvmlDeviceGetMPSComputeRunningProcesses_v2, device, infoCount, infos);
+    Report fn nvmlDeviceGetMPSComputeRunningProcesses_v3(device: nvmlDevice_t, infoCount: *mut c_uint, infos: *mut nvmlProcessInfo_t) => processes::own(|real| real.nvmlDeviceGetMPSComputeRunningProcesses_v3, device, infoCount, infos);
+    Report fn nvmlDeviceGetRunningProcessDetailList(device: nvmlDevice_t, plist: *mut nvmlProcessDetailList_t) => processes::details(device, plist);
+    Report fn nvmlDeviceGetAccountingPids(device: nvmlDevice_t, count: *mut c_uint, pids: *mut c_uint) => processes::own(|real| real.nvmlDeviceGetAccountingPids, device, count, pids);
+    Report fn nvmlDeviceGetAccountingStats(device: nvmlDevice_t, pid: c_uint, stats: *mut nvmlAccountingStats_t) => processes::accounting_stats(device, pid);
+    Report fn nvmlDeviceGetProcessUtilization(device: nvmlDevice_t, utilization: *mut nvmlProcessUtilizationSample_t, processSamplesCount: *mut c_uint, lastSeenTimeStamp: c_ulonglong) => processes::utilization(device, utilization, processSamplesCount, lastSeenTimeStamp);
+    Report fn nvmlDeviceGetProcessesUtilizationInfo(device: nvmlDevice_t, procesesUtilInfo: *mut nvmlProcessesUtilizationInfo_t) => processes::utilization_info(device, procesesUtilInfo);
+    Report fn nvmlDeviceGetUtilizationRates(device: nvmlDevice_t, utilization: *mut nvmlUtilization_t) => processes::utilization_rates(device, utilization);
 }
 
 /// Our function of that name.

@@ -169,6 +169,20 @@ class Limited(Clients):
             self.assertEqual(behind[name], expected, name)
         self.assertIn([hook, "nvmlDeviceGetMemoryInfo"], behind.values())
 
+    def test_nvml_and_nvitop_list_the_containers_own_processes_and_nobody_elses(self):
+        mine, other = ({"memory": "1GiB", "container": name} for name in ("mine", "other"))
+        holds = ("greedy.py", "--gib-max", "0.25", "--stay")
+        with self.machine.talking(other, *holds) as neighbour, self.machine.talking(mine, *holds) as holder:
+            neighbour.record(), holder.record()
+            held_bytes = self.account(holder)["memory_bytes_current"]
+            (gpu,) = self.run_well(mine, "nvml.py").record["gpus"]
+            self.assertEqual(gpu["processes"], [{"pid": holder.pid, "used_bytes": held_bytes}])
+            self.assertEqual(gpu["memory_v2"]["used_bytes"], held_bytes)
+            (gpu,) = self.run_well(mine, "nvitop_once.py").record["gpus"]
+            self.assertEqual(gpu["pids"], [holder.pid])
+            (gpu,) = self.run_well(BARE, "nvitop_once.py").record["gpus"]
+            self.assertEqual(gpu["pids"], sorted([holder.pid, neighbour.pid]))
+
     def test_resnet50_gets_its_share_of_sm_time_and_no_more(self):
         """A slow host leaves a part of any share unused: how much it can use is measured before and after, without a limit."""
         self.machine.slow_down()

@@ -13,6 +13,7 @@
     { "cuFuncLoad", load_library_by_load, unload_library }, \
     { "cuLaunchKernel", load_library_launch, unload_library }, \
     { "cuLaunchKernelEx", load_library_launch_ex, unload_library }, \
+    { "nvmlDeviceGetComputeRunningProcesses_v3", look_at_oneself, NULL }, \
     { "cuCtxSetLimit-heap", raise_heap, lower_heap }, \
     { "cuCtxSetLimit-stack", raise_stack, lower_stack }, \
     { "cuCtxFromGreenCtx", enter_green_context, end_green_context }, \

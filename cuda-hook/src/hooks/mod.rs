@@ -13,5 +13,6 @@ pub(crate) mod memory;
 pub(crate) mod module;
 pub(crate) mod nvml;
 pub(crate) mod pool;
+pub(crate) mod processes;
 pub(crate) mod report;
 pub(crate) mod vmm;

@@ -8,14 +8,15 @@
 )]
 
 use cuda_sys_stubs::nvml_abi::{
-    NVML_SUCCESS, nvmlDevice_t, nvmlMemory_t, nvmlMemory_v2_t, nvmlReturn_t,
+    NVML_SUCCESS, nvmlDevice_t, nvmlGetMemoryLimits_v1_t, nvmlMemory_t, nvmlMemory_v2_t,
+    nvmlReturn_t,
 };
 
 use crate::entry::{Bare, Management};
 use crate::hooks::report;
 use crate::runtime::{MemoryUse, Stance};
 
-/// Both versions of NVML's memory record.
+/// NVML's records of memory.
 pub(crate) trait MemoryRecord {
     /// Tells the container's memory in the place of the board's. What the driver keeps for itself is not the container's.
     fn show(&mut self, memory: MemoryUse);
@@ -36,7 +37,16 @@ impl MemoryRecord for nvmlMemory_v2_t {
     }
 }
 
-/// `nvmlDeviceGetMemoryInfo`.
+/// The driver's own limits of a control group: what is enforced here is less, or the same.
+impl MemoryRecord for nvmlGetMemoryLimits_v1_t {
+    fn show(&mut self, memory: MemoryUse) {
+        self.hardLimit = self.hardLimit.min(memory.max.get());
+        self.softLimit = self.softLimit.min(memory.max.get());
+        self.currentUsed = memory.current.get();
+    }
+}
+
+/// `nvmlDeviceGetMemoryInfo`, `nvmlDeviceGetMemoryLimits_v1`.
 ///
 /// # Safety
 /// As [`hooks`](crate::hooks).
@@ -62,4 +72,30 @@ pub(crate) unsafe fn memory_info(
         unsafe { &mut *record }.show(memory);
     }
     status
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ptr;
+
+    use limiter::units::Bytes;
+
+    use super::*;
+
+    #[test]
+    fn the_lower_of_two_limits_is_told() {
+        let mut record = nvmlGetMemoryLimits_v1_t {
+            nameSpace: ptr::null(),
+            softLimit: 500,
+            hardLimit: u64::MAX,
+            currentUsed: 900,
+        };
+        let memory = MemoryUse {
+            max: Bytes::new(1000),
+            current: Bytes::new(30),
+        };
+        record.show(memory);
+        let told = (record.softLimit, record.hardLimit, record.currentUsed);
+        assert_eq!(told, (500, 1000, 30));
+    }
 }
