@@ -6,18 +6,19 @@ use std::{env, fs, io};
 
 use cuda_sys_stubs::symbols::{DRIVER, SymbolKind};
 
+#[path = "../link.rs"]
+mod link;
+
 const TABLE: &str = "../src/table.rs";
 
 fn main() -> io::Result<()> {
     println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-changed=../link.rs");
     println!("cargo:rerun-if-changed={TABLE}");
     println!("cargo:rustc-check-cfg=cfg(second_door)");
     println!("cargo:rustc-cfg=second_door");
     println!("cargo:rustc-cdylib-link-arg=-Wl,-soname,libcuda.so.1");
-    // What these are for stands in the preload's build script.
-    println!("cargo:rustc-cdylib-link-arg=-Wl,-Bsymbolic");
-    println!("cargo:rustc-cdylib-link-arg=-Wl,-z,nodelete");
-    println!("cargo:rustc-cdylib-link-arg=-Wl,-z,now");
+    link::arguments();
     let table = fs::read_to_string(TABLE)?;
     let hooked: BTreeSet<&str> = table.lines().filter_map(hooked_by).collect();
     let out = env::var_os("OUT_DIR").ok_or_else(|| io::Error::other("OUT_DIR is not set"))?;

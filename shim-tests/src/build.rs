@@ -189,29 +189,24 @@ pub fn program(name: &str, door: Door) -> PathBuf {
 
 /// Compiles `programs/<name>.c` into a shared object, a file called `soname` in a folder of its own.
 pub fn shared_object(name: &str, soname: &str) -> PathBuf {
-    compile(
-        name,
-        soname,
-        &[
-            "-shared".to_owned(),
-            "-fPIC".to_owned(),
-            // Nothing of gcc's own, which would bring symbol versions along.
-            "-nostartfiles".to_owned(),
-            format!("-Wl,-soname,{soname}"),
-        ],
-    )
+    // Nothing of gcc's own, which would bring symbol versions along.
+    shared_object_with(name, soname, &["-nostartfiles"])
 }
 
 /// As [`shared_object`], linked with the driver.
 pub fn linked_object(name: &str, soname: &str) -> PathBuf {
-    let sim = artefacts().sim.display();
-    let flags = [
+    let sim = format!("-L{}", artefacts().sim.display());
+    shared_object_with(name, soname, &[&sim, "-lcuda"])
+}
+
+/// As [`shared_object`], with further flags for gcc.
+pub fn shared_object_with(name: &str, soname: &str, further: &[&str]) -> PathBuf {
+    let mut flags = vec![
         "-shared".to_owned(),
         "-fPIC".to_owned(),
         format!("-Wl,-soname,{soname}"),
-        format!("-L{sim}"),
-        "-lcuda".to_owned(),
     ];
+    flags.extend(further.iter().map(|&flag| flag.to_owned()));
     compile(name, soname, &flags)
 }
 

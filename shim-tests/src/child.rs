@@ -130,6 +130,17 @@ pub fn run_within(command: &mut Command, deadline: Duration) -> Outcome {
     .wait(deadline)
 }
 
+/// Whether a process may have mounts of its own here, which takes root and a sandbox that allows it. Says so where not.
+#[expect(clippy::print_stdout, reason = "what a test could not check is said")]
+pub fn can_mount() -> bool {
+    let tried = Command::new("unshare").args(["--mount", "true"]).output();
+    let can = tried.is_ok_and(|tried| tried.status.success());
+    if !can {
+        println!("NOT CHECKED: no process can have mounts of its own here");
+    }
+    can
+}
+
 /// A descriptor of a process that exists.
 pub(crate) fn open_pidfd(pid: u32) -> OwnedFd {
     try_open_pidfd(pid).unwrap_or_else(|| panic!("process {pid} is gone before it was waited for"))

@@ -157,20 +157,14 @@ fn a_copy_and_a_link_are_doors_too() {
 /// As a container runtime puts a file over another: in a mount namespace of the program's own, which takes root.
 #[test]
 fn a_mounted_file_is_a_door_too() {
+    if !child::can_mount() {
+        return;
+    }
     let machine = Machine::new();
     let folder = machine.path("driver");
     fs::create_dir(&folder).expect("a folder");
     fs::copy(simulated_driver(), folder.join("libcuda.so.1")).expect("a copy");
     let script = "mount --bind \"$DOOR\" \"$PLACE\" && exec \"$@\"";
-    let mut probe = Command::new("unshare");
-    if !probe
-        .args(["--mount", "true"])
-        .status()
-        .is_ok_and(|status| status.success())
-    {
-        println!("NOT CHECKED: no mount namespace can be made here");
-        return;
-    }
     let mut command = machine.command(&limited(), "unshare");
     command
         .env("DOOR", second_door())

@@ -1,49 +1,19 @@
 //! The built library as a file: what it exports, what it needs, how it is marked. A preload with an unmet need kills
 //! every program of a container, and an export too many stands in somebody's way.
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a test fails by panicking"
-)]
+#![cfg(test)]
 
+use shim_tests::{artefacts, child};
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::process::Command;
 
-/// The library that `cargo test` has built for this test.
-fn library() -> PathBuf {
-    let deps = std::env::current_exe()
-        .unwrap()
-        .parent()
-        .unwrap()
-        .to_owned();
-    [
-        deps.parent().unwrap().join("libcuda_hook.so"),
-        deps.join("libcuda_hook.so"),
-    ]
-    .into_iter()
-    .filter(|path| path.exists())
-    .max_by_key(|path| path.metadata().unwrap().modified().unwrap())
-    .expect("libcuda_hook.so beside the test")
-}
-
 fn output_of(tool: &str, arguments: &[&str]) -> String {
-    let output = Command::new(tool)
-        .args(arguments)
-        .arg(library())
-        .output()
-        .unwrap();
-    assert!(
-        output.status.success(),
-        "{tool}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    String::from_utf8(output.stdout).unwrap()
+    let outcome = child::run(Command::new(tool).args(arguments).arg(&artefacts().hook));
+    outcome.lines().join("\n")
 }
 
 /// The symbols of the table's rows, as the source has them: `Charge fn cuMemAlloc_v2(…`.
 fn rows() -> BTreeSet<&'static str> {
-    include_str!("../src/table.rs")
+    include_str!("../../cuda-hook/src/table.rs")
         .lines()
         .filter_map(|line| {
             let (effect, rest) = line.trim_start().split_once(" fn ")?;
