@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use limiter::sample::{self, ContainerSample, DeviceSample, Sample};
+use limiter::sample::{self, BoardSample, ContainerSample, DeviceSample, Sample};
 
 use crate::args::StatusArgs;
 use crate::failure::Failure;
@@ -68,7 +68,20 @@ fn text(mut sample: Sample, folder: &Path) -> String {
             table.push(row(container, device));
         }
     }
-    table.to_string()
+    let lines = [table.to_string()]
+        .into_iter()
+        .chain(sample.boards.iter().map(context_cost));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// What a context takes of a GPU, as a line.
+pub(crate) fn context_cost(board: &BoardSample) -> String {
+    let (major, minor) = (board.cuda_version / 1000, board.cuda_version % 1000 / 10);
+    format!(
+        "A context takes {} of {}, as measured (CUDA {major}.{minor}).",
+        quantity::bytes(board.context_bytes),
+        short_uuid(&board.device_uuid),
+    )
 }
 
 fn row(container: &ContainerSample, device: &DeviceSample) -> [String; 11] {
@@ -151,6 +164,11 @@ mod tests {
         Sample {
             schema: sample::SCHEMA,
             containers,
+            boards: vec![BoardSample {
+                device_uuid: "GPU-7c6c3c6e-0000-0000-0000-000000000000".into(),
+                context_bytes: 104 << 20,
+                cuda_version: 12_020,
+            }],
             skipped: Vec::new(),
         }
     }
@@ -188,6 +206,14 @@ mod tests {
         );
         assert_eq!(rows[2][0], "b");
         assert_eq!(rows[2][10], "1 2");
+    }
+
+    #[test]
+    fn what_a_context_takes_stands_below() {
+        let text = text(sample(vec![container("a", &[])]), Path::new("/state"));
+        let last = text.lines().last();
+        let wanted = "A context takes 104 MiB of GPU-7c6c3c6e, as measured (CUDA 12.2).";
+        assert_eq!(last, Some(wanted), "{text}");
     }
 
     #[test]

@@ -48,6 +48,15 @@ pub(crate) fn path(dir: &Path, device: DeviceUuid) -> PathBuf {
     dir.join(format!("gpu-{device}.board"))
 }
 
+/// The GPU whose board stands at `path`; `None`: another file.
+pub(crate) fn device_of(path: &Path) -> Option<DeviceUuid> {
+    let name = path.file_name()?.to_str()?;
+    name.strip_prefix("gpu-")?
+        .strip_suffix(".board")?
+        .parse()
+        .ok()
+}
+
 impl Board {
     /// Take a place on `<dir>/gpu-<uuid>.board`, which is created where missing.
     pub fn attach(dir: &Path, device: DeviceUuid) -> Result<Self, AttachError> {

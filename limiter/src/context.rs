@@ -106,6 +106,17 @@ impl<'a> ContextCost<'a> {
     }
 }
 
+/// What contexts were measured to take under the newest driver that anybody measured with, and that driver's version; `None`
+/// before the first measurement.
+pub(crate) fn newest(row: &ContextRow) -> Option<(u32, Bytes)> {
+    let versions = row.costs.iter().filter_map(|word| {
+        let word = word.load(Ordering::SeqCst);
+        (word != 0).then(|| u32::try_from(word >> KIB_BITS).ok())?
+    });
+    let version = versions.max()?;
+    Some((version, ContextCost::new(row, version).bytes()?))
+}
+
 const KIB: u64 = 1024;
 /// A measurement is one word: the driver's version above, KiB below. So nobody reads half of one.
 const KIB_BITS: u32 = 40;

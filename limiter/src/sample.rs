@@ -10,12 +10,12 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::config::ContainerName;
-use crate::ledger;
 use crate::shm::Snapshot;
-use crate::shm::layout::{ContainerFile, DeviceRow, Entries, Slot};
+use crate::shm::layout::{BoardFile, ContainerFile, DeviceRow, Entries, Slot};
 use crate::slot::{Process, living_owner, used};
 use crate::sync::Ordering;
-use crate::units::{Bytes, Percent};
+use crate::units::{Bytes, DeviceUuid, Percent};
+use crate::{board, context, ledger};
 
 /// Version of the serialised form.
 pub const SCHEMA: u32 = 1;
@@ -27,8 +27,21 @@ pub struct Sample {
     pub schema: u32,
     /// The containers, by name.
     pub containers: Vec<ContainerSample>,
+    /// The GPUs that a context was measured on, by UUID.
+    pub boards: Vec<BoardSample>,
     /// Entries of the folder that are no state of ours, and why: `path: reason`.
     pub skipped: Vec<String>,
+}
+
+/// What is known of a GPU, for all containers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct BoardSample {
+    /// `GPU-…`.
+    pub device_uuid: String,
+    /// What a context takes of its memory: the middle of what was measured.
+    pub context_bytes: u64,
+    /// Under which driver: the newest CUDA version that it supports, as `1000 × major + 10 × minor`.
+    pub cuda_version: u32,
 }
 
 /// One container.
@@ -105,6 +118,7 @@ pub fn read(dir: &Path) -> Result<Sample, std::io::Error> {
     let mut sample = Sample {
         schema: SCHEMA,
         containers: Vec::new(),
+        boards: Vec::new(),
         skipped: Vec::new(),
     };
     let entries = match fs::read_dir(dir) {
@@ -116,7 +130,11 @@ pub fn read(dir: &Path) -> Result<Sample, std::io::Error> {
         .collect::<Result<Vec<_>, std::io::Error>>()?;
     paths.sort();
     for path in paths {
-        if is_board(&path) {
+        if let Some(device) = board::device_of(&path) {
+            match read_board(&path, device) {
+                Ok(board) => sample.boards.extend(board),
+                Err(reason) => sample.skipped.push(reason),
+            }
             continue;
         }
         match read_container(dir, &path) {
@@ -127,9 +145,15 @@ pub fn read(dir: &Path) -> Result<Sample, std::io::Error> {
     Ok(sample)
 }
 
-fn is_board(path: &Path) -> bool {
-    path.extension()
-        .is_some_and(|extension| extension == "board")
+/// What the board at `path` says; nothing before the first measurement.
+fn read_board(path: &Path, device: DeviceUuid) -> Result<Option<BoardSample>, String> {
+    let file = Snapshot::<BoardFile>::read(path).map_err(|error| error.to_string())?;
+    let measured = context::newest(&file.contexts);
+    Ok(measured.map(|(cuda_version, bytes)| BoardSample {
+        device_uuid: device.to_string(),
+        context_bytes: bytes.get(),
+        cuda_version,
+    }))
 }
 
 /// The container whose folder `path` is, or why it is none.
@@ -236,7 +260,7 @@ mod tests {
     use crate::ledger::Ledger;
     use crate::price::KernelKey;
     use crate::share::Share;
-    use crate::units::{Bytes, DeviceUuid, MonotonicNs};
+    use crate::units::{Bytes, MonotonicNs};
 
     const GPU: DeviceUuid = DeviceUuid::from_bytes([7; 16]);
 
@@ -311,6 +335,24 @@ mod tests {
     }
 
     #[test]
+    fn a_board_is_told_once_a_context_was_measured_on_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (_ledger, share) = attach(dir.path(), "a");
+        assert_eq!(read(dir.path()).unwrap().boards, []);
+        let board = share.board(0).unwrap();
+        for (version, mib) in [(12_040, 80), (13_000, 104)] {
+            let turn = board.context_cost(version).expect().turn.unwrap();
+            turn.measured(Bytes::new(mib << 20));
+        }
+        let wanted = BoardSample {
+            device_uuid: GPU.to_string(),
+            context_bytes: 104 << 20,
+            cuda_version: 13_000,
+        };
+        assert_eq!(read(dir.path()).unwrap().boards, [wanted]);
+    }
+
+    #[test]
     fn what_the_dead_used_stays_counted_and_what_they_held_does_not() {
         let dir = tempfile::tempdir().unwrap();
         let (ledger, share) = attach(dir.path(), "a");
@@ -358,6 +400,7 @@ mod tests {
         let sample = Sample {
             schema: SCHEMA,
             containers: Vec::new(),
+            boards: Vec::new(),
             skipped: Vec::new(),
         };
         let text = toml::to_string(&sample).unwrap();

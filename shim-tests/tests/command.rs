@@ -22,10 +22,15 @@ fn tenant(machine: &Machine, flags: &[&str]) -> Tenant {
     Tenant::spawn(command.arg(program("tenant", Door::Dlopen)).arg("dlopen"))
 }
 
+/// What a command prints as JSON.
+fn json_of(machine: &Machine, arguments: &[&str]) -> Value {
+    let outcome = child::run(&mut cuda_hook(machine, arguments));
+    serde_json::from_str(&outcome.stdout).expect("JSON")
+}
+
 /// What `cuda-hook status --json` says of a container.
 fn status_of(machine: &Machine, container: &str) -> Option<Value> {
-    let outcome = child::run(&mut cuda_hook(machine, &["status", "--json"]));
-    let status: Value = serde_json::from_str(&outcome.lines().join("\n")).expect("JSON");
+    let status = json_of(machine, &["status", "--json"]);
     let containers = status["containers"]
         .as_array()
         .expect("a list of containers");
@@ -183,6 +188,26 @@ fn status_shows_a_container_while_it_runs() {
         after.is_none_or(|container| container["processes"].as_array().is_some_and(Vec::is_empty)),
         "nobody is left"
     );
+}
+
+/// What was measured is told: as part of what the container holds, and by itself.
+#[test]
+fn status_and_doctor_show_what_a_context_takes() {
+    let machine = Machine::new();
+    let mut tenant = tenant(&machine, &["--memory", "1GiB", "--container", "shown"]);
+    assert_eq!(tenant.status("context"), 0);
+    let context_bytes = machine.truth_of(tenant.pid()).memory_bytes;
+    let sample = json_of(&machine, &["status", "--json"]);
+    let board = &sample["boards"][0];
+    assert_eq!(board["device_uuid"], machine.device_uuids()[0].as_str());
+    assert_eq!(board["context_bytes"], context_bytes);
+    let held = &sample["containers"][0]["devices"][0]["memory_bytes_current"];
+    assert_eq!(*held, context_bytes);
+    let doctor = json_of(&machine, &["doctor", "--json"]);
+    let findings = doctor["findings"].as_array().expect("findings");
+    let contexts = findings.iter().find(|one| one["check"] == "contexts");
+    let found = contexts.expect("it is looked at")["found"].to_string();
+    assert!(found.contains("A context takes "), "{found}");
 }
 
 #[test]

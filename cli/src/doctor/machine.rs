@@ -3,12 +3,15 @@
 use std::path::Path;
 
 use limiter::config::Settings;
+use limiter::sample;
 use rustix::fs::{Access, StatVfs, access, statfs, statvfs};
 
 use super::finding::Finding;
+use crate::status;
 
 const CONFIG: &str = "configuration";
 const STATE: &str = "shared state";
+const CONTEXTS: &str = "contexts";
 
 /// A folder with less room than this is about to fail: ledgers and boards are some hundred KiB each.
 const FREE_BYTES_MIN: u64 = 16 << 20;
@@ -33,6 +36,19 @@ pub(crate) fn refused(refusal: String) -> Finding {
         refusal,
         "correct that value; until then cuInit fails in every program",
     )
+}
+
+/// What contexts were measured to take, where one was; it is part of what each container holds.
+pub(crate) fn contexts(folder: &Path) -> Finding {
+    let boards = sample::read(folder).map(|sample| sample.boards);
+    let known: Vec<_> = boards.iter().flatten().map(status::context_cost).collect();
+    if known.is_empty() {
+        return Finding::ok(
+            CONTEXTS,
+            "what one takes of a GPU is measured when the first is made under a quota",
+        );
+    }
+    Finding::ok(CONTEXTS, known.join(" "))
 }
 
 /// Whether processes can keep their shared state in `folder`.
@@ -108,6 +124,9 @@ fn filesystem(magic: impl TryInto<i64>) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use limiter::board::Board;
+    use limiter::units::{Bytes, DeviceUuid};
+
     use super::super::finding::Level;
     use super::*;
 
@@ -117,6 +136,18 @@ mod tests {
         let finding = state_folder(&folder.path().join("a/b"));
         assert_eq!(finding.level, Level::Ok, "{finding:?}");
         assert!(finding.found.contains("created by"), "{finding:?}");
+    }
+
+    #[test]
+    fn what_contexts_take_is_told_once_it_was_measured() {
+        let folder = tempfile::tempdir().unwrap();
+        let told = || contexts(folder.path()).found;
+        assert!(told().contains("when the first is made"), "{}", told());
+        let board = Board::attach(folder.path(), DeviceUuid::from_bytes([7; 16])).unwrap();
+        let turn = board.context_cost(12_020).expect().turn.unwrap();
+        turn.measured(Bytes::new(104 << 20));
+        let wanted = "A context takes 104 MiB of GPU-07070707, as measured (CUDA 12.2).";
+        assert_eq!(told(), wanted);
     }
 
     #[test]

@@ -69,6 +69,7 @@ fn examine(args: &DoctorArgs) -> Result<Vec<Finding>, Failure> {
         Ok(settings) => {
             findings.push(machine::configuration(&settings));
             findings.push(machine::state_folder(&settings.dir));
+            findings.push(machine::contexts(&settings.dir));
             driver = settings.driver.unwrap_or(driver);
         }
         Err(refusal) => findings.push(machine::refused(refusal)),
