@@ -1,7 +1,7 @@
 //! What a context takes of a GPU: the driver tells nobody, so those who make the first ones measure it, and all others know.
 //!
-//! A measurement is the difference between what the whole board held after and before, so whoever else allocates or frees
-//! in between disturbs it. Hence the first [`CONTEXT_COSTS`] contexts are made one after the other, and the middle counts.
+//! Where nothing better is to be had, a measurement is the difference between what the whole board held after and before, and
+//! whoever else allocates or frees in between disturbs it. Hence the first [`CONTEXT_COSTS`] contexts are made one after the other, and the middle counts.
 
 use crate::clock;
 use crate::shm;

@@ -25,6 +25,7 @@ fn tenant(machine: &Machine, flags: &[&str]) -> Tenant {
 /// What a command prints as JSON.
 fn json_of(machine: &Machine, arguments: &[&str]) -> Value {
     let outcome = child::run(&mut cuda_hook(machine, arguments));
+    assert_eq!(outcome.stderr, "");
     serde_json::from_str(&outcome.stdout).expect("JSON")
 }
 

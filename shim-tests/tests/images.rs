@@ -215,6 +215,19 @@ fn an_image_is_charged_right_while_a_neighbour_allocates() {
     assert_eq!(neighbour.hear(), "2000 0 0");
 }
 
+/// Also of the first one of a board, which nothing is known of.
+#[test]
+fn a_context_is_charged_right_while_a_neighbour_allocates() {
+    for round in 0..5 {
+        let machine = Machine::new();
+        let mut neighbour = Tenant::with_context(&machine, &World::Bare);
+        neighbour.tell(&format!("churn {round} 1000 {} 64", 4 * MIB));
+        let mut tenant = tenant(&machine);
+        assert_on_the_books(&machine, &mut tenant, "the first context");
+        neighbour.kill();
+    }
+}
+
 /// A program without a quota is asked for nothing, and asks nothing.
 #[test]
 fn without_a_quota_nothing_is_measured() {

@@ -39,12 +39,14 @@ pub(crate) unsafe fn init(cx: Bare<Cuda>, call: impl FnOnce() -> CUresult) -> CU
     }
 }
 
-/// Measures what the context takes that is made between its two ends.
+/// Measures what the context takes that is made between its two ends: by what NVML lists as this process's; where it does not
+/// list it, by what the whole board holds, which whoever else allocates disturbs.
 struct Meter {
     turn: Turn<'static>,
     nvml: &'static Nvml,
     uuid: DeviceUuid,
     used_before: Bytes,
+    listed_before: Bytes,
 }
 
 impl Meter {
@@ -56,16 +58,25 @@ impl Meter {
             nvml,
             uuid,
             used_before: nvml.memory_used(uuid)?,
+            // Before its first context a process is not listed.
+            listed_before: listed(nvml, uuid).unwrap_or_default(),
         })
     }
 
     fn finish(self) {
-        if let Some(used) = self.nvml.memory_used(self.uuid) {
-            let taken = used.get().saturating_sub(self.used_before.get());
+        let of_process = listed(self.nvml, self.uuid).map(|after| (self.listed_before, after));
+        let of_board = || Some((self.used_before, self.nvml.memory_used(self.uuid)?));
+        if let Some((before, after)) = of_process.or_else(of_board) {
+            let taken = after.get().saturating_sub(before.get());
             tracing::debug!(taken, "measured what a context takes");
             self.turn.measured(Bytes::new(taken));
         }
     }
+}
+
+/// What NVML lists of the GPU's memory as this process's.
+fn listed(nvml: &Nvml, uuid: DeviceUuid) -> Option<Bytes> {
+    nvml.process_memory(uuid, std::process::id())
 }
 
 /// How a context comes about and goes again.
