@@ -130,16 +130,12 @@ pub fn read(dir: &Path) -> Result<Sample, std::io::Error> {
         .collect::<Result<Vec<_>, std::io::Error>>()?;
     paths.sort();
     for path in paths {
-        if let Some(device) = board::device_of(&path) {
-            match read_board(&path, device) {
-                Ok(board) => sample.boards.extend(board),
-                Err(reason) => sample.skipped.push(reason),
-            }
-            continue;
-        }
-        match read_container(dir, &path) {
-            Ok(container) => sample.containers.push(container),
-            Err(reason) => sample.skipped.push(reason),
+        let told = match board::device_of(&path) {
+            Some(device) => read_board(&path, device).map(|board| sample.boards.extend(board)),
+            None => read_container(dir, &path).map(|container| sample.containers.push(container)),
+        };
+        if let Err(reason) = told {
+            sample.skipped.push(reason);
         }
     }
     Ok(sample)
@@ -340,7 +336,7 @@ mod tests {
         let (_ledger, share) = attach(dir.path(), "a");
         assert_eq!(read(dir.path()).unwrap().boards, []);
         let board = share.board(0).unwrap();
-        for (version, mib) in [(12_040, 80), (13_000, 104)] {
+        for (version, mib) in [(12_040, 80), (12_040, 80), (13_000, 104)] {
             let turn = board.context_cost(version).expect().turn.unwrap();
             turn.measured(Bytes::new(mib << 20));
         }
