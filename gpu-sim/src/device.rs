@@ -352,7 +352,7 @@ impl Device {
     /// Carries out what the model says.
     fn flush(&mut self) {
         self.vram.forget(self.model.take_released());
-        for output in self.model.take_outputs() {
+        while let Some(output) = self.model.take_output() {
             self.tell(output);
         }
     }

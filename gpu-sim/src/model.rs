@@ -31,6 +31,7 @@ use crate::wire::{Refusal, Submission};
 use compute::Compute;
 use containers::Containers;
 use copy::CopyEngine;
+use duration::Kernels;
 use graph::{Executable, Run};
 use memory::Memory;
 use random::Random;
@@ -42,6 +43,9 @@ use utilization::Ring;
 
 /// Any odd number but 1: the noise of one seed is then not the kernels' spread of the same.
 const NOISE_SEED: u64 = 0xd134_2543_de82_ef95;
+
+/// A time that does not come.
+const NEVER: u64 = u64::MAX;
 
 /// Rows of dead processes that the usage table keeps.
 const DEAD_PROCESSES_MAX: usize = 1024;
@@ -183,6 +187,7 @@ struct Device {
     copied: CopiedBytes,
     /// Speed of the SM clock, as a part of the nominal one.
     clock_factor: f64,
+    kernels: Kernels,
 }
 
 /// The machine.
@@ -211,13 +216,15 @@ pub struct Model {
     shared: SharedSemaphores,
     waiters: BTreeMap<(ProcessId, SemaphoreId), Vec<(u64, Origin)>>,
     host_calls: BTreeMap<(ProcessId, u64), Origin>,
+    /// When an engine has something done next. Engines change in [`Model::settle`] at the last.
+    engines_next_ns: u64,
     /// By time, then in the order of planning.
     agenda: BinaryHeap<Reverse<(u64, u64, Due)>>,
     /// Completed, not yet told to their streams and launches.
     done: VecDeque<Origin>,
     /// Streams whose head may be dispatched.
     ready: VecDeque<StreamId>,
-    outputs: Vec<Output>,
+    outputs: VecDeque<Output>,
     released: Vec<Released>,
 }
 
@@ -232,6 +239,7 @@ impl Model {
                 ring: Ring::new(now_ns),
                 copied: CopiedBytes::default(),
                 clock_factor: 1.0,
+                kernels: Kernels::default(),
             };
             device.account(now_ns);
             device
@@ -256,10 +264,11 @@ impl Model {
             shared: SharedSemaphores::default(),
             waiters: BTreeMap::new(),
             host_calls: BTreeMap::new(),
+            engines_next_ns: NEVER,
             agenda: BinaryHeap::new(),
             done: VecDeque::new(),
             ready: VecDeque::new(),
-            outputs: Vec::new(),
+            outputs: VecDeque::new(),
             released: Vec::new(),
         }
     }
@@ -269,9 +278,9 @@ impl Model {
         self.now_ns
     }
 
-    /// What is to be done, in order; empties the list.
-    pub fn take_outputs(&mut self) -> Vec<Output> {
-        std::mem::take(&mut self.outputs)
+    /// What is to be done next; takes it off the list.
+    pub fn take_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
     }
 
     /// What is to be forgotten; empties the list.
@@ -382,6 +391,7 @@ impl Model {
         {
             return Err(Refusal::Unknown);
         }
+        self.account();
         let Some(context) = self.contexts.remove(&id) else {
             return Err(Refusal::Unknown);
         };
@@ -554,39 +564,41 @@ impl Model {
 
     /// When the model has to be advanced next; `None` = not before something new comes.
     pub fn next_event_ns(&self) -> Option<u64> {
-        let planned = self.agenda.peek().map(|Reverse((at_ns, _, _))| *at_ns);
-        let engines = self.devices.iter().flat_map(Device::next_ns);
-        planned.into_iter().chain(engines).min()
+        let planned_ns = self
+            .agenda
+            .peek()
+            .map_or(NEVER, |Reverse((at_ns, _, _))| *at_ns);
+        Some(planned_ns.min(self.engines_next_ns)).filter(|&next_ns| next_ns < NEVER)
     }
 
     /// Lets everything happen that is due up to `now_ns`; an earlier time than before changes nothing.
     pub fn advance_to(&mut self, now_ns: u64) {
         loop {
-            let planned = [self.next_event_ns(), self.next_clock_step_ns];
-            let next_ns = planned
-                .into_iter()
-                .flatten()
-                .chain([self.next_sample_ns])
-                .min();
-            match next_ns.filter(|&next_ns| next_ns <= now_ns) {
-                Some(next_ns) => self.step(next_ns.max(self.now_ns)),
-                None => break,
+            let next_ns = self
+                .next_event_ns()
+                .unwrap_or(NEVER)
+                .min(self.next_clock_step_ns.unwrap_or(NEVER))
+                .min(self.next_sample_ns);
+            if next_ns > now_ns {
+                break;
             }
+            self.step(next_ns.max(self.now_ns));
         }
-        self.account(now_ns.max(self.now_ns));
+        self.now_ns = self.now_ns.max(now_ns);
     }
 }
 
 impl Device {
     fn account(&mut self, now_ns: u64) {
         self.compute.account(now_ns);
-        self.copies
-            .iter_mut()
-            .for_each(|engine| engine.account(now_ns));
+        for engine in &mut self.copies {
+            engine.account(now_ns);
+        }
     }
 
-    fn next_ns(&self) -> Option<u64> {
-        let copies = self.copies.iter().filter_map(CopyEngine::next_ns);
-        copies.chain(self.compute.next_ns()).min()
+    fn next_ns(&self) -> u64 {
+        let [h2d, d2h] = &self.copies;
+        let copies_ns = h2d.next_ns().min(d2h.next_ns());
+        self.compute.next_ns().min(copies_ns)
     }
 }

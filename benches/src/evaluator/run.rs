@@ -40,6 +40,38 @@ struct Plan {
     ticket: u64,
 }
 
+/// What is planned, by time and then in the order of planning. Where the next is known at once, it stays out of the heap.
+#[derive(Debug, Default)]
+struct Agenda {
+    /// Comes before all others.
+    next: Option<Plan>,
+    others: BinaryHeap<Reverse<Plan>>,
+}
+
+impl Agenda {
+    fn peek(&self) -> Option<&Plan> {
+        let other = self.others.peek().map(|Reverse(plan)| plan);
+        self.next.as_ref().or(other)
+    }
+
+    fn push(&mut self, plan: Plan) {
+        let is_next = self.peek().is_none_or(|next| plan < *next);
+        let later = if is_next {
+            self.next.replace(plan)
+        } else {
+            Some(plan)
+        };
+        if let Some(later) = later {
+            self.others.push(Reverse(later));
+        }
+    }
+
+    fn pop(&mut self) -> Option<Plan> {
+        let other = || self.others.pop().map(|Reverse(plan)| plan);
+        self.next.take().or_else(other)
+    }
+}
+
 pub(super) struct Run<'s> {
     pub(super) scenario: &'s Scenario,
     pub(super) policy: &'s mut dyn Policy,
@@ -48,7 +80,7 @@ pub(super) struct Run<'s> {
     pub(super) processes: Vec<Option<Process>>,
     ids: Vec<Option<ProcessId>>,
     indices: BTreeMap<ProcessId, usize>,
-    agenda: BinaryHeap<Reverse<Plan>>,
+    agenda: Agenda,
     planned: u64,
     windows: Vec<Window>,
     /// Of each container, up to the last window, in ns.
@@ -91,7 +123,7 @@ impl<'s> Run<'s> {
             processes: (0..count).map(|_| None).collect(),
             ids: vec![None; count],
             indices: BTreeMap::new(),
-            agenda: BinaryHeap::new(),
+            agenda: Agenda::default(),
             planned: 0,
             windows: Vec::new(),
             busy_ns: vec![0; scenario.containers.len()],
@@ -100,7 +132,7 @@ impl<'s> Run<'s> {
     }
 
     fn next_ns(&self) -> Option<u64> {
-        let planned = self.agenda.peek().map(|Reverse(plan)| plan.at_ns);
+        let planned = self.agenda.peek().map(|plan| plan.at_ns);
         planned.into_iter().chain(self.model.next_event_ns()).min()
     }
 
@@ -108,10 +140,9 @@ impl<'s> Run<'s> {
     fn step(&mut self, at_ns: u64) {
         self.model.advance_to(at_ns);
         self.tell();
-        while let Some(&Reverse(plan)) = self.agenda.peek()
-            && plan.at_ns <= at_ns
+        while self.agenda.peek().is_some_and(|plan| plan.at_ns <= at_ns)
+            && let Some(plan) = self.agenda.pop()
         {
-            self.agenda.pop();
             self.act(plan);
             self.tell();
         }
@@ -156,13 +187,13 @@ impl<'s> Run<'s> {
 
     fn plan_ticket(&mut self, at_ns: u64, process: usize, actor: Actor, ticket: u64) {
         self.planned += 1;
-        self.agenda.push(Reverse(Plan {
+        self.agenda.push(Plan {
             at_ns,
             order: self.planned,
             process,
             actor,
             ticket,
-        }));
+        });
     }
 
     /// Lets a part of a process go on at this time, and not when it was planned to before.
@@ -335,7 +366,7 @@ impl<'s> Run<'s> {
 
     /// Tells the host what the device has done.
     fn tell(&mut self) {
-        for output in self.model.take_outputs() {
+        while let Some(output) = self.model.take_output() {
             self.events += 1;
             match output {
                 Output::Raise {
@@ -503,5 +534,32 @@ fn accepted<T>(result: Result<T, gpu_sim::wire::Refusal>) -> T {
     match result {
         Ok(accepted) => accepted,
         Err(refusal) => unreachable!("the evaluator broke the model's rules: {refusal:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plans_come_by_time_and_then_in_their_order_however_they_were_made() {
+        let mut random = gpu_sim::model::random::Random::new(5);
+        let (mut agenda, mut seen) = (Agenda::default(), Vec::new());
+        for order in 0..1_000 {
+            agenda.push(Plan {
+                at_ns: (random.unit() * 50.0) as u64 + 1 + order / 10,
+                order,
+                process: 0,
+                actor: Actor::Window,
+                ticket: 0,
+            });
+            // What is planned from here on is later than what has happened.
+            while agenda.peek().is_some_and(|plan| plan.at_ns <= order / 10) {
+                seen.extend(agenda.pop());
+            }
+        }
+        seen.extend(std::iter::from_fn(|| agenda.pop()));
+        assert_eq!(seen.len(), 1_000);
+        assert!(seen.is_sorted());
     }
 }

@@ -5,6 +5,7 @@ use super::process::{Call, Waiting};
 use super::program::{Operation, Pace};
 use super::run::{LOOK, Run, THREAD};
 use gpu_sim::command::Command;
+use std::collections::VecDeque;
 
 /// How a call left the thread.
 enum Step {
@@ -199,10 +200,20 @@ impl Run<'_> {
         };
         match admission {
             Admission::Granted(watch) => {
-                if let Some(process) = self.alive(index) {
-                    process.report.held_ns += now_ns - wanted_ns;
-                    grant(&mut process.calls, operation, launch, wanted_ns, watch);
+                let Some(process) = self.alive(index) else {
+                    return Step::End;
+                };
+                process.report.held_ns += now_ns - wanted_ns;
+                let submit = Call::Submit {
+                    operation,
+                    launch,
+                    wanted_ns,
+                    called_ns: None,
+                };
+                if watch == Watch::No {
+                    return self.submit_operation(index, submit);
                 }
+                line_up(&mut process.calls, launch, submit, watch);
                 Step::Next
             }
             Admission::NotBefore(at_ns) => {
@@ -380,23 +391,10 @@ fn launch(operation: &Operation, index: usize, number: u64, stream: usize) -> La
     }
 }
 
-/// Lines up the calls of a launch that may go, before everything else.
-fn grant(
-    calls: &mut std::collections::VecDeque<Call>,
-    operation: usize,
-    launch: Launch,
-    wanted_ns: u64,
-    watch: Watch,
-) {
-    if watch != Watch::No {
-        calls.push_front(Call::End(launch, watch));
-    }
-    calls.push_front(Call::Submit {
-        operation,
-        launch,
-        wanted_ns,
-        called_ns: None,
-    });
+/// Lines up the calls of a watched launch that may go, before everything else.
+fn line_up(calls: &mut VecDeque<Call>, launch: Launch, submit: Call, watch: Watch) {
+    calls.push_front(Call::End(launch, watch));
+    calls.push_front(submit);
     if watch == Watch::Timed {
         calls.push_front(Call::Start(launch));
     }

@@ -6,6 +6,7 @@ mod driver;
 mod parameters;
 mod play;
 mod share;
+mod speed;
 mod sweep;
 mod table;
 
@@ -35,6 +36,12 @@ enum Command {
     Sweep,
     /// How far containers are from their caps under the limiter, in points, at the worst of five seeds, as a Markdown table.
     Share,
+    /// What simulated time costs in processor time, as a Markdown table.
+    Speed {
+        /// How much time is simulated, in seconds.
+        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..))]
+        seconds: u64,
+    },
     /// Every parameter of the device and of the host, as Markdown tables.
     Parameters,
     /// One process of `compare`.
@@ -48,6 +55,7 @@ fn main() -> ExitCode {
         Command::Compare { seconds } => compare::compare(seconds),
         Command::Sweep => sweep::sweep(),
         Command::Share => share::share(),
+        Command::Speed { seconds } => speed::speed(seconds),
         Command::Parameters => Ok(parameters::parameters()),
         Command::Play(role) => play::play(&role).map(|()| String::new()),
     };

@@ -1,10 +1,11 @@
 //! The compute engine of one device: one context at a time, in slices, round robin.
 //!
 //! Contexts never overlap on the engine (no MPS). Kernels of the context that has it run together
-//! while their shares fit; what is interrupted keeps what it has done.
+//! while their shares fit; what is interrupted keeps what it has done: each context has a clock of its own, which goes while it has
+//! the engine, and its work ends at a time of that clock.
 
 use super::duration::{Load, WHOLE};
-use super::{Origin, ProcessId};
+use super::{NEVER, Origin, ProcessId};
 use crate::command::{ContextId, EngineUsage};
 use crate::parameters::Timing;
 use std::collections::{BTreeMap, VecDeque};
@@ -19,12 +20,25 @@ pub(super) struct Work {
     pub(super) priority: i32,
 }
 
+/// Work that has begun.
+#[derive(Clone, Copy, Debug)]
+struct Resident {
+    origin: Origin,
+    share: u32,
+    /// When it ends, of its context's own time.
+    end_ns: u64,
+}
+
 /// What one context has for the engine.
 #[derive(Clone, Debug)]
 struct Queue {
     process: ProcessId,
+    /// Where the process's time is accounted.
+    account: usize,
+    /// The context's own time: for how long its work has had the engine.
+    own_ns: u64,
     waiting: VecDeque<Work>,
-    resident: Vec<Work>,
+    resident: Vec<Resident>,
     /// Graph launches between two nodes: the context keeps the engine, as the channel is not empty.
     holds: u32,
 }
@@ -36,14 +50,19 @@ impl Queue {
 
     /// Starts what fits, in order.
     fn admit(&mut self, resident_max: usize) {
-        let mut used: u32 = self.resident.iter().map(|work| work.load.share).sum();
-        while let Some(work) = self.waiting.front() {
-            let fits = used + work.load.share <= WHOLE && self.resident.len() < resident_max;
+        let mut used: u32 = self.resident.iter().map(|work| work.share).sum();
+        while let Some(&Work { origin, load, .. }) = self.waiting.front() {
+            let fits = used + load.share <= WHOLE && self.resident.len() < resident_max;
             if !fits && !self.resident.is_empty() {
                 return;
             }
-            used += work.load.share;
-            self.resident.extend(self.waiting.pop_front());
+            used += load.share;
+            self.resident.push(Resident {
+                origin,
+                share: load.share,
+                end_ns: self.own_ns.saturating_add(load.duration_ns),
+            });
+            self.waiting.pop_front();
         }
     }
 }
@@ -61,6 +80,48 @@ enum Phase {
     },
 }
 
+/// What a process had of the engine.
+#[derive(Clone, Debug, Default)]
+struct Account {
+    busy_ns: u64,
+    wait_ns: u64,
+    /// Up to when it was last accounted.
+    accounted_ns: u64,
+}
+
+/// An account for each process.
+#[derive(Clone, Debug, Default)]
+struct Accounts {
+    all: Vec<Account>,
+    indices: BTreeMap<ProcessId, usize>,
+    /// Of processes that were forgotten.
+    unused: Vec<usize>,
+}
+
+impl Accounts {
+    fn of(&self, process: ProcessId) -> Option<&Account> {
+        let index = self.indices.get(&process);
+        index.map(|&index| &self.all[index])
+    }
+
+    /// Where a process's time is accounted.
+    fn open(&mut self, process: ProcessId) -> usize {
+        *self.indices.entry(process).or_insert_with(|| {
+            self.unused.pop().unwrap_or_else(|| {
+                self.all.push(Account::default());
+                self.all.len() - 1
+            })
+        })
+    }
+
+    fn close(&mut self, process: ProcessId) {
+        if let Some(index) = self.indices.remove(&process) {
+            self.all[index] = Account::default();
+            self.unused.push(index);
+        }
+    }
+}
+
 /// The engine.
 #[derive(Clone, Debug)]
 pub(super) struct Compute {
@@ -73,8 +134,7 @@ pub(super) struct Compute {
     /// Up to when time is accounted.
     accounted_ns: u64,
     usage: EngineUsage,
-    busy_ns: BTreeMap<ProcessId, u64>,
-    wait_ns: BTreeMap<ProcessId, u64>,
+    accounts: Accounts,
 }
 
 impl Compute {
@@ -86,8 +146,7 @@ impl Compute {
             turns: VecDeque::new(),
             accounted_ns: 0,
             usage: EngineUsage::default(),
-            busy_ns: BTreeMap::new(),
-            wait_ns: BTreeMap::new(),
+            accounts: Accounts::default(),
         }
     }
 
@@ -97,18 +156,21 @@ impl Compute {
 
     /// Time for which a process's work occupied the engine, in ns.
     pub(super) fn busy_ns(&self, process: ProcessId) -> u64 {
-        self.busy_ns.get(&process).copied().unwrap_or(0)
+        self.accounts
+            .of(process)
+            .map_or(0, |account| account.busy_ns)
     }
 
     /// Time for which a process had work while the engine was another's or on its way to it, in ns.
     pub(super) fn wait_ns(&self, process: ProcessId) -> u64 {
-        self.wait_ns.get(&process).copied().unwrap_or(0)
+        self.accounts
+            .of(process)
+            .map_or(0, |account| account.wait_ns)
     }
 
     /// Strikes a process that has no context from the books.
     pub(super) fn forget(&mut self, process: ProcessId) {
-        self.busy_ns.remove(&process);
-        self.wait_ns.remove(&process);
+        self.accounts.close(process);
     }
 
     /// The process whose work is on the engine.
@@ -126,13 +188,11 @@ impl Compute {
 
     pub(super) fn push(&mut self, context: ContextId, process: ProcessId, work: Work) {
         let queue = self.queue(context, process);
-        let behind = queue
-            .waiting
-            .iter()
-            .position(|other| other.priority > work.priority);
-        queue
-            .waiting
-            .insert(behind.unwrap_or(queue.waiting.len()), work);
+        let mut waiting = queue.waiting.iter();
+        match waiting.position(|other| other.priority > work.priority) {
+            Some(behind) => queue.waiting.insert(behind, work),
+            None => queue.waiting.push_back(work),
+        }
         let switching_to = matches!(self.phase, Phase::Switching { to, .. } if to == context);
         let has_turn = switching_to
             || (self.current == Some(context) && !matches!(self.phase, Phase::Switching { .. }));
@@ -155,6 +215,8 @@ impl Compute {
     fn queue(&mut self, context: ContextId, process: ProcessId) -> &mut Queue {
         self.queues.entry(context).or_insert_with(|| Queue {
             process,
+            account: self.accounts.open(process),
+            own_ns: 0,
             waiting: VecDeque::new(),
             resident: Vec::new(),
             holds: 0,
@@ -170,85 +232,79 @@ impl Compute {
     /// Accounts the time up to `now_ns`, which must not lie behind the next event.
     pub(super) fn account(&mut self, now_ns: u64) {
         let elapsed_ns = now_ns - self.accounted_ns;
+        if elapsed_ns == 0 {
+            return;
+        }
         self.accounted_ns = now_ns;
-        for process in self.waiting() {
-            *self.wait_ns.entry(process).or_default() += elapsed_ns;
-        }
-        if matches!(self.phase, Phase::Switching { .. }) {
-            self.usage.switch_ns_total += elapsed_ns;
-            return;
-        }
-        let Phase::Running { .. } = self.phase else {
-            return;
-        };
-        let Some(queue) = self
-            .current
-            .and_then(|context| self.queues.get_mut(&context))
-        else {
-            return;
-        };
-        if queue.resident.is_empty() {
-            return;
-        }
-        for work in &mut queue.resident {
-            work.load.duration_ns -= elapsed_ns;
-        }
-        self.usage.gpu_busy_ns_total += elapsed_ns;
-        *self.busy_ns.entry(queue.process).or_default() += elapsed_ns;
-    }
-
-    /// Processes that have work for the engine and do not have the engine.
-    fn waiting(&self) -> Vec<ProcessId> {
-        let coming = match self.phase {
-            Phase::Switching { to, .. } => Some(to),
-            _ => None,
-        };
-        let contexts = self.turns.iter().copied().chain(coming);
-        let process = |context| self.queues.get(&context).map(|queue| queue.process);
-        let mut waiting: Vec<ProcessId> = contexts.filter_map(process).collect();
-        if !waiting.is_empty() {
-            let running = self.running();
-            waiting.retain(|process| Some(*process) != running);
-            waiting.sort_unstable();
-            waiting.dedup();
-        }
-        waiting
-    }
-
-    /// When something happens next, if nothing new comes.
-    pub(super) fn next_ns(&self) -> Option<u64> {
+        let mut coming = None;
         match self.phase {
-            Phase::Empty => None,
-            Phase::Switching { until_ns, .. } => Some(until_ns),
+            Phase::Empty => {}
+            Phase::Switching { to, .. } => {
+                self.usage.switch_ns_total += elapsed_ns;
+                coming = Some(to);
+            }
+            Phase::Running { .. } => {
+                let queue = self
+                    .current
+                    .and_then(|current| self.queues.get_mut(&current));
+                if let Some(queue) = queue.filter(|queue| !queue.resident.is_empty()) {
+                    queue.own_ns += elapsed_ns;
+                    self.usage.gpu_busy_ns_total += elapsed_ns;
+                    let account = &mut self.accounts.all[queue.account];
+                    account.busy_ns += elapsed_ns;
+                    account.accounted_ns = now_ns;
+                }
+            }
+        }
+        // A process waits once, with however many contexts, and not while another of its contexts runs.
+        for context in self.turns.iter().chain(&coming) {
+            let Some(queue) = self.queues.get(context) else {
+                continue;
+            };
+            let account = &mut self.accounts.all[queue.account];
+            if account.accounted_ns < now_ns {
+                account.accounted_ns = now_ns;
+                account.wait_ns += elapsed_ns;
+            }
+        }
+    }
+
+    /// When something happens next, if nothing new comes; [`NEVER`]: then nothing does.
+    pub(super) fn next_ns(&self) -> u64 {
+        match self.phase {
+            Phase::Empty => NEVER,
+            Phase::Switching { until_ns, .. } => until_ns,
             Phase::Running { slice_end_ns } => {
-                let resident = self
-                    .running_queue()
-                    .map_or(&[][..], |queue| &queue.resident);
-                let first = resident.iter().map(|work| work.load.duration_ns).min();
-                let first_ns = first.map(|left_ns| self.accounted_ns + left_ns);
-                let slice_end =
-                    (!self.turns.is_empty()).then_some(slice_end_ns.max(self.accounted_ns));
-                first_ns.into_iter().chain(slice_end).min()
+                let first_ns = self.running_queue().and_then(|queue| {
+                    let first_ns = queue.resident.iter().map(|work| work.end_ns).min()?;
+                    Some(self.accounted_ns + (first_ns - queue.own_ns))
+                });
+                let slice_end_ns = match self.turns.is_empty() {
+                    true => NEVER,
+                    false => slice_end_ns.max(self.accounted_ns),
+                };
+                first_ns.unwrap_or(NEVER).min(slice_end_ns)
             }
         }
     }
 
     /// Takes off the engine what is done.
-    pub(super) fn take_done(&mut self) -> Vec<Origin> {
+    pub(super) fn take_done(&mut self, done: &mut VecDeque<Origin>) {
         let Phase::Running { .. } = self.phase else {
-            return Vec::new();
+            return;
         };
-        let Some(queue) = self
+        let queue = self
             .current
-            .and_then(|context| self.queues.get_mut(&context))
-        else {
-            return Vec::new();
-        };
-        queue
-            .resident
-            .extract_if(.., |work| work.load.duration_ns == 0)
-            .map(|work| work.origin)
-            .collect()
+            .and_then(|current| self.queues.get_mut(&current));
+        if let Some(queue) = queue {
+            queue.resident.retain(|work| {
+                let goes_on = work.end_ns > queue.own_ns;
+                if !goes_on {
+                    done.push_back(work.origin);
+                }
+                goes_on
+            });
+        }
     }
 
     /// Decides who runs from `now_ns` on. To be called after anything has changed.

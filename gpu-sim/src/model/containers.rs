@@ -26,7 +26,7 @@ impl Containers {
 
 impl Model {
     /// What every container's processes did on every device that they touched.
-    pub fn container_usage(&self) -> Vec<ContainerUsage> {
+    pub fn container_usage(&mut self) -> Vec<ContainerUsage> {
         let mut rows = self.containers.forgotten.clone();
         for process in self.usage() {
             let Some(&id) = self.containers.ids.get(&process.container) else {

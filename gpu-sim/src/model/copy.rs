@@ -1,6 +1,6 @@
 //! A copy engine: one direction between host and device, one copy at a time, first come first served.
 
-use super::{Origin, ProcessId};
+use super::{NEVER, Origin, ProcessId};
 use crate::command::ContextId;
 use std::collections::{BTreeMap, VecDeque};
 
@@ -42,10 +42,10 @@ impl CopyEngine {
         self.queue.retain(|copy| copy.context != context);
     }
 
-    pub(super) fn next_ns(&self) -> Option<u64> {
-        self.queue
-            .front()
-            .map(|copy| self.accounted_ns + copy.left_ns)
+    /// When a copy is done; [`NEVER`]: there is none.
+    pub(super) fn next_ns(&self) -> u64 {
+        let first = self.queue.front();
+        first.map_or(NEVER, |copy| self.accounted_ns + copy.left_ns)
     }
 
     /// Accounts the time up to `now_ns`, which must not lie behind the next event.

@@ -62,13 +62,47 @@ fn volume(dimensions: [u32; 3]) -> u64 {
     })
 }
 
-/// What a kernel takes on so many SMs at this clock, in MHz.
-pub(super) fn kernel(
-    device: &Profile,
-    timing: &Timing,
-    (sms, sm_clock_mhz): (u32, f64),
-    kernel: &KernelCost,
-) -> Load {
+/// What a kernel takes on so many SMs, whatever their clock.
+#[derive(Clone, Copy, Debug)]
+struct Shape {
+    cycles: f64,
+    share: u32,
+}
+
+impl Shape {
+    /// What it takes at this clock, in MHz.
+    fn load(self, timing: &Timing, sm_clock_mhz: f64) -> Load {
+        let ns = self.cycles * 1_000.0 / sm_clock_mhz;
+        Load {
+            duration_ns: timing.kernel_fixed_ns.saturating_add(ns as u64),
+            share: self.share,
+        }
+    }
+}
+
+/// What kernels take on one device. The last is remembered: most come many times over.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Kernels {
+    last: Option<(KernelCost, u32, Shape)>,
+}
+
+impl Kernels {
+    /// What a kernel takes on so many SMs at this clock, in MHz.
+    pub(super) fn load(
+        &mut self,
+        device: &Profile,
+        timing: &Timing,
+        (sms, sm_clock_mhz): (u32, f64),
+        cost: &KernelCost,
+    ) -> Load {
+        let last = self.last.filter(|last| last.0 == *cost && last.1 == sms);
+        let shape = last.map_or_else(|| shape(device, timing, sms, cost), |last| last.2);
+        self.last = Some((*cost, sms, shape));
+        shape.load(timing, sm_clock_mhz)
+    }
+}
+
+fn shape(device: &Profile, timing: &Timing, sms: u32, kernel: &KernelCost) -> Shape {
     let blocks = volume(kernel.grid);
     let sms = u64::from(sms.max(1));
     let occupancy = occupancy(device, kernel);
@@ -85,24 +119,24 @@ pub(super) fn kernel(
     } else {
         cycles(rest.div_ceil(sms))
     };
-    let all_cycles = full_waves as f64 * cycles(occupancy) + rest_cycles;
-    let ns = all_cycles * 1_000.0 / sm_clock_mhz;
     let part = u64::from(WHOLE) * sms / u64::from(device.sm_count);
     let share = if full_waves > 0 {
         part as u32
     } else {
         (rest * part).div_ceil(wave) as u32
     };
-    Load {
-        duration_ns: timing.kernel_fixed_ns.saturating_add(ns as u64),
+    Shape {
+        cycles: full_waves as f64 * cycles(occupancy) + rest_cycles,
         share,
     }
 }
 
 /// How long a kernel takes on a device of its own at its nominal clock, without spread, in ns.
 pub fn kernel_ns(device: &Profile, timing: &Timing, cost: &KernelCost) -> u64 {
-    let engine = (device.sm_count, f64::from(device.sm_clock_mhz));
-    kernel(device, timing, engine, cost).duration_ns
+    let shape = shape(device, timing, device.sm_count, cost);
+    shape
+        .load(timing, f64::from(device.sm_clock_mhz))
+        .duration_ns
 }
 
 /// What filling, or with `twice` copying, device memory takes.
@@ -167,7 +201,8 @@ mod tests {
     }
 
     fn load_on(machine: &MachineProfile, sms: u32, cost: &KernelCost) -> Load {
-        kernel(&machine.devices[0], &machine.timing, (sms, 1_590.0), cost)
+        let (device, timing) = (&machine.devices[0], &machine.timing);
+        Kernels::default().load(device, timing, (sms, 1_590.0), cost)
     }
 
     fn waves(grid: u32) -> u64 {
@@ -248,6 +283,19 @@ mod tests {
         assert!(part.duration_ns.abs_diff(4 * whole_ns + fixed_ns) <= 4);
         assert_eq!(part.share, WHOLE / 4);
         assert_eq!(load_on(&machine, 10, &cost(20, 256)).share, WHOLE / 8);
+    }
+
+    #[test]
+    fn a_kernel_takes_the_same_whatever_came_before_it() {
+        let machine = t4();
+        let (device, timing) = (&machine.devices[0], &machine.timing);
+        let mut kernels = Kernels::default();
+        for (grid, sms) in [(160, 40), (160, 10), (80, 10), (160, 40), (160, 40)] {
+            let taken = kernels.load(device, timing, (sms, 1_590.0), &cost(grid, 256));
+            assert_eq!(taken, load_on(&machine, sms, &cost(grid, 256)));
+        }
+        let slow = kernels.load(device, timing, (40, 795.0), &cost(160, 256));
+        assert!(slow.duration_ns > load(&machine, &cost(160, 256)).duration_ns);
     }
 
     #[test]

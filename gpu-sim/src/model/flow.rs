@@ -5,7 +5,7 @@ use super::copy::CopyEngine;
 use super::duration::{self, Load};
 use super::graph::{Executable, Run};
 use super::memory::Pages;
-use super::{Counts, Due, Model, Origin, Output, Place, ProcessId, Released};
+use super::{Counts, Due, Model, NEVER, Origin, Output, Place, ProcessId, Released};
 use crate::command::{Command, ContextId, CopyDirection, KernelCost, SemaphoreId, StreamId};
 use crate::parameters::Timing;
 use std::cmp::Reverse;
@@ -27,15 +27,18 @@ impl Model {
         self.agenda.push(Reverse((at_ns, order, due)));
     }
 
-    pub(super) fn account(&mut self, now_ns: u64) {
-        self.now_ns = now_ns;
-        self.devices
-            .iter_mut()
-            .for_each(|device| device.account(now_ns));
+    /// Brings the engines' books up to now. Nothing of an engine may be changed or told before.
+    pub(super) fn account(&mut self) {
+        for device in &mut self.devices {
+            device.account(self.now_ns);
+        }
     }
 
+    /// Lets happen what is due now. Apart from [`Model::advance_to`], which is called far more often.
+    #[inline(never)]
     pub(super) fn step(&mut self, now_ns: u64) {
-        self.account(now_ns);
+        self.now_ns = now_ns;
+        self.account();
         if now_ns >= self.next_sample_ns {
             self.sample();
         }
@@ -49,9 +52,12 @@ impl Model {
             self.happen(due);
         }
         for device in &mut self.devices {
-            self.done.extend(device.compute.take_done());
-            self.done
-                .extend(device.copies.iter_mut().filter_map(CopyEngine::take_done));
+            device.compute.take_done(&mut self.done);
+            for engine in &mut device.copies {
+                if let Some(copied) = engine.take_done() {
+                    self.done.push_back(copied);
+                }
+            }
         }
         self.settle();
     }
@@ -106,7 +112,7 @@ impl Model {
             }
             Due::HostCall(process, token) => {
                 if self.host_calls.contains_key(&(process, token)) {
-                    self.outputs.push(Output::Log { process, token });
+                    self.outputs.push_back(Output::Log { process, token });
                 }
             }
             Due::Teardown(process) => self.teardown(process),
@@ -115,6 +121,7 @@ impl Model {
 
     /// Carries completions on until nothing more follows from them, then lets the engines choose.
     pub(super) fn settle(&mut self) {
+        self.account();
         loop {
             if let Some(origin) = self.done.pop_front() {
                 self.complete(origin);
@@ -124,8 +131,10 @@ impl Model {
                 break;
             }
         }
+        self.engines_next_ns = NEVER;
         for device in &mut self.devices {
             device.compute.schedule(self.now_ns, &self.profile.timing);
+            self.engines_next_ns = self.engines_next_ns.min(device.next_ns());
         }
     }
 
@@ -240,7 +249,8 @@ impl Model {
         let sm_clock_mhz =
             f64::from(profile.sm_clock_mhz) * self.devices[place.device as usize].clock_factor;
         let sms = place.sm_count_max.min(profile.sm_count);
-        let load = duration::kernel(profile, timing, (sms, sm_clock_mhz), cost);
+        let kernels = &mut self.devices[place.device as usize].kernels;
+        let load = kernels.load(profile, timing, (sms, sm_clock_mhz), cost);
         let factor = self.random.lognormal(timing.kernel_sigma);
         Load {
             duration_ns: (load.duration_ns as f64 * factor) as u64,
@@ -287,7 +297,7 @@ impl Model {
             return;
         }
         *reached = payload;
-        self.outputs.push(Output::Raise {
+        self.outputs.push_back(Output::Raise {
             process,
             semaphore,
             payload,
@@ -373,7 +383,7 @@ impl Model {
                 .count(direction, bytes);
         }
         if token != 0 && command != Command::HostCall {
-            self.outputs.push(Output::Log {
+            self.outputs.push_back(Output::Log {
                 process: place.process,
                 token,
             });

@@ -23,7 +23,8 @@ impl Model {
     }
 
     /// What every process did on every device that it touched.
-    pub fn usage(&self) -> Vec<ProcessUsage> {
+    pub fn usage(&mut self) -> Vec<ProcessUsage> {
+        self.account();
         let ids = self.processes.keys();
         ids.flat_map(|&id| self.usage_of(id)).collect()
     }
@@ -57,7 +58,8 @@ impl Model {
     }
 
     /// What a device's engines did.
-    pub fn engine_usage(&self, device: u32) -> Result<EngineUsage, Refusal> {
+    pub fn engine_usage(&mut self, device: u32) -> Result<EngineUsage, Refusal> {
+        self.account();
         let device = self.devices.get(device as usize).ok_or(Refusal::Unknown)?;
         let [h2d, d2h] = device.copies.each_ref().map(CopyEngine::busy_ns_total);
         Ok(EngineUsage {

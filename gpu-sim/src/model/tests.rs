@@ -114,9 +114,15 @@ impl Bench {
         self.model.submit(tenant.process, submission).unwrap();
     }
 
+    fn take_outputs(&mut self) {
+        self.outputs
+            .extend(std::iter::from_fn(|| self.model.take_output()));
+    }
+
     fn advance(&mut self, now_ns: u64) {
         self.model.advance_to(now_ns);
-        self.outputs.extend(self.model.take_outputs());
+        self.model.account();
+        self.take_outputs();
     }
 
     /// Lets everything happen that will happen by itself.
@@ -124,7 +130,7 @@ impl Bench {
         while let Some(next_ns) = self.model.next_event_ns() {
             self.advance(next_ns);
         }
-        self.outputs.extend(self.model.take_outputs());
+        self.take_outputs();
     }
 
     /// When a semaphore got this payload.

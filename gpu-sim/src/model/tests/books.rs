@@ -21,7 +21,7 @@ impl Bench {
         self.model.usage_of(tenant.process).remove(0)
     }
 
-    fn container(&self, name: &str) -> ContainerUsage {
+    fn container(&mut self, name: &str) -> ContainerUsage {
         let rows = self.model.container_usage().into_iter();
         let mut rows = rows.filter(|row| row.container == name);
         let row = rows.next().unwrap();
@@ -180,4 +180,41 @@ fn a_dead_process_whose_memory_another_has_opened_is_not_forgotten() {
     assert_eq!(bench.model.usage()[0].memory_bytes_current, 100 * MIB);
     bench.model.free(guest, block).unwrap();
     assert_eq!(bench.container("owner").memory_bytes_current, 0);
+}
+
+#[test]
+fn the_books_are_up_to_date_whenever_somebody_asks() {
+    let mut bench = Bench::new(exact());
+    let (a, b) = (bench.tenant(), bench.tenant());
+    bench.submit(a, kernel(10 * MS));
+    bench.submit(b, kernel(10 * MS));
+    // In the middle of the first kernel's first slice, when nothing happens.
+    bench.model.advance_to(MS);
+    let rows = bench.model.usage();
+    let engine = bench.model.engine_usage(0).unwrap();
+    assert_eq!(rows[0].gpu_busy_ns_total, engine.gpu_busy_ns_total);
+    let times = rows
+        .iter()
+        .map(|row| row.gpu_busy_ns_total + row.gpu_wait_ns_total);
+    let latency_ns = exact().timing.launch_latency_ns;
+    assert_eq!(times.collect::<Vec<_>>(), [MS - latency_ns; 2]);
+}
+
+#[test]
+fn a_process_waits_once_with_however_many_contexts() {
+    let mut bench = Bench::new(exact());
+    let (first, other) = (bench.tenant(), bench.tenant());
+    let mut second = other;
+    second.context = bench.model.create_context(other.process, 0).unwrap();
+    second.progress = bench.semaphore();
+    second.stream = bench
+        .model
+        .create_stream(other.process, second.context, 0, second.progress, 0)
+        .unwrap();
+    for tenant in [first, other, second] {
+        bench.submit(tenant, kernel(MS / 2));
+    }
+    bench.advance(MS / 4);
+    let latency_ns = exact().timing.launch_latency_ns;
+    assert_eq!(bench.usage(other).gpu_wait_ns_total, MS / 4 - latency_ns);
 }

@@ -22,7 +22,7 @@ fn contend(profile: MachineProfile, kernel_ns: u64) -> (Bench, Tenant, Tenant) {
 #[test]
 fn two_backlogged_contexts_get_half_each_with_a_few_percent_lost_to_switches() {
     for kernel_ns in [20 * US, 700 * US, 1_250 * US, 9 * MS] {
-        let (bench, a, b) = contend(MachineProfile::load("t4").unwrap(), kernel_ns);
+        let (mut bench, a, b) = contend(MachineProfile::load("t4").unwrap(), kernel_ns);
         let (a, b) = (bench.busy_ns(a) as f64, bench.busy_ns(b) as f64);
         assert!((a / (a + b) - 0.5).abs() < 0.005, "{kernel_ns}: {a} {b}");
         let lost = 1.0 - (a + b) / 1e9;

@@ -55,14 +55,14 @@ fn play(steps: &[Step]) -> Bench {
 proptest! {
     #[test]
     fn the_same_seed_gives_the_same_history(steps in steps()) {
-        let (once, twice) = (play(&steps), play(&steps));
+        let (mut once, mut twice) = (play(&steps), play(&steps));
         prop_assert_eq!(once.outputs, twice.outputs);
         prop_assert_eq!(once.model.usage(), twice.model.usage());
     }
 
     #[test]
     fn everything_completes_and_the_engines_time_adds_up(steps in steps()) {
-        let bench = play(&steps);
+        let mut bench = play(&steps);
         prop_assert!(bench.model.streams.values().all(|stream| stream.queue.is_empty()));
         let engine = bench.model.engine_usage(0).unwrap();
         let busy_ns: u64 = bench.model.usage().iter().map(|row| row.gpu_busy_ns_total).sum();
