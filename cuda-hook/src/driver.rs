@@ -27,6 +27,10 @@ use crate::elf::Object;
 use crate::lookup;
 use crate::table::{DriverRows, NvmlRows};
 
+mod memory;
+
+pub(crate) use memory::GraphAllocation;
+
 /// The driver under the name that programs ask the loader for.
 pub(crate) const DRIVER_SONAME: &CStr = c"libcuda.so.1";
 /// The management library likewise.
@@ -123,6 +127,7 @@ pub(crate) struct Driver {
     /// What the rows of the table forward to.
     pub(crate) rows: DriverRows,
     questions: Questions,
+    memory: memory::Questions,
     /// The loader's handle.
     library: AtomicPtr<c_void>,
 }
@@ -176,6 +181,8 @@ impl Driver {
             rows: unsafe { DriverRows::resolve(&address) },
             // SAFETY: as above.
             questions: unsafe { Questions::resolve(&address) },
+            // SAFETY: as above.
+            memory: unsafe { memory::Questions::resolve(&address) },
             library: AtomicPtr::new(library),
         })
     }

@@ -16,6 +16,7 @@
     )
 )]
 
+mod charge;
 mod completion;
 mod driver;
 mod elf;
@@ -27,6 +28,7 @@ mod lookup;
 #[cfg(test)]
 mod not_yet;
 mod quiet;
+mod reservation;
 mod runtime;
 #[cfg(second_door)]
 mod second_door;

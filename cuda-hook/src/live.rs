@@ -25,14 +25,9 @@ pub(crate) enum Key {
     Grown(usize),
 }
 
-/// Whose end is the end of a block, besides its own free.
+/// The context, by its handle, whose end is the end of a block besides the block's own free.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Owner {
-    /// A context, by its handle: destroyed, it frees what was allocated in it.
-    Context(usize),
-    /// The device's memory pools: they outlive contexts, but not a reset of the primary context.
-    Pool,
-}
+pub(crate) struct Owner(pub(crate) usize);
 
 /// Charged device memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,7 +127,7 @@ mod tests {
     #[test]
     fn a_block_is_taken_once() {
         let live = LiveMap::default();
-        let ours = block(64, Owner::Pool);
+        let ours = block(64, Owner(9));
         assert_eq!(live.insert(Key::Pointer(16), ours), None);
         assert_eq!(live.take(Key::Pointer(16)), Some(ours));
         assert_eq!(live.take(Key::Pointer(16)), None);
@@ -141,8 +136,8 @@ mod tests {
     #[test]
     fn a_pointer_and_an_array_of_the_same_number_are_two_blocks() {
         let live = LiveMap::default();
-        live.insert(Key::Pointer(16), block(1, Owner::Pool));
-        live.insert(Key::Array(16), block(2, Owner::Pool));
+        live.insert(Key::Pointer(16), block(1, Owner(9)));
+        live.insert(Key::Array(16), block(2, Owner(9)));
         assert_eq!(live.take(Key::Pointer(16)).unwrap().bytes, Bytes::new(1));
         assert_eq!(live.take(Key::Array(16)).unwrap().bytes, Bytes::new(2));
     }
@@ -151,8 +146,8 @@ mod tests {
     fn a_block_that_grows_and_shrinks_is_one_and_never_less_than_nothing() {
         let live = LiveMap::default();
         let key = Key::Grown(7);
-        live.grow(key, block(40, Owner::Context(7)));
-        live.grow(key, block(2, Owner::Context(7)));
+        live.grow(key, block(40, Owner(7)));
+        live.grow(key, block(2, Owner(7)));
         assert_eq!(live.shrink(key, Bytes::new(30)), Bytes::new(30));
         assert_eq!(
             live.find_all(|found, _| *found == key)[0].1.bytes,
@@ -166,12 +161,12 @@ mod tests {
     fn the_end_of_a_context_takes_its_blocks_and_no_others() {
         let live = LiveMap::default();
         for address in 0..100 {
-            live.insert(Key::Pointer(address), block(1, Owner::Context(7)));
+            live.insert(Key::Pointer(address), block(1, Owner(7)));
         }
-        live.insert(Key::Pointer(1000), block(1, Owner::Context(8)));
-        live.insert(Key::Pointer(1001), block(1, Owner::Pool));
+        live.insert(Key::Pointer(1000), block(1, Owner(8)));
+        live.insert(Key::Pointer(1001), block(1, Owner(9)));
         assert_eq!(
-            live.take_all(|block| block.owner == Owner::Context(7))
+            live.take_all(|block| block.owner == Owner(7))
                 .len(),
             100
         );

@@ -32,24 +32,13 @@ pub(crate) const NOT_YET: &[(&str, &[&str])] = &[
         &["cuFuncSetBlockShape"],
     ),
     (
-        "Memory of a graph's own allocation nodes is not charged.",
+        "The nodes of a graph that allocate are asked of the driver when it is instantiated.",
         &[
-            "cuDeviceGraphMemTrim",
             "cuGraphAddMemAllocNode",
             "cuGraphAddMemFreeNode",
             "cuGraphAddNode",
             "cuGraphAddNode_v2",
             "cuGraphAddNode_v3",
-            "cuGraphExecDestroy",
-            "cuGraphExecUpdate",
-            "cuGraphExecUpdate_v2",
-            "cuGraphInstantiate",
-            "cuGraphInstantiateWithFlags",
-            "cuGraphInstantiateWithParams",
-            "cuGraphInstantiateWithParams_ptsz",
-            "cuGraphInstantiate_v2",
-            "cuGraphUpload",
-            "cuGraphUpload_ptsz",
         ],
     ),
     (
@@ -214,13 +203,8 @@ pub(crate) const NOT_YET: &[(&str, &[&str])] = &[
         ],
     ),
     (
-        "What a pool holds beyond the blocks that are out is not charged, and a current pool changed to another device's is not followed.",
-        &[
-            "cuDeviceSetMemPool",
-            "cuMemPoolSetAttribute",
-            "cuMemPoolTrimTo",
-            "cuMemSetMemPool",
-        ],
+        "The pool that is current is asked of the driver at each allocation.",
+        &["cuDeviceSetMemPool", "cuMemSetMemPool"],
     ),
     (
         "Arrays of the 32-bit ABI before CUDA 3.2 are not charged.",

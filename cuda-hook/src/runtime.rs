@@ -27,6 +27,7 @@ use parking_lot::Mutex;
 use crate::completion::Completion;
 use crate::driver::{Driver, Nvml};
 use crate::hooks::context::Attachments;
+use crate::hooks::graph_memory::GraphMemory;
 use crate::hooks::green::Greens;
 use crate::hooks::module::Used;
 use crate::hooks::pool::Pools;
@@ -356,8 +357,10 @@ pub(crate) struct Attachment {
     pub(crate) live: LiveMap,
     /// What it holds by virtual memory management.
     pub(crate) vmm: Vmm,
-    /// Where its memory pools lie.
+    /// Its memory pools.
     pub(crate) pools: Pools,
+    /// What its graphs allocate.
+    pub(crate) graph_memory: GraphMemory,
     /// How often its contexts were attached to.
     pub(crate) context_attachments: Attachments,
     /// When its books and the device agree.
@@ -399,6 +402,7 @@ impl Attachment {
             live: LiveMap::default(),
             vmm: Vmm::default(),
             pools: Pools::default(),
+            graph_memory: GraphMemory::default(),
             context_attachments: Attachments::default(),
             quiet: Quiet::default(),
             greens: Greens::default(),
@@ -416,9 +420,14 @@ impl Attachment {
         self.devices.iter().position(|ours| ours.device == device)
     }
 
-    /// The devices that the program sees.
+    /// The driver's devices, in the order of the ledger and the share.
     pub(crate) fn devices(&self) -> impl Iterator<Item = CUdevice> {
         self.devices.iter().map(|ours| ours.device)
+    }
+
+    /// The driver's device of that index.
+    pub(crate) fn device(&self, device_index: usize) -> Option<CUdevice> {
+        self.devices.get(device_index).map(|ours| ours.device)
     }
 
     /// The GPU of that index.

@@ -22,7 +22,7 @@ use cuda_sys_stubs::{Effect, nvml_pfn, pfn};
 use crate::driver::{Driver, Nvml, functions};
 use crate::entry::{self, Cuda, Management};
 use crate::hooks::{
-    array, context, green, launch, memory, module, nvml, pool, processes, report, vmm,
+    array, context, graph_memory, green, launch, memory, module, nvml, pool, processes, report, vmm,
 };
 use crate::lookup;
 
@@ -192,6 +192,21 @@ hooks! {
     Uncharge fn cuMemFreeAsync_ptsz(dptr: CUdeviceptr, hStream: CUstream) => pool::free(dptr, launch::per_thread(hStream));
     Track    fn cuMemPoolCreate(pool: *mut CUmemoryPool, poolProps: *const CUmemPoolProps) => pool::create(pool, poolProps);
     Uncharge fn cuMemPoolDestroy(pool: CUmemoryPool) => pool::destroy(pool);
+    Uncharge fn cuMemPoolTrimTo(pool: CUmemoryPool, minBytesToKeep: usize) => pool::shrink(pool);
+    Track    fn cuMemPoolSetAttribute(pool: CUmemoryPool, attr: CUmemPool_attribute, value: *mut c_void) => pool::shrink(pool);
+
+    // Memory that graphs allocate: it is taken at launch or upload, and kept.
+    Charge   fn cuGraphInstantiate(phGraphExec: *mut CUgraphExec, hGraph: CUgraph, phErrorNode: *mut CUgraphNode, logBuffer: *mut c_char, bufferSize: usize) => graph_memory::instantiate(phGraphExec, hGraph, 0);
+    Charge   fn cuGraphInstantiate_v2(phGraphExec: *mut CUgraphExec, hGraph: CUgraph, phErrorNode: *mut CUgraphNode, logBuffer: *mut c_char, bufferSize: usize) => graph_memory::instantiate(phGraphExec, hGraph, 0);
+    Charge   fn cuGraphInstantiateWithFlags(phGraphExec: *mut CUgraphExec, hGraph: CUgraph, flags: c_ulonglong) => graph_memory::instantiate(phGraphExec, hGraph, flags);
+    Charge   fn cuGraphInstantiateWithParams(phGraphExec: *mut CUgraphExec, hGraph: CUgraph, instantiateParams: *mut CUDA_GRAPH_INSTANTIATE_PARAMS) => graph_memory::instantiate_with(phGraphExec, hGraph, instantiateParams);
+    Charge   fn cuGraphInstantiateWithParams_ptsz(phGraphExec: *mut CUgraphExec, hGraph: CUgraph, instantiateParams: *mut CUDA_GRAPH_INSTANTIATE_PARAMS) => graph_memory::instantiate_with(phGraphExec, hGraph, instantiateParams);
+    Charge   fn cuGraphUpload(hGraph: CUgraphExec, hStream: CUstream) => graph_memory::upload(hGraph);
+    Charge   fn cuGraphUpload_ptsz(hGraphExec: CUgraphExec, hStream: CUstream) => graph_memory::upload(hGraphExec);
+    Track    fn cuGraphExecUpdate(hGraphExec: CUgraphExec, hGraph: CUgraph, hErrorNode_out: *mut CUgraphNode, updateResult_out: *mut CUgraphExecUpdateResult) => graph_memory::update(hGraphExec, hGraph);
+    Track    fn cuGraphExecUpdate_v2(hGraphExec: CUgraphExec, hGraph: CUgraph, resultInfo: *mut CUgraphExecUpdateResultInfo) => graph_memory::update(hGraphExec, hGraph);
+    Uncharge fn cuGraphExecDestroy(hGraphExec: CUgraphExec) => graph_memory::destroy(hGraphExec);
+    Uncharge fn cuDeviceGraphMemTrim(device: CUdevice) => graph_memory::trim(device);
 
     // Virtual memory management: memory lives as long as a handle or a mapping of it does.
     Charge   fn cuMemCreate(handle: *mut CUmemGenericAllocationHandle, size: usize, prop: *const CUmemAllocationProp, flags: c_ulonglong) => vmm::create(handle, size, prop);
@@ -224,8 +239,8 @@ hooks! {
     Throttle fn cuLaunchKernelEx(config: *const CUlaunchConfig, f: CUfunction, kernelParams: *mut *mut c_void, extra: *mut *mut c_void) => launch::kernel_ex(config, f, launch::as_given);
     Throttle fn cuLaunchKernelEx_ptsz(config: *const CUlaunchConfig, f: CUfunction, kernelParams: *mut *mut c_void, extra: *mut *mut c_void) => launch::kernel_ex(config, f, launch::per_thread);
     Throttle fn cuLaunchCooperativeKernelMultiDevice(launchParamsList: *mut CUDA_LAUNCH_PARAMS, numDevices: c_uint, flags: c_uint) => launch::multi_device(launchParamsList, numDevices);
-    Throttle fn cuGraphLaunch(hGraph: CUgraphExec, hStream: CUstream) => launch::graph(hGraph, hStream);
-    Throttle fn cuGraphLaunch_ptsz(hGraphExec: CUgraphExec, hStream: CUstream) => launch::graph(hGraphExec, launch::per_thread(hStream));
+    Throttle fn cuGraphLaunch(hGraph: CUgraphExec, hStream: CUstream) => graph_memory::launch(hGraph, hStream);
+    Throttle fn cuGraphLaunch_ptsz(hGraphExec: CUgraphExec, hStream: CUstream) => graph_memory::launch(hGraphExec, launch::per_thread(hStream));
 }
 
 hooks! {

@@ -12,6 +12,9 @@ struct block {
     CUmemoryPool pool;
     CUdeviceptr window;
     size_t window_bytes;
+    CUgraph graph;
+    CUgraphExec exec;
+    int descriptor;
 };
 
 struct kind {
@@ -68,7 +71,7 @@ static CUresult allocate_managed(struct block *block, size_t bytes, size_t *char
 
 static CUresult allocate_physical(struct block *block, size_t bytes, size_t *charged)
 {
-    CUmemAllocationProp prop = { .type = ALLOCATION_PINNED, .location = { LOCATION_DEVICE, device } };
+    CUmemAllocationProp prop = { .type = ALLOCATION_PINNED, .handle_types = 1 /* descriptors */, .location = { LOCATION_DEVICE, device } };
     *charged = bytes;
     return CU(cuMemCreate)(&block->address, bytes, &prop, 0);
 }

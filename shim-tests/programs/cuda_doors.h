@@ -82,6 +82,12 @@ typedef struct {
     unsigned value, element_bytes;
     size_t width, height;
 } CUDA_MEMSET_NODE_PARAMS;
+typedef struct {
+    CUmemPoolProps pool;
+    const CUmemAccessDesc *access;
+    size_t access_count, bytes;
+    CUdeviceptr address;
+} CUDA_MEM_ALLOC_NODE_PARAMS;
 typedef struct { int result; CUgraphNode node, from; } CUgraphExecUpdateResultInfo;
 
 /* The driver functions that the programs use: symbol, the name and CUDA version that `cuGetProcAddress` knows it by, arguments. */
@@ -133,6 +139,13 @@ typedef struct { int result; CUgraphNode node, from; } CUgraphExecUpdateResultIn
     X(cuMemUnmap, "cuMemUnmap", 10020, (CUdeviceptr, size_t)) \
     X(cuMemSetAccess, "cuMemSetAccess", 10020, (CUdeviceptr, size_t, const CUmemAccessDesc *, size_t)) \
     X(cuMemPoolCreate, "cuMemPoolCreate", 11020, (CUmemoryPool *, const CUmemPoolProps *)) \
+    X(cuMemRetainAllocationHandle, "cuMemRetainAllocationHandle", 11000, (CUmemGenericAllocationHandle *, void *)) \
+    X(cuMemExportToShareableHandle, "cuMemExportToShareableHandle", 10020, (void *, CUmemGenericAllocationHandle, int, unsigned long long)) \
+    X(cuMemImportFromShareableHandle, "cuMemImportFromShareableHandle", 10020, (CUmemGenericAllocationHandle *, void *, int)) \
+    X(cuDeviceGetDefaultMemPool, "cuDeviceGetDefaultMemPool", 11020, (CUmemoryPool *, CUdevice)) \
+    X(cuDeviceSetMemPool, "cuDeviceSetMemPool", 11020, (CUdevice, CUmemoryPool)) \
+    X(cuMemPoolSetAttribute, "cuMemPoolSetAttribute", 11020, (CUmemoryPool, int, void *)) \
+    X(cuMemPoolTrimTo, "cuMemPoolTrimTo", 11020, (CUmemoryPool, size_t)) \
     X(cuMemPoolDestroy, "cuMemPoolDestroy", 11020, (CUmemoryPool)) \
     X(cuMemAllocAsync, "cuMemAllocAsync", 11020, (CUdeviceptr *, size_t, CUstream)) \
     X(cuMemAllocFromPoolAsync, "cuMemAllocFromPoolAsync", 11020, (CUdeviceptr *, size_t, CUmemoryPool, CUstream)) \
@@ -169,6 +182,10 @@ typedef struct { int result; CUgraphNode node, from; } CUgraphExecUpdateResultIn
     X(cuGraphAddKernelNode_v2, "cuGraphAddKernelNode", 12000, (CUgraphNode *, CUgraph, const CUgraphNode *, size_t, const CUDA_KERNEL_NODE_PARAMS *)) \
     X(cuGraphAddMemsetNode, "cuGraphAddMemsetNode", 10000, (CUgraphNode *, CUgraph, const CUgraphNode *, size_t, const CUDA_MEMSET_NODE_PARAMS *, CUcontext)) \
     X(cuGraphAddEmptyNode, "cuGraphAddEmptyNode", 10000, (CUgraphNode *, CUgraph, const CUgraphNode *, size_t)) \
+    X(cuGraphAddMemAllocNode, "cuGraphAddMemAllocNode", 11040, (CUgraphNode *, CUgraph, const CUgraphNode *, size_t, CUDA_MEM_ALLOC_NODE_PARAMS *)) \
+    X(cuGraphAddMemFreeNode, "cuGraphAddMemFreeNode", 11040, (CUgraphNode *, CUgraph, const CUgraphNode *, size_t, CUdeviceptr)) \
+    X(cuDeviceGraphMemTrim, "cuDeviceGraphMemTrim", 11040, (CUdevice)) \
+    X(cuGraphUpload, "cuGraphUpload", 11010, (CUgraphExec, CUstream)) \
     X(cuGraphGetNodes, "cuGraphGetNodes", 10000, (CUgraph, CUgraphNode *, size_t *)) \
     X(cuGraphInstantiateWithFlags, "cuGraphInstantiateWithFlags", 11040, (CUgraphExec *, CUgraph, unsigned long long)) \
     X(cuGraphExecKernelNodeSetParams_v2, "cuGraphExecKernelNodeSetParams", 12000, (CUgraphExec, CUgraphNode, const CUDA_KERNEL_NODE_PARAMS *)) \

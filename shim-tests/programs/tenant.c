@@ -24,8 +24,10 @@
  *     init-threads COUNT                      calls cuInit from COUNT threads at once; each one's status
  *     fork COMMAND[; COMMAND …]               a child does them; its answers, with `; ` between, without a status
  *     orphan                                  a child that does nothing until standard input ends; its pid
- *     pid                                     */
-#include "allocators.h"
+ *     pid
+ *
+ * and what reserves.h names.                */
+#include "reserves.h"
 #include <poll.h>
 #include <pthread.h>
 #include <sys/wait.h>
@@ -481,7 +483,10 @@ static void obey(char *answer, char *line)
             COMMANDS[at].run(answer, rest);
             return;
         }
-    fail("no command is called %s", line);
+    CUresult status = CUDA_SUCCESS;
+    if (!obey_reserves(line, rest, &status))
+        fail("no command is called %s", line);
+    answer_status(answer, status);
 }
 
 int main(int argc, char **argv)

@@ -254,6 +254,7 @@ fn content_hash(programs: &Path, source: &Path, flags: &[String]) -> u64 {
         "allocators.h",
         "images.h",
         "reach.h",
+        "reserves.h",
         "tenant.c",
     ] {
         fs::read(programs.join(included))

@@ -12,6 +12,7 @@
     reason = "a test harness: its failures are the tests' failures"
 )]
 
+pub mod books;
 pub mod build;
 pub mod calls;
 pub mod child;
@@ -23,9 +24,10 @@ pub mod tenant;
 pub mod trace;
 pub mod world;
 
+pub use books::Books;
 pub use build::{Door, artefacts, program, shared_object};
 pub use child::Outcome;
-pub use machine::Machine;
+pub use machine::{Machine, two_gpus};
 pub use tenant::Tenant;
 pub use trace::Trace;
 pub use world::World;

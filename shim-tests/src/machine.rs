@@ -8,6 +8,7 @@ use crate::world::World;
 use gpu_sim::client::{self, Environment};
 use gpu_sim::command::ProcessUsage;
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -230,6 +231,23 @@ fn take_hook_away(command: &mut Command) {
             command.env_remove(name);
         }
     }
+}
+
+/// The profile of a machine with two T4: the path of its file.
+pub fn two_gpus() -> String {
+    let one = include_str!("../../gpu-sim/profiles/t4.toml");
+    let (_, device) = one
+        .split_once("[[device]]")
+        .expect("a profile has a device");
+    let second = device.replace("pci_bus = 0", "pci_bus = 1");
+    // Written aside and moved into place whole, so that tests may race.
+    let folder = &artefacts().folder;
+    let mut file = tempfile::NamedTempFile::new_in(folder).expect("a file beside the artefacts");
+    write!(file, "{one}\n[[device]]{second}").expect("a profile");
+    let path = folder.join("shim-two-gpus.toml");
+    file.persist(&path)
+        .expect("a profile can be moved into place");
+    path.display().to_string()
 }
 
 impl Drop for Machine {

@@ -1,7 +1,7 @@
 //! The memory quota: exact, shared by a container's processes, and what a program is told about it.
 #![cfg(test)]
 
-use shim_tests::{Door, MIB, Machine, Tenant, World};
+use shim_tests::{Door, MIB, Machine, Tenant, World, two_gpus};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 const OUT_OF_MEMORY: u64 = 2;
@@ -568,16 +568,4 @@ fn the_device_that_holds_the_bytes_is_charged() {
         (here.free_bytes(), there.free_bytes()),
         (here_bytes, there_bytes)
     );
-}
-
-/// A machine with two T4.
-fn two_gpus() -> String {
-    let path = shim_tests::artefacts().folder.join("shim-two-gpus.toml");
-    let one = include_str!("../../gpu-sim/profiles/t4.toml");
-    let (_, device) = one
-        .split_once("[[device]]")
-        .expect("a profile has a device");
-    let second = device.replace("pci_bus = 0", "pci_bus = 1");
-    std::fs::write(&path, format!("{one}\n[[device]]{second}")).expect("a profile");
-    path.display().to_string()
 }

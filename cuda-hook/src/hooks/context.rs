@@ -14,9 +14,10 @@ use limiter::context::Turn;
 use limiter::units::{Bytes, DeviceUuid};
 use parking_lot::Mutex;
 
+use crate::charge;
 use crate::driver::Nvml;
 use crate::entry::{Api, Bare, Cuda, Cx};
-use crate::hooks::{measure, memory};
+use crate::hooks::{measure, memory, pool};
 use crate::live::{Block, Key, Owner};
 use crate::runtime;
 
@@ -111,9 +112,7 @@ pub(crate) fn charged(
     };
     let cost = board.context_cost(cx.driver.version().unwrap_or(0));
     let expected = cost.expect();
-    let Ok(charge) = attachment
-        .ledger
-        .try_charge(device_index, expected.bytes.unwrap_or_default())
+    let Ok(charge) = charge::try_charge(cx, device_index, expected.bytes.unwrap_or_default())
     else {
         return CUDA_ERROR_OUT_OF_MEMORY;
     };
@@ -130,7 +129,7 @@ pub(crate) fn charged(
     let block = Block {
         bytes: charge.commit(),
         device_index,
-        owner: Owner::Context(context.addr()),
+        owner: Owner(context.addr()),
     };
     memory::remember(cx, key, block);
     attachment.used.context_made();
@@ -275,17 +274,16 @@ pub(crate) unsafe fn set_limit(
 
 /// Whether a block ends with `context`: it is its own, or that of one that shares its memory.
 fn ends_with(cx: Cx, block: &Block, context: CUcontext) -> bool {
-    match block.owner {
-        Owner::Context(owner) => cx.attachment.greens.primary_of(owner) == context.addr(),
-        Owner::Pool => false,
-    }
+    let Owner(owner) = block.owner;
+    cx.attachment.greens.primary_of(owner) == context.addr()
 }
 
-/// What was known of a context that is gone.
+/// What was known of a context that is gone; what pools reserve may have gone with it.
 fn forget(cx: Cx, context: CUcontext) {
     cx.attachment.context_attachments.forget(context);
     cx.attachment.greens.forget_of(context);
     cx.attachment.used.forget();
+    charge::refresh_all(cx);
 }
 
 fn give_back(cx: Cx, taken: Vec<(Key, Block)>) {
@@ -359,11 +357,11 @@ pub(crate) unsafe fn reset_primary(
     cx.attachment
         .completion
         .forget_context(&cx.attachment.share, context);
-    let status = ended(cx, call, |block| match block.owner {
-        Owner::Context(_) => ends_with(cx, block, context),
-        Owner::Pool => Some(block.device_index) == device_index,
-    });
+    let status = ended(cx, call, |block| ends_with(cx, block, context));
     if status == CUDA_SUCCESS {
+        if let Some(device_index) = device_index {
+            pool::reset(cx, device_index);
+        }
         forget(cx, context);
     }
     status

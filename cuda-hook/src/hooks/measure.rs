@@ -13,6 +13,7 @@
 use cuda_sys_stubs::abi::{CUDA_ERROR_OUT_OF_MEMORY, CUDA_SUCCESS, CUcontext, CUresult};
 use limiter::units::Bytes;
 
+use crate::charge;
 use crate::entry::Cx;
 use crate::live::{Block, Key, Owner};
 use crate::runtime;
@@ -82,9 +83,8 @@ impl Unpaid {
 
 /// Puts what was measured on the books of its context.
 fn grow(cx: Cx, block: Block) {
-    if let Owner::Context(context) = block.owner {
-        cx.attachment.live.grow(Key::Grown(context), block);
-    }
+    let Owner(context) = block.owner;
+    cx.attachment.live.grow(Key::Grown(context), block);
 }
 
 /// Takes what was given back off the books of its context; what these do not hold, of the device's other contexts: a library
@@ -98,7 +98,7 @@ fn shrink(cx: Cx, block: Block) {
         .map(|(key, _)| key)
         .collect();
     keys.sort_by_key(|key| match (key, block.owner) {
-        (Key::Grown(context), Owner::Context(owner)) => *context != owner,
+        (Key::Grown(context), Owner(owner)) => *context != owner,
         _ => true,
     });
     let mut left = block.bytes.get();
@@ -130,6 +130,8 @@ impl Meter {
         let device_index = cx.attachment.device_index(device)?;
         cx.attachment.ledger.max(device_index)?;
         cx.attachment.quiet.look(|is_quiet| {
+            // What the driver has given back unseen is no longer on the device.
+            charge::refresh(cx, device_index);
             let listed = match effort {
                 Effort::Thorough => listed(cx, device_index),
                 Effort::Quick => None,
@@ -152,6 +154,7 @@ impl Meter {
 
     /// What the driver has taken since; negative: given back.
     fn taken(&self, is_quiet: bool) -> i128 {
+        charge::refresh(self.cx, self.device_index);
         let Some(free) = free(self.cx, self.context).filter(|free| *free != self.before.free)
         else {
             return 0;
@@ -184,22 +187,19 @@ impl Meter {
         let block = Block {
             bytes: Bytes::new(u64::try_from(bytes.unsigned_abs()).unwrap_or(u64::MAX)),
             device_index,
-            owner: Owner::Context(self.context.addr()),
+            owner: Owner(self.context.addr()),
         };
         if bytes < 0 {
             shrink(cx, block);
             return Ok(());
         }
-        match cx.attachment.ledger.try_charge(device_index, block.bytes) {
+        match charge::try_charge(cx, device_index, block.bytes) {
             Ok(charge) => {
                 charge.commit();
                 grow(cx, block);
                 Ok(())
             }
-            Err(refusal) => {
-                tracing::info!(device_index, "out of quota: {refusal}");
-                Err(Unpaid { cx, block })
-            }
+            Err(_) => Err(Unpaid { cx, block }),
         }
     }
 }

@@ -7,7 +7,9 @@
 use cuda_sys_stubs::abi::{CUDA_ERROR_OUT_OF_MEMORY, CUDA_SUCCESS, CUresult};
 use limiter::units::Bytes;
 
+use crate::charge;
 use crate::entry::Cx;
+use crate::hooks::pool;
 use crate::live::{Block, Key, Owner};
 
 /// The driver's sizes and pointers: 32 bits in the ABI before CUDA 3.2, 64 since.
@@ -66,7 +68,7 @@ impl Place {
         let context = cx.driver.current_context().ok()?;
         Some(Self {
             device_index,
-            owner: Owner::Context(context.addr()),
+            owner: Owner(context.addr()),
         })
     }
 }
@@ -83,16 +85,8 @@ pub(crate) fn charged(
         device_index,
         owner,
     } = place;
-    let charge = match cx
-        .attachment
-        .ledger
-        .try_charge(device_index, Bytes::new(bytes))
-    {
-        Ok(charge) => charge,
-        Err(refusal) => {
-            tracing::info!(device_index, "out of quota: {refusal}");
-            return CUDA_ERROR_OUT_OF_MEMORY;
-        }
+    let Ok(charge) = charge::try_charge(cx, device_index, Bytes::new(bytes)) else {
+        return CUDA_ERROR_OUT_OF_MEMORY;
     };
     let status = call();
     if status == CUDA_SUCCESS {
@@ -224,7 +218,7 @@ pub(crate) fn settle(cx: Cx, key: Key, exact: Bytes) -> bool {
         exact.get().saturating_sub(bytes.get()),
         bytes.get().saturating_sub(exact.get()),
     );
-    let settled = match ledger.try_charge(device_index, Bytes::new(missing)) {
+    let settled = match charge::try_charge(cx, device_index, Bytes::new(missing)) {
         Ok(charge) => {
             charge.commit();
             ledger.uncharge(device_index, Bytes::new(excess));
@@ -248,5 +242,5 @@ pub(crate) fn settle(cx: Cx, key: Key, exact: Bytes) -> bool {
 /// # Safety
 /// As [`hooks`](crate::hooks).
 pub(crate) unsafe fn free(cx: Cx, call: impl FnOnce() -> CUresult, dptr: u64) -> CUresult {
-    uncharged(cx, Key::Pointer(dptr), call)
+    pool::freed(cx, dptr, call)
 }

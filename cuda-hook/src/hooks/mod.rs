@@ -6,6 +6,7 @@
 
 pub(crate) mod array;
 pub(crate) mod context;
+pub(crate) mod graph_memory;
 pub(crate) mod green;
 pub(crate) mod launch;
 pub(crate) mod measure;

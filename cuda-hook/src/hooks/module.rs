@@ -181,9 +181,9 @@ pub(crate) unsafe fn unload_library(cx: Cx, call: impl FnOnce() -> CUresult) -> 
         .live
         .find_all(|key, _| matches!(key, Key::Grown(_)))
         .into_iter()
-        .filter_map(|(_, block)| match block.owner {
-            Owner::Context(context) => Some((block.device_index, context)),
-            Owner::Pool => None,
+        .map(|(_, block)| {
+            let Owner(context) = block.owner;
+            (block.device_index, context)
         })
         .collect();
     let contexts = one_each.into_values().map(ptr::with_exposed_provenance_mut);

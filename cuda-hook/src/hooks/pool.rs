@@ -1,22 +1,111 @@
-//! Memory pools, in stream order. What a pool holds beyond the blocks that are out is not charged: it is released to the
-//! device on trim, on synchronisation, or by the pool's threshold, unseen here.
+//! Memory pools, in stream order. A pool is charged for what it reserves, not for the blocks that are out of it.
+//!
+//! The bytes that a pool has none left for are charged before an allocation, what it then reserves settles the charge. Freed memory
+//! goes back when its stream has come that far, and from the pool to the device when it is trimmed or the program waits for
+//! something: a pool is asked again at each call that concerns it, and whenever memory runs short or is reported.
+//! A pool that another process exports is that process's, and so are its blocks.
 #![expect(
     unsafe_code,
     reason = "reads what the driver has written to the caller's out-pointers"
 )]
 
 use std::collections::HashMap;
+use std::ptr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use cuda_sys_stubs::abi::*;
+use limiter::ledger::OverQuota;
 use parking_lot::Mutex;
 
 use crate::entry::Cx;
-use crate::hooks::memory::{self, Place};
-use crate::live::{Key, Owner};
+use crate::hooks::memory;
+use crate::live::Key;
+use crate::reservation::{Growth, Reservation};
 
-/// Where the pools that this process made lie. A pool that is not here is a device's own.
+/// The pools that this process has taken memory from or made, on devices.
 #[derive(Default)]
-pub(crate) struct Pools(Mutex<HashMap<usize, CUmemLocation>>);
+pub(crate) struct Pools(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    /// By handle. A destroyed pool is not among them, and its handle may be another's.
+    pools: HashMap<usize, Arc<Pool>>,
+    /// The blocks that are out, and of which pool.
+    blocks: HashMap<CUdeviceptr, Arc<Pool>>,
+}
+
+/// A pool on a device.
+struct Pool {
+    /// As a number: no pointer of ours leads there.
+    handle: usize,
+    /// The driver's own, which cannot be destroyed.
+    is_default: bool,
+    reservation: Reservation,
+    /// A block was freed in the order of a stream, and no stream was waited for since.
+    is_freeing: AtomicBool,
+    /// Its handle means nothing any more; it ends with the last block that is out of it.
+    is_destroyed: AtomicBool,
+}
+
+impl State {
+    fn is_out(&self, pool: &Arc<Pool>) -> bool {
+        self.blocks.values().any(|other| Arc::ptr_eq(other, pool))
+    }
+}
+
+impl Pool {
+    fn new(handle: CUmemoryPool, device_index: usize, is_default: bool) -> Arc<Self> {
+        Arc::new(Self {
+            handle: handle.addr(),
+            is_default,
+            reservation: Reservation::new(device_index),
+            is_freeing: AtomicBool::new(false),
+            is_destroyed: AtomicBool::new(false),
+        })
+    }
+
+    fn handle(&self) -> CUmemoryPool {
+        ptr::without_provenance_mut(self.handle)
+    }
+
+    fn settle(&self, cx: Cx, growth: Growth) -> bool {
+        self.reservation.settle(cx, growth, || {
+            let is_destroyed = self.is_destroyed.load(Ordering::Acquire);
+            let memory = (!is_destroyed).then(|| cx.driver.pool_memory(self.handle()));
+            Some(memory?.ok()?.reserved)
+        })
+    }
+
+    /// Has the driver give back what nobody uses.
+    fn trim(&self, cx: Cx) {
+        if !self.is_destroyed.load(Ordering::Acquire) {
+            if let Err(status) = cx.driver.trim_pool(self.handle()) {
+                tracing::warn!(status, "a pool is not trimmed");
+            }
+            self.settle(cx, Growth::AsItIs);
+        }
+    }
+
+    /// Charges the least that a block of `bytes` adds to what is reserved; that many bytes.
+    fn expect(&self, cx: Cx, bytes: u64) -> Result<u64, OverQuota> {
+        let spare = cx.driver.pool_memory(self.handle());
+        let more = bytes.saturating_sub(spare.map_or(0, |memory| memory.spare()));
+        self.reservation.expect(cx, more).map(|()| more)
+    }
+
+    /// The same after the stream, if something was freed that its work may not have come to yet.
+    fn expect_on(&self, cx: Cx, bytes: u64, stream: CUstream) -> Result<u64, OverQuota> {
+        self.expect(cx, bytes).or_else(|refusal| {
+            if !self.is_freeing.swap(false, Ordering::Relaxed)
+                || cx.driver.wait_for(stream).is_err()
+            {
+                return Err(refusal);
+            }
+            self.expect(cx, bytes)
+        })
+    }
+}
 
 /// The device that memory at `location` takes room on; `None` for host memory.
 pub(crate) fn device_of(location: CUmemLocation) -> Option<CUdevice> {
@@ -28,18 +117,82 @@ pub(crate) fn device_of(location: CUmemLocation) -> Option<CUdevice> {
     }
 }
 
-/// The device that `stream` runs on; `None` without a current context for a default stream.
-fn place_on(cx: Cx, stream: CUstream) -> Option<Place> {
-    let device = cx.driver.stream_device(stream).ok()?;
-    Some(Place {
-        device_index: cx.attachment.device_index(device)?,
-        owner: Owner::Pool,
-    })
+fn index_of(cx: Cx, location: CUmemLocation) -> Option<usize> {
+    cx.attachment.device_index(device_of(location)?)
 }
 
 /// Whether the call only records a graph node, which takes or gives back memory when the graph is launched.
 fn is_recorded(cx: Cx, stream: CUstream) -> bool {
     cx.driver.is_capturing(stream).unwrap_or(false)
+}
+
+/// Where a pool lies that the program has not made: one of the driver's own. `None`: another process's, or no pool at all.
+fn location_of_default(cx: Cx, handle: CUmemoryPool) -> Option<CUmemLocation> {
+    let told = cx.driver.pool_location(handle);
+    let locations = told.map_or_else(
+        |_| {
+            let devices = cx.attachment.devices();
+            let locations = devices.map(|id| CUmemLocation {
+                type_: CU_MEM_LOCATION_TYPE_DEVICE,
+                id,
+            });
+            locations.collect()
+        },
+        |location| vec![location],
+    );
+    let is_default = |location: &CUmemLocation| {
+        [
+            CU_MEM_ALLOCATION_TYPE_PINNED,
+            CU_MEM_ALLOCATION_TYPE_MANAGED,
+        ]
+        .into_iter()
+        .any(|kind| cx.driver.default_pool(*location, kind) == Ok(handle))
+    };
+    locations.into_iter().find(is_default)
+}
+
+/// The pool behind a handle, if this process is to be charged for it.
+fn find(cx: Cx, handle: CUmemoryPool) -> Option<Arc<Pool>> {
+    let pools = &cx.attachment.pools.0;
+    if let Some(known) = pools.lock().pools.get(&handle.addr()) {
+        return Some(Arc::clone(known));
+    }
+    let device_index = index_of(cx, location_of_default(cx, handle)?)?;
+    let mut state = pools.lock();
+    let known = state.pools.entry(handle.addr());
+    Some(Arc::clone(
+        known.or_insert_with(|| Pool::new(handle, device_index, true)),
+    ))
+}
+
+/// The pools on a device that this process is charged for.
+fn held_on(cx: Cx, device_index: usize) -> Vec<Arc<Pool>> {
+    let state = cx.attachment.pools.0.lock();
+    let pools = state.pools.values();
+    pools
+        .filter(|pool| {
+            pool.reservation.device_index() == device_index && pool.reservation.is_held()
+        })
+        .cloned()
+        .collect()
+}
+
+/// Asks the driver again what the pools on a device reserve; whether this process was charged for any.
+pub(crate) fn refresh(cx: Cx, device_index: usize) -> bool {
+    let held = held_on(cx, device_index);
+    for pool in &held {
+        pool.settle(cx, Growth::AsItIs);
+    }
+    !held.is_empty()
+}
+
+/// Has the driver give back what pools on a device keep and nobody uses; whether this process was charged for any.
+pub(crate) fn trim_all(cx: Cx, device_index: usize) -> bool {
+    let held = held_on(cx, device_index);
+    for pool in &held {
+        pool.trim(cx);
+    }
+    !held.is_empty()
 }
 
 /// `cuMemAllocAsync`: from the current pool of the stream's device.
@@ -53,16 +206,15 @@ pub(crate) unsafe fn alloc(
     bytes: usize,
     stream: CUstream,
 ) -> CUresult {
-    let place = if is_recorded(cx, stream) {
-        None
-    } else {
-        place_on(cx, stream)
+    let device = cx.driver.stream_device(stream);
+    let Ok(pool) = device.and_then(|device| cx.driver.current_pool(device)) else {
+        return call();
     };
     // SAFETY: as of this hook.
-    unsafe { alloc_at(cx, call, dptr, bytes, place) }
+    unsafe { alloc_from(cx, call, dptr, bytes, pool, stream) }
 }
 
-/// `cuMemAllocFromPoolAsync`: where the pool lies.
+/// `cuMemAllocFromPoolAsync`.
 ///
 /// # Safety
 /// As [`hooks`](crate::hooks).
@@ -74,36 +226,75 @@ pub(crate) unsafe fn alloc_from(
     pool: CUmemoryPool,
     stream: CUstream,
 ) -> CUresult {
-    let location = cx.attachment.pools.0.lock().get(&pool.addr()).copied();
-    let place = match location {
-        _ if is_recorded(cx, stream) => None,
-        None => place_on(cx, stream),
-        Some(location) => device_of(location)
-            .and_then(|device| cx.attachment.device_index(device))
-            .map(|device_index| Place {
-                device_index,
-                owner: Owner::Pool,
-            }),
+    if is_recorded(cx, stream) {
+        return call();
+    }
+    let Some(pool) = find(cx, pool) else {
+        return call();
     };
-    // SAFETY: as of this hook.
-    unsafe { alloc_at(cx, call, dptr, bytes, place) }
+    let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+    let Ok(expected) = pool.expect_on(cx, bytes, stream) else {
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    };
+    let status = call();
+    // SAFETY: the driver's promise: after success it has written there.
+    let block = (status == CUDA_SUCCESS).then(|| unsafe { dptr.read() });
+    if let Some(block) = block {
+        cx.attachment.pools.put_block(block, &pool);
+    }
+    pool.reservation.came(expected);
+    match block {
+        Some(block) if !pool.settle(cx, Growth::IfItFits) => undo(cx, &pool, block, stream),
+        Some(_) => status,
+        None => {
+            pool.settle(cx, Growth::AsItIs);
+            status
+        }
+    }
 }
 
-/// # Safety
-/// As [`hooks`](crate::hooks).
-unsafe fn alloc_at(
-    cx: Cx,
-    call: impl FnOnce() -> CUresult,
-    dptr: *mut CUdeviceptr,
-    bytes: usize,
-    place: Option<Place>,
-) -> CUresult {
-    let Some(place) = place else { return call() };
-    let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
-    memory::charged(cx, place, bytes, call, || {
-        // SAFETY: the driver's promise: after success it has written there.
-        Key::Pointer(unsafe { dptr.read() })
-    })
+/// Gives a block back that turned out not to fit.
+fn undo(cx: Cx, pool: &Pool, block: CUdeviceptr, stream: CUstream) -> CUresult {
+    let status = freed(cx, block, || cx.driver.free_in_order(block, stream));
+    if status != CUDA_SUCCESS {
+        return status;
+    }
+    if let Err(status) = cx.driver.wait_for(stream) {
+        tracing::warn!(status, "a block that does not fit is not given back yet");
+    }
+    pool.trim(cx);
+    CUDA_ERROR_OUT_OF_MEMORY
+}
+
+impl Pools {
+    fn put_block(&self, block: CUdeviceptr, pool: &Arc<Pool>) {
+        self.0.lock().blocks.insert(block, Arc::clone(pool));
+    }
+
+    /// The pool of a block, which is out no more.
+    fn take_block(&self, block: CUdeviceptr) -> Option<Arc<Pool>> {
+        self.0.lock().blocks.remove(&block)
+    }
+}
+
+/// Frees linear memory, of a pool or not, by `call`.
+pub(crate) fn freed(cx: Cx, block: CUdeviceptr, call: impl FnOnce() -> CUresult) -> CUresult {
+    let pools = &cx.attachment.pools;
+    let Some(pool) = pools.take_block(block) else {
+        return memory::uncharged(cx, Key::Pointer(block), call);
+    };
+    let status = call();
+    if status != CUDA_SUCCESS {
+        pools.put_block(block, &pool);
+        return status;
+    }
+    pool.is_freeing.store(true, Ordering::Relaxed);
+    if !pool.is_destroyed.load(Ordering::Acquire) {
+        pool.settle(cx, Growth::AsItIs);
+    } else if !pools.0.lock().is_out(&pool) {
+        pool.reservation.end(cx);
+    }
+    status
 }
 
 /// `cuMemFreeAsync`.
@@ -119,10 +310,10 @@ pub(crate) unsafe fn free(
     if is_recorded(cx, stream) {
         return call();
     }
-    memory::uncharged(cx, Key::Pointer(dptr), call)
+    freed(cx, dptr, call)
 }
 
-/// `cuMemPoolCreate`: remember where the pool lies.
+/// `cuMemPoolCreate`. Managed memory that has no device counts on the current one, as that of `cuMemAllocManaged` does.
 ///
 /// # Safety
 /// As [`hooks`](crate::hooks).
@@ -133,27 +324,87 @@ pub(crate) unsafe fn create(
     properties: *const CUmemPoolProps,
 ) -> CUresult {
     let status = call();
-    if status == CUDA_SUCCESS {
-        // SAFETY: the driver's promise: after success both are what it has written and read.
-        let (pool, location) = unsafe { (pool.read(), (*properties).location) };
-        cx.attachment.pools.0.lock().insert(pool.addr(), location);
+    if status != CUDA_SUCCESS {
+        return status;
+    }
+    // SAFETY: the driver's promise: after success both are what it has written and read.
+    let (pool, properties) = unsafe { (pool.read(), &*properties) };
+    let is_managed = properties.allocType == CU_MEM_ALLOCATION_TYPE_MANAGED;
+    let device_index = index_of(cx, properties.location).or_else(|| {
+        let current = is_managed.then(|| cx.driver.current_device().ok())??;
+        cx.attachment.device_index(current)
+    });
+    if let Some(device_index) = device_index {
+        let made = Pool::new(pool, device_index, false);
+        cx.attachment.pools.0.lock().pools.insert(pool.addr(), made);
     }
     status
 }
 
-/// `cuMemPoolDestroy`: what is out of the pool stays charged until it is freed.
+/// `cuMemPoolDestroy`. What is out of the pool, the driver can no longer be asked: all that it takes stays charged until the last
+/// block is freed.
 ///
 /// # Safety
 /// As [`hooks`](crate::hooks).
 pub(crate) unsafe fn destroy(
     cx: Cx,
     call: impl FnOnce() -> CUresult,
-    pool: CUmemoryPool,
+    handle: CUmemoryPool,
 ) -> CUresult {
-    let taken = cx.attachment.pools.0.lock().remove(&pool.addr());
+    let pools = &cx.attachment.pools.0;
+    let known = pools.lock().pools.get(&handle.addr()).cloned();
+    let Some(pool) = known.filter(|pool| !pool.is_default) else {
+        return call();
+    };
+    pools.lock().pools.remove(&handle.addr());
+    pool.trim(cx);
+    pool.is_destroyed.store(true, Ordering::Release);
     let status = call();
-    if let (true, Some(location)) = (status != CUDA_SUCCESS, taken) {
-        cx.attachment.pools.0.lock().insert(pool.addr(), location);
+    if status != CUDA_SUCCESS {
+        pool.is_destroyed.store(false, Ordering::Release);
+        pools.lock().pools.insert(handle.addr(), pool);
+    } else if !pools.lock().is_out(&pool) {
+        pool.reservation.end(cx);
     }
     status
+}
+
+/// `cuMemPoolTrimTo`, and `cuMemPoolSetAttribute`, whose release threshold is what the driver keeps.
+///
+/// # Safety
+/// As [`hooks`](crate::hooks).
+pub(crate) unsafe fn shrink(
+    cx: Cx,
+    call: impl FnOnce() -> CUresult,
+    handle: CUmemoryPool,
+) -> CUresult {
+    let status = call();
+    let known = cx
+        .attachment
+        .pools
+        .0
+        .lock()
+        .pools
+        .get(&handle.addr())
+        .cloned();
+    if let Some(pool) = known {
+        pool.settle(cx, Growth::AsItIs);
+    }
+    status
+}
+
+/// The reset of a device's primary context, which has freed the blocks that were out of its pools.
+pub(crate) fn reset(cx: Cx, device_index: usize) {
+    let mut gone = Vec::new();
+    {
+        let mut state = cx.attachment.pools.0.lock();
+        let on_device = |pool: &Pool| pool.reservation.device_index() == device_index;
+        let blocks = state.blocks.extract_if(|_, pool| on_device(pool));
+        gone.extend(blocks.map(|(_, pool)| pool));
+    }
+    let orphaned = gone
+        .iter()
+        .filter(|pool| pool.is_destroyed.load(Ordering::Acquire));
+    orphaned.for_each(|pool| pool.reservation.end(cx));
+    refresh(cx, device_index);
 }

@@ -6,6 +6,7 @@
 
 use cuda_sys_stubs::abi::{CUDA_SUCCESS, CUdevice, CUresult};
 
+use crate::charge;
 use crate::entry::Cx;
 use crate::hooks::memory::Word;
 use crate::runtime::MemoryUse;
@@ -56,6 +57,9 @@ pub(crate) unsafe fn memory_info<W: Word>(
         .current_device()
         .ok()
         .and_then(|device| cx.attachment.device_index(device));
+    if let Some(index) = index {
+        charge::refresh(cx, index);
+    }
     if let (CUDA_SUCCESS, Some(memory)) = (
         status,
         index.and_then(|index| cx.attachment.memory_use_of(index)),

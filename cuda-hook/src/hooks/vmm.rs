@@ -12,6 +12,7 @@ use cuda_sys_stubs::abi::*;
 use limiter::units::Bytes;
 use parking_lot::Mutex;
 
+use crate::charge;
 use crate::entry::Cx;
 use crate::hooks::pool;
 
@@ -168,7 +169,7 @@ pub(crate) unsafe fn create(
         return call();
     };
     let bytes = Bytes::new(u64::try_from(size).unwrap_or(u64::MAX));
-    let Ok(charge) = cx.attachment.ledger.try_charge(device_index, bytes) else {
+    let Ok(charge) = charge::try_charge(cx, device_index, bytes) else {
         return CUDA_ERROR_OUT_OF_MEMORY;
     };
     let status = call();
