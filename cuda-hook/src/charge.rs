@@ -8,27 +8,51 @@ use limiter::units::Bytes;
 
 use crate::entry::Cx;
 use crate::hooks::{graph_memory, pool};
+use crate::reservation::Activity;
+
+/// How often a refusal is put off because other threads' calls are under way. They take microseconds.
+const ATTEMPTS_MAX: u32 = 1000;
 
 /// Charges `bytes`; where the quota has no room for them, once more after the driver was asked what its pools and graphs still
-/// reserve, and once more after what they do not use was given back.
+/// reserve, and then after what they do not use was given back. What is charged for calls that are under way may be counted twice
+/// until they have returned: nobody is refused because of that.
 pub(crate) fn try_charge(
     cx: Cx,
     device_index: usize,
     bytes: Bytes,
 ) -> Result<Charge<'static>, OverQuota> {
+    try_charge_beside(cx, device_index, bytes, 0)
+}
+
+/// The same in a call that `own` bytes were charged for already.
+pub(crate) fn try_charge_beside(
+    cx: Cx,
+    device_index: usize,
+    bytes: Bytes,
+    own: u64,
+) -> Result<Charge<'static>, OverQuota> {
     let ledger = &cx.attachment.ledger;
-    let again_if = |something_was_held: bool, refusal: OverQuota| {
-        if something_was_held {
-            ledger.try_charge(device_index, bytes)
-        } else {
-            Err(refusal)
+    let mut attempt = ledger.try_charge(device_index, bytes);
+    if attempt.is_err() && refresh(cx, device_index) {
+        attempt = ledger.try_charge(device_index, bytes);
+    }
+    for _ in 0..ATTEMPTS_MAX {
+        if attempt.is_ok() || !trim(cx, device_index) {
+            break;
         }
-    };
-    ledger
-        .try_charge(device_index, bytes)
-        .or_else(|refusal| again_if(refresh(cx, device_index), refusal))
-        .or_else(|refusal| again_if(trim(cx, device_index), refusal))
-        .inspect_err(|refusal| tracing::info!(device_index, "out of quota: {refusal}"))
+        let before = activity(cx, device_index);
+        attempt = ledger.try_charge(device_index, bytes);
+        if before.coming <= own && before == activity(cx, device_index) {
+            break;
+        }
+        std::thread::yield_now();
+    }
+    attempt.inspect_err(|refusal| tracing::info!(device_index, "out of quota: {refusal}"))
+}
+
+/// What other threads are doing with the driver's pools and graphs on a device.
+fn activity(cx: Cx, device_index: usize) -> Activity {
+    pool::activity(cx, device_index).and(graph_memory::activity(cx, device_index))
 }
 
 /// Has the driver give back what its pools and graphs keep on a device and nobody uses; whether they may keep any.

@@ -165,11 +165,7 @@ mod tests {
         }
         live.insert(Key::Pointer(1000), block(1, Owner(8)));
         live.insert(Key::Pointer(1001), block(1, Owner(9)));
-        assert_eq!(
-            live.take_all(|block| block.owner == Owner(7))
-                .len(),
-            100
-        );
+        assert_eq!(live.take_all(|block| block.owner == Owner(7)).len(), 100);
         assert!(live.take(Key::Pointer(1000)).is_some());
         assert!(live.take(Key::Pointer(1001)).is_some());
     }

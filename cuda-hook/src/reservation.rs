@@ -38,11 +38,34 @@ pub(crate) enum Growth {
     AsItIs,
 }
 
+/// What is going on at reservations: while it stays the same and nothing is coming, what they are charged for is exact.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Activity {
+    /// Bytes that were charged for calls that are under way.
+    pub(crate) coming: u64,
+    changes: u64,
+}
+
+impl Activity {
+    /// Of these and others together.
+    pub(crate) fn and(self, other: Self) -> Self {
+        Self {
+            coming: self.coming.saturating_add(other.coming),
+            changes: self.changes.wrapping_add(other.changes),
+        }
+    }
+}
+
 impl Level {
-    /// What is to be charged when the driver says `reserved` bytes: at least that, and no more than that with all that is coming.
-    fn settled(self, reserved: u64) -> u64 {
-        self.held
-            .clamp(reserved, reserved.saturating_add(self.coming))
+    /// What it is when the driver says `reserved` bytes after a call has returned that `came` bytes were charged for: at least what
+    /// the driver says is held, and no more than that with all that is still coming.
+    fn settled(self, reserved: u64, came: u64) -> Self {
+        let coming = self.coming.saturating_sub(came);
+        Self {
+            held: self.held.clamp(reserved, reserved.saturating_add(coming)),
+            coming,
+            changes: self.changes,
+        }
     }
 }
 
@@ -65,7 +88,15 @@ impl Reservation {
         self.level.lock().held > 0
     }
 
-    /// Charges `bytes` that a call is about to add; [`came`](Self::came) is to be told when it has returned.
+    /// What is going on.
+    pub(crate) fn activity(&self) -> Activity {
+        let Level {
+            coming, changes, ..
+        } = *self.level.lock();
+        Activity { coming, changes }
+    }
+
+    /// Charges `bytes` that a call is about to add; [`settle`](Self::settle) is to be told when it has returned.
     pub(crate) fn expect(&self, cx: Cx, bytes: u64) -> Result<(), OverQuota> {
         if bytes == 0 {
             return Ok(()); // whoever asks for nothing more is not refused, whatever the container holds
@@ -78,16 +109,12 @@ impl Reservation {
         Ok(())
     }
 
-    /// The call that `bytes` were charged for has returned.
-    pub(crate) fn came(&self, bytes: u64) {
-        self.change(|level| level.coming = level.coming.saturating_sub(bytes));
-    }
-
-    /// Makes the charge what the driver says; `false`, and unchanged, if the quota has no room for that.
-    /// `reserved` asks the driver, in bytes; where it does not tell, the charge stays as it is.
+    /// Makes the charge what the driver says, after a call that `came` bytes were charged for; `false` if the quota has no room for
+    /// that: then it is charged as before. `reserved` asks the driver, in bytes; where it does not tell, the charge stays too.
     pub(crate) fn settle(
         &self,
         cx: Cx,
+        came: u64,
         growth: Growth,
         reserved: impl Fn() -> Option<u64>,
     ) -> bool {
@@ -95,17 +122,21 @@ impl Reservation {
         loop {
             let before = *self.level.lock();
             let Some(reserved) = reserved() else {
+                self.came(came);
                 return true;
             };
-            let settled = before.settled(reserved);
-            let more = Bytes::new(settled.saturating_sub(before.held));
+            let settled = before.settled(reserved, came);
+            let more = Bytes::new(settled.held.saturating_sub(before.held));
             let charge = match growth {
                 Growth::IfItFits if more > Bytes::default() => {
-                    match charge::try_charge(cx, self.device_index, more) {
+                    match charge::try_charge_beside(cx, self.device_index, more, came) {
                         Ok(charge) => Some(charge),
                         // On the way to a refusal something was given back here, or by another thread.
                         Err(_) if *self.level.lock() != before => continue,
-                        Err(_) => return false,
+                        Err(_) => {
+                            self.came(came);
+                            return false;
+                        }
                     }
                 }
                 _ => None,
@@ -117,10 +148,14 @@ impl Reservation {
                 Some(charge) => drop(charge.commit()),
                 None => ledger.charge(self.device_index, more),
             }
-            let less = before.held.saturating_sub(settled);
+            let less = before.held.saturating_sub(settled.held);
             ledger.uncharge(self.device_index, Bytes::new(less));
             return true;
         }
+    }
+
+    fn came(&self, came: u64) {
+        self.change(|level| level.coming = level.coming.saturating_sub(came));
     }
 
     /// Gives all of it back: it is gone.
@@ -138,13 +173,15 @@ impl Reservation {
         level.changes = level.changes.wrapping_add(1);
     }
 
-    /// Sets what is held, if nothing was changed since `before`.
-    fn replace(&self, before: Level, held: u64) -> bool {
+    /// Sets it, if nothing was changed since `before`.
+    fn replace(&self, before: Level, settled: Level) -> bool {
         let mut level = self.level.lock();
         let is_untouched = *level == before;
-        if is_untouched && held != before.held {
-            level.held = held;
-            level.changes = level.changes.wrapping_add(1);
+        if is_untouched && settled != before {
+            *level = Level {
+                changes: before.changes.wrapping_add(1),
+                ..settled
+            };
         }
         is_untouched
     }
@@ -162,18 +199,26 @@ mod tests {
         }
     }
 
+    /// What is held, and what is still coming.
+    fn settled(level: Level, reserved: u64, came: u64) -> (u64, u64) {
+        let settled = level.settled(reserved, came);
+        (settled.held, settled.coming)
+    }
+
     #[test]
     fn with_nothing_under_way_the_driver_is_right() {
-        assert_eq!(level(10, 0).settled(25), 25, "more than was charged");
-        assert_eq!(level(25, 0).settled(10), 10, "less");
+        assert_eq!(settled(level(10, 0), 25, 0), (25, 0), "more");
+        assert_eq!(settled(level(25, 0), 10, 0), (10, 0), "less");
+        assert_eq!(settled(level(25, 15), 20, 15), (20, 0), "it has come");
     }
 
     #[test]
     fn what_is_under_way_may_or_may_not_be_in_what_the_driver_says() {
-        assert_eq!(level(30, 10).settled(20), 30, "not yet");
-        assert_eq!(level(30, 10).settled(30), 30, "already");
-        assert_eq!(level(30, 10).settled(35), 35, "and more than was charged");
-        assert_eq!(level(30, 10).settled(5), 15, "the rest was given back");
+        assert_eq!(settled(level(30, 10), 20, 0), (30, 10), "not yet");
+        assert_eq!(settled(level(30, 10), 30, 0), (30, 10), "already");
+        assert_eq!(settled(level(30, 10), 35, 0), (35, 10), "and more");
+        assert_eq!(settled(level(30, 10), 5, 0), (15, 10), "the rest went");
+        assert_eq!(settled(level(30, 10), 5, 4), (11, 6), "a part came");
     }
 
     #[test]
@@ -181,10 +226,10 @@ mod tests {
         let reservation = Reservation::new(0);
         let before = *reservation.level.lock();
         reservation.change(|level| level.held = 5);
-        assert!(!reservation.replace(before, 9));
+        assert!(!reservation.replace(before, level(9, 0)));
         let before = *reservation.level.lock();
-        assert!(reservation.replace(before, 9));
-        assert!(reservation.replace(*reservation.level.lock(), 9), "again");
+        assert!(reservation.replace(before, level(9, 0)));
         assert_eq!(reservation.level.lock().held, 9);
+        assert!(!reservation.replace(before, level(9, 0)), "it was");
     }
 }

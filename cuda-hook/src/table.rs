@@ -215,9 +215,28 @@ hooks! {
     Uncharge fn cuMemRelease(handle: CUmemGenericAllocationHandle) => vmm::release(handle);
     Uncharge fn cuMemUnmap(ptr: CUdeviceptr, size: usize) => vmm::unmap(ptr, size);
 
-    // Arrays.
+    // What else keeps that memory: descriptors, multicast objects, logical endpoints, sparse arrays.
+    Track    fn cuMemExportToShareableHandle(shareableHandle: *mut c_void, handle: CUmemGenericAllocationHandle, handleType: CUmemAllocationHandleType, flags: c_ulonglong) => vmm::export(handle);
+    Track    fn cuMemImportFromShareableHandle(handle: *mut CUmemGenericAllocationHandle, osHandle: *mut c_void, shHandleType: CUmemAllocationHandleType) => vmm::import(handle);
+    Track    fn cuMemGetHandleForAddressRange(handle: *mut c_void, dptr: CUdeviceptr, size: usize, handleType: CUmemRangeHandleType, flags: c_ulonglong) => vmm::export_range(dptr, size);
+    Track    fn cuMulticastCreate(mcHandle: *mut CUmemGenericAllocationHandle, prop: *const CUmulticastObjectProp) => vmm::create_multicast(mcHandle);
+    Track    fn cuMulticastBindMem(mcHandle: CUmemGenericAllocationHandle, mcOffset: usize, memHandle: CUmemGenericAllocationHandle, memOffset: usize, size: usize, flags: c_ulonglong) => vmm::bind_multicast(mcHandle, (None, mcOffset, size), vmm::Bound::Handle(memHandle));
+    Track    fn cuMulticastBindMem_v2(mcHandle: CUmemGenericAllocationHandle, dev: CUdevice, mcOffset: usize, memHandle: CUmemGenericAllocationHandle, memOffset: usize, size: usize, flags: c_ulonglong) => vmm::bind_multicast(mcHandle, (Some(dev), mcOffset, size), vmm::Bound::Handle(memHandle));
+    Track    fn cuMulticastBindAddr(mcHandle: CUmemGenericAllocationHandle, mcOffset: usize, memptr: CUdeviceptr, size: usize, flags: c_ulonglong) => vmm::bind_multicast(mcHandle, (None, mcOffset, size), vmm::Bound::Address(memptr));
+    Track    fn cuMulticastBindAddr_v2(mcHandle: CUmemGenericAllocationHandle, dev: CUdevice, mcOffset: usize, memptr: CUdeviceptr, size: usize, flags: c_ulonglong) => vmm::bind_multicast(mcHandle, (Some(dev), mcOffset, size), vmm::Bound::Address(memptr));
+    Uncharge fn cuMulticastUnbind(mcHandle: CUmemGenericAllocationHandle, dev: CUdevice, mcOffset: usize, size: usize) => vmm::unbind_multicast(mcHandle, (dev, mcOffset, size));
+    Track    fn cuLogicalEndpointBindMem(leId: CUlogicalEndpointId, dev: CUdevice, offset: u64, memHandle: CUmemGenericAllocationHandle, memOffset: u64, size: u64, flags: c_ulonglong) => vmm::bind_endpoint(leId, (dev, offset, size), vmm::Bound::Handle(memHandle));
+    Track    fn cuLogicalEndpointBindAddr(leId: CUlogicalEndpointId, dev: CUdevice, offset: u64, ptr: *mut c_void, size: u64, flags: c_ulonglong) => vmm::bind_endpoint(leId, (dev, offset, size), vmm::Bound::Address(memory::Word::get(ptr.addr())));
+    Uncharge fn cuLogicalEndpointUnbind(leId: CUlogicalEndpointId, dev: CUdevice, offset: u64, size: u64) => vmm::unbind_endpoint(leId, (dev, offset, size));
+    Uncharge fn cuLogicalEndpointDestroy(leId: CUlogicalEndpointId) => vmm::destroy_endpoint(leId);
+    Track    fn cuMemMapArrayAsync(mapInfoList: *mut CUarrayMapInfo, count: c_uint, hStream: CUstream) => vmm::map_array(mapInfoList, count);
+    Track    fn cuMemMapArrayAsync_ptsz(mapInfoList: *mut CUarrayMapInfo, count: c_uint, hStream: CUstream) => vmm::map_array(mapInfoList, count);
+
+    // Arrays. The first versions are the 32-bit ABI of CUDA before 3.2.
+    Charge   fn cuArrayCreate(pHandle: *mut CUarray, pAllocateArray: *const CUDA_ARRAY_DESCRIPTOR_v1) => array::create(pHandle, pAllocateArray);
+    Charge   fn cuArray3DCreate(pHandle: *mut CUarray, pAllocateArray: *const CUDA_ARRAY3D_DESCRIPTOR_v1) => array::create(pHandle, pAllocateArray);
     Charge   fn cuArrayCreate_v2(pHandle: *mut CUarray, pAllocateArray: *const CUDA_ARRAY_DESCRIPTOR) => array::create(pHandle, pAllocateArray);
-    Charge   fn cuArray3DCreate_v2(pHandle: *mut CUarray, pAllocateArray: *const CUDA_ARRAY3D_DESCRIPTOR) => array::create_3d(pHandle, pAllocateArray);
+    Charge   fn cuArray3DCreate_v2(pHandle: *mut CUarray, pAllocateArray: *const CUDA_ARRAY3D_DESCRIPTOR) => array::create(pHandle, pAllocateArray);
     Charge   fn cuMipmappedArrayCreate(pHandle: *mut CUmipmappedArray, pMipmappedArrayDesc: *const CUDA_ARRAY3D_DESCRIPTOR, numMipmapLevels: c_uint) => array::create_mipmapped(pHandle, pMipmappedArrayDesc, numMipmapLevels);
     Uncharge fn cuArrayDestroy(hArray: CUarray) => array::destroy(hArray.addr());
     Uncharge fn cuMipmappedArrayDestroy(hMipmappedArray: CUmipmappedArray) => array::destroy(hMipmappedArray.addr());

@@ -233,6 +233,8 @@ mod tests {
                 Effect::Attach,
                 Effect::Lookup,
                 Effect::Report,
+                // Takes nothing itself, but makes what others' memory is bound into.
+                Effect::Track,
                 Effect::Unknown,
             ],
             _ => &[],

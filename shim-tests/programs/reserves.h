@@ -7,6 +7,7 @@
  *     pool-trim [NAME]                        gives back what it keeps; without a name the default pool
  *     pool-destroy NAME
  *     retire NAME                             frees in stream order and waits for nothing
+ *     submit                                  launches the kernel of `kernel` and does not wait for it
  *     free-now NAME                           frees a block of a pool by cuMemFree
  *     pool-threads COUNT ROUNDS BYTES         each allocates from the current pool, and frees; status, or a bad one
  *     wait                                    for everything
@@ -27,6 +28,7 @@
 enum { POOL_RELEASE_THRESHOLD = 4, LOCATION_HOST = 2, HANDLE_FILE_DESCRIPTOR = 1, GRAPH_UPLOAD = 2 };
 
 static struct block *find_block(const char *name, int make);
+static CUresult launch_plain(CUstream where);
 
 /* The block of the first word, and the second word. */
 static struct block *named(char *rest, const char **second)
@@ -91,6 +93,12 @@ static CUresult do_pool_destroy(char *rest)
 static CUresult do_retire(char *rest)
 {
     return CU(cuMemFreeAsync)(find_block(rest, 0)->address, stream);
+}
+
+static CUresult do_submit(char *rest)
+{
+    (void)rest;
+    return launch_plain(stream);
 }
 
 static CUresult do_free_now(char *rest)
@@ -249,6 +257,7 @@ static const struct {
     { "pool-trim", do_pool_trim },
     { "pool-destroy", do_pool_destroy },
     { "retire", do_retire },
+    { "submit", do_submit },
     { "free-now", do_free_now },
     { "pool-threads", do_pool_threads },
     { "wait", do_wait },

@@ -104,7 +104,7 @@ fn memory_freed_in_stream_order_is_there_for_the_same_stream() {
     let mut tenant = tenant(&machine);
     let books = Books::open(&machine, &mut tenant);
     let most_bytes = books.free_bytes() / (2 * MIB) * (2 * MIB);
-    ok(&mut tenant, "kernel 100000");
+    ok(&mut tenant, "kernel 30000");
     let code_bytes = books.free_bytes() - tenant.free_bytes();
     let most_bytes = (most_bytes - code_bytes) / 3 * 2;
     for _ in 0..4 {
@@ -112,7 +112,7 @@ fn memory_freed_in_stream_order_is_there_for_the_same_stream() {
             &mut tenant,
             &format!("alloc a cuMemAllocAsync {most_bytes}"),
         );
-        ok(&mut tenant, "launch kernel 1");
+        ok(&mut tenant, "submit");
         ok(&mut tenant, "retire a");
     }
     assert_eq!(

@@ -16,6 +16,7 @@ functions! {
     pub(super) struct Questions from pfn {
         cuDeviceGetDefaultMemPool, cuDeviceGetGraphMemAttribute, cuDeviceGetMemPool,
         cuGraphChildGraphNodeGetGraph, cuGraphGetNodes, cuGraphMemAllocNodeGetParams, cuGraphNodeGetType,
+        cuMemGetAddressRange_v2,
         cuMemGetDefaultMemPool, cuMemPoolGetAttribute,
         cuStreamSynchronize, cuThreadExchangeStreamCaptureMode,
     }
@@ -139,6 +140,13 @@ impl Driver {
         let answer = work();
         ask!(self.cuThreadExchangeStreamCaptureMode(&raw mut mode))?;
         Ok(answer)
+    }
+
+    /// Where the block of memory begins that an address lies in.
+    pub(crate) fn block_at(&self, address: CUdeviceptr) -> Result<CUdeviceptr, Status> {
+        let (mut start, mut bytes) = (0, 0);
+        ask!(self.cuMemGetAddressRange_v2(&raw mut start, &raw mut bytes, address))?;
+        Ok(start)
     }
 
     /// What the graphs of a device have taken.

@@ -8,6 +8,7 @@ use cuda_sys_stubs::abi::*;
 
 use crate::entry::Cx;
 use crate::hooks::memory::{self, Place, Word};
+use crate::hooks::vmm;
 use crate::live::Key;
 
 /// Arrays are tiled in blocks of this size.
@@ -81,41 +82,62 @@ unsafe fn create_of<A>(
     )
 }
 
-/// `cuArrayCreate`.
-///
-/// # Safety
-/// As [`hooks`](crate::hooks).
-pub(crate) unsafe fn create(
-    cx: Cx,
-    call: impl FnOnce() -> CUresult,
-    array: *mut CUarray,
-    descriptor: *const CUDA_ARRAY_DESCRIPTOR,
-) -> CUresult {
-    // SAFETY: the caller's promise: null or its descriptor.
-    let descriptor = unsafe { descriptor.as_ref() }.map(|plane| CUDA_ARRAY3D_DESCRIPTOR {
-        Width: plane.Width,
-        Height: plane.Height,
-        Depth: 0,
-        Format: plane.Format,
-        NumChannels: plane.NumChannels,
-        Flags: 0,
-    });
-    // SAFETY: as of this hook.
-    unsafe { create_of(cx, call, array, descriptor, 1) }
+/// An array as a program describes it, in whichever ABI.
+pub(crate) trait Descriptor: Copy {
+    /// The same in the one that has all.
+    fn volume(self) -> CUDA_ARRAY3D_DESCRIPTOR;
 }
 
-/// `cuArray3DCreate`.
+/// A descriptor of a plane, and one of a volume, of the same ABI.
+macro_rules! descriptors {
+    ($( $plane:ident, $volume:ident; )*) => { $(
+        impl Descriptor for $plane {
+            fn volume(self) -> CUDA_ARRAY3D_DESCRIPTOR {
+                $volume {
+                    Width: self.Width,
+                    Height: self.Height,
+                    Depth: 0,
+                    Format: self.Format,
+                    NumChannels: self.NumChannels,
+                    Flags: 0,
+                }
+                .volume()
+            }
+        }
+
+        impl Descriptor for $volume {
+            fn volume(self) -> CUDA_ARRAY3D_DESCRIPTOR {
+                let extent = |extent| usize::saturating(Word::get(extent));
+                CUDA_ARRAY3D_DESCRIPTOR {
+                    Width: extent(self.Width),
+                    Height: extent(self.Height),
+                    Depth: extent(self.Depth),
+                    Format: self.Format,
+                    NumChannels: self.NumChannels,
+                    Flags: self.Flags,
+                }
+            }
+        }
+    )* };
+}
+
+descriptors! {
+    CUDA_ARRAY_DESCRIPTOR_v1, CUDA_ARRAY3D_DESCRIPTOR_v1;
+    CUDA_ARRAY_DESCRIPTOR, CUDA_ARRAY3D_DESCRIPTOR;
+}
+
+/// `cuArrayCreate`, `cuArray3DCreate`.
 ///
 /// # Safety
 /// As [`hooks`](crate::hooks).
-pub(crate) unsafe fn create_3d(
+pub(crate) unsafe fn create<D: Descriptor>(
     cx: Cx,
     call: impl FnOnce() -> CUresult,
     array: *mut CUarray,
-    descriptor: *const CUDA_ARRAY3D_DESCRIPTOR,
+    descriptor: *const D,
 ) -> CUresult {
     // SAFETY: the caller's promise: null or its descriptor.
-    let descriptor = unsafe { descriptor.as_ref() }.copied();
+    let descriptor = unsafe { descriptor.as_ref() }.map(|descriptor| descriptor.volume());
     // SAFETY: as of this hook.
     unsafe { create_of(cx, call, array, descriptor, 1) }
 }
@@ -142,7 +164,7 @@ pub(crate) unsafe fn create_mipmapped(
 /// # Safety
 /// As [`hooks`](crate::hooks).
 pub(crate) unsafe fn destroy(cx: Cx, call: impl FnOnce() -> CUresult, array: usize) -> CUresult {
-    memory::uncharged(cx, Key::Array(array), call)
+    memory::uncharged(cx, Key::Array(array), || vmm::array_ended(cx, call, array))
 }
 
 #[cfg(test)]
@@ -164,6 +186,26 @@ mod tests {
     fn an_array_takes_its_texels_rounded_up_to_tiles() {
         assert_eq!(array_bytes(&image(1024, 1024, 0), 1), 16 << 20);
         assert_eq!(array_bytes(&image(1, 0, 0), 1), TILE_BYTES);
+    }
+
+    #[test]
+    fn an_array_of_the_32_bit_abi_counts_the_same() {
+        let plane = CUDA_ARRAY_DESCRIPTOR_v1 {
+            Width: 1024,
+            Height: 512,
+            Format: CU_AD_FORMAT_FLOAT,
+            NumChannels: 4,
+        };
+        assert_eq!(array_bytes(&plane.volume(), 1), 8 << 20);
+        let volume = CUDA_ARRAY3D_DESCRIPTOR_v1 {
+            Width: 1024,
+            Height: 512,
+            Depth: 3,
+            Format: CU_AD_FORMAT_FLOAT,
+            NumChannels: 4,
+            Flags: 0,
+        };
+        assert_eq!(array_bytes(&volume.volume(), 1), 24 << 20);
     }
 
     #[test]

@@ -21,7 +21,7 @@ use parking_lot::Mutex;
 use crate::entry::Cx;
 use crate::hooks::memory;
 use crate::live::Key;
-use crate::reservation::{Growth, Reservation};
+use crate::reservation::{Activity, Growth, Reservation};
 
 /// The pools that this process has taken memory from or made, on devices.
 #[derive(Default)]
@@ -69,12 +69,18 @@ impl Pool {
         ptr::without_provenance_mut(self.handle)
     }
 
-    fn settle(&self, cx: Cx, growth: Growth) -> bool {
-        self.reservation.settle(cx, growth, || {
+    /// After a call that `came` bytes were charged for.
+    fn settle(&self, cx: Cx, came: u64, growth: Growth) -> bool {
+        self.reservation.settle(cx, came, growth, || {
             let is_destroyed = self.is_destroyed.load(Ordering::Acquire);
             let memory = (!is_destroyed).then(|| cx.driver.pool_memory(self.handle()));
             Some(memory?.ok()?.reserved)
         })
+    }
+
+    /// Asks the driver again.
+    fn refresh(&self, cx: Cx) {
+        self.settle(cx, 0, Growth::AsItIs);
     }
 
     /// Has the driver give back what nobody uses.
@@ -83,7 +89,7 @@ impl Pool {
             if let Err(status) = cx.driver.trim_pool(self.handle()) {
                 tracing::warn!(status, "a pool is not trimmed");
             }
-            self.settle(cx, Growth::AsItIs);
+            self.refresh(cx);
         }
     }
 
@@ -181,9 +187,19 @@ fn held_on(cx: Cx, device_index: usize) -> Vec<Arc<Pool>> {
 pub(crate) fn refresh(cx: Cx, device_index: usize) -> bool {
     let held = held_on(cx, device_index);
     for pool in &held {
-        pool.settle(cx, Growth::AsItIs);
+        pool.refresh(cx);
     }
     !held.is_empty()
+}
+
+/// What is going on at the pools on a device.
+pub(crate) fn activity(cx: Cx, device_index: usize) -> Activity {
+    let state = cx.attachment.pools.0.lock();
+    let pools = state.pools.values().map(|pool| &pool.reservation);
+    pools
+        .filter(|reservation| reservation.device_index() == device_index)
+        .map(Reservation::activity)
+        .fold(Activity::default(), Activity::and)
 }
 
 /// Has the driver give back what pools on a device keep and nobody uses; whether this process was charged for any.
@@ -242,12 +258,13 @@ pub(crate) unsafe fn alloc_from(
     if let Some(block) = block {
         cx.attachment.pools.put_block(block, &pool);
     }
-    pool.reservation.came(expected);
     match block {
-        Some(block) if !pool.settle(cx, Growth::IfItFits) => undo(cx, &pool, block, stream),
+        Some(block) if !pool.settle(cx, expected, Growth::IfItFits) => {
+            undo(cx, &pool, block, stream)
+        }
         Some(_) => status,
         None => {
-            pool.settle(cx, Growth::AsItIs);
+            pool.settle(cx, expected, Growth::AsItIs);
             status
         }
     }
@@ -290,7 +307,7 @@ pub(crate) fn freed(cx: Cx, block: CUdeviceptr, call: impl FnOnce() -> CUresult)
     }
     pool.is_freeing.store(true, Ordering::Relaxed);
     if !pool.is_destroyed.load(Ordering::Acquire) {
-        pool.settle(cx, Growth::AsItIs);
+        pool.refresh(cx);
     } else if !pools.0.lock().is_out(&pool) {
         pool.reservation.end(cx);
     }
@@ -388,7 +405,7 @@ pub(crate) unsafe fn shrink(
         .get(&handle.addr())
         .cloned();
     if let Some(pool) = known {
-        pool.settle(cx, Growth::AsItIs);
+        pool.refresh(cx);
     }
     status
 }

@@ -1,154 +1,52 @@
-//! Virtual memory management: memory is made by `cuMemCreate` and lives as long as a handle or a mapping of it does.
-//! References that other processes hold (exported handles) and multicast bindings are not seen here.
+//! Virtual memory management: memory is made by `cuMemCreate` and lives as long as anything refers to it: a handle, a mapping, a
+//! multicast object, logical endpoint or sparse array that it is bound into, or a descriptor in whoever's hands.
+//!
+//! Where descriptors are, and when the last is closed, cannot be seen: memory that was exported stays charged until the process
+//! ends. What is imported is charged to the process that made it.
 #![expect(
     unsafe_code,
-    reason = "reads what the driver has written to the caller's out-pointers"
+    reason = "reads the caller's records and what the driver has written to its out-pointers"
 )]
 
-use std::collections::{BTreeMap, HashMap};
 use std::ffi::c_void;
 
 use cuda_sys_stubs::abi::*;
 use limiter::units::Bytes;
 use parking_lot::Mutex;
 
+use self::references::{Allocation, AllocationId, Holder, References, Spot};
 use crate::charge;
 use crate::entry::Cx;
+use crate::hooks::memory::Word;
 use crate::hooks::pool;
+use crate::live::Key;
 
-/// Memory made by `cuMemCreate`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Allocation {
-    bytes: Bytes,
-    device_index: usize,
-    handle_count: u64,
-    mapping_count: u64,
-}
-
-/// The driver may give a released handle's number to the next allocation while the first is still mapped: so allocations have
-/// numbers of our own.
-type AllocationId = u64;
-
-/// A mapped range of addresses: its size in bytes, and what it maps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Mapping {
-    bytes: u64,
-    allocation: AllocationId,
-}
-
-#[derive(Default)]
-struct State {
-    next_id: AllocationId,
-    allocations: HashMap<AllocationId, Allocation>,
-    handles: HashMap<CUmemGenericAllocationHandle, AllocationId>,
-    mappings: BTreeMap<CUdeviceptr, Mapping>,
-}
-
-impl State {
-    fn add(&mut self, handle: CUmemGenericAllocationHandle, bytes: Bytes, device_index: usize) {
-        let id = self.next_id;
-        self.next_id = id.wrapping_add(1);
-        self.allocations.insert(
-            id,
-            Allocation {
-                bytes,
-                device_index,
-                handle_count: 1,
-                mapping_count: 0,
-            },
-        );
-        self.handles.insert(handle, id);
-    }
-
-    /// A reference more: to the allocation of the handle, or else, for a handle new to us, to what is mapped at `address`.
-    fn retain(&mut self, handle: CUmemGenericAllocationHandle, address: CUdeviceptr) {
-        let mapped = || self.mapping_at(address).map(|mapping| mapping.allocation);
-        let Some(id) = self.handles.get(&handle).copied().or_else(mapped) else {
-            return;
-        };
-        self.handles.insert(handle, id);
-        if let Some(allocation) = self.allocations.get_mut(&id) {
-            allocation.handle_count = allocation.handle_count.saturating_add(1);
-        }
-    }
-
-    /// A reference less. The handle's number is forgotten with its last one.
-    fn release(&mut self, handle: CUmemGenericAllocationHandle) -> Option<AllocationId> {
-        let id = *self.handles.get(&handle)?;
-        let allocation = self.allocations.get_mut(&id)?;
-        allocation.handle_count = allocation.handle_count.saturating_sub(1);
-        if allocation.handle_count == 0 {
-            self.handles.remove(&handle);
-        }
-        Some(id)
-    }
-
-    fn unrelease(&mut self, handle: CUmemGenericAllocationHandle, id: AllocationId) {
-        self.handles.insert(handle, id);
-        if let Some(allocation) = self.allocations.get_mut(&id) {
-            allocation.handle_count = allocation.handle_count.saturating_add(1);
-        }
-    }
-
-    fn map(&mut self, address: CUdeviceptr, bytes: u64, handle: CUmemGenericAllocationHandle) {
-        let Some(&allocation) = self.handles.get(&handle) else {
-            return;
-        };
-        self.insert_mapping(address, Mapping { bytes, allocation });
-    }
-
-    fn insert_mapping(&mut self, address: CUdeviceptr, mapping: Mapping) {
-        if let Some(allocation) = self.allocations.get_mut(&mapping.allocation) {
-            allocation.mapping_count = allocation.mapping_count.saturating_add(1);
-            self.mappings.insert(address, mapping);
-        }
-    }
-
-    /// Takes out the mappings that lie in the range. The driver unmaps whole mappings only.
-    fn unmap(&mut self, address: CUdeviceptr, bytes: u64) -> Vec<(CUdeviceptr, Mapping)> {
-        let range = address..address.saturating_add(bytes);
-        let taken: Vec<_> = self.mappings.extract_if(range, |_, _| true).collect();
-        for (_, mapping) in &taken {
-            if let Some(allocation) = self.allocations.get_mut(&mapping.allocation) {
-                allocation.mapping_count = allocation.mapping_count.saturating_sub(1);
-            }
-        }
-        taken
-    }
-
-    fn mapping_at(&self, address: CUdeviceptr) -> Option<Mapping> {
-        let (&start, &mapping) = self.mappings.range(..=address).next_back()?;
-        (address < start.saturating_add(mapping.bytes)).then_some(mapping)
-    }
-
-    /// The allocation, taken out, if nothing refers to it any more.
-    fn take_unreferenced(&mut self, id: AllocationId) -> Option<Allocation> {
-        let allocation = self.allocations.get(&id)?;
-        if allocation.handle_count == 0 && allocation.mapping_count == 0 {
-            self.allocations.remove(&id)
-        } else {
-            None
-        }
-    }
-}
+mod references;
 
 /// What this process holds by virtual memory management.
 #[derive(Default)]
-pub(crate) struct Vmm(Mutex<State>);
+pub(crate) struct Vmm(Mutex<References>);
 
 /// Gives back what nothing refers to any more.
 fn settle(cx: Cx, ids: impl IntoIterator<Item = AllocationId>) {
-    for id in ids {
-        let freed = cx.attachment.vmm.0.lock().take_unreferenced(id);
-        if let Some(Allocation {
-            bytes,
-            device_index,
-            ..
-        }) = freed
-        {
-            cx.attachment.ledger.uncharge(device_index, bytes);
-        }
+    let over = cx.attachment.vmm.0.lock().take_unreferenced(ids);
+    for allocation in over {
+        let ledger = &cx.attachment.ledger;
+        ledger.uncharge(allocation.device_index, allocation.bytes);
     }
+}
+
+/// Makes the call, and after its success minds what it has done.
+fn tracked(
+    cx: Cx,
+    call: impl FnOnce() -> CUresult,
+    minds: impl FnOnce(&mut References),
+) -> CUresult {
+    let status = call();
+    if status == CUDA_SUCCESS {
+        minds(&mut cx.attachment.vmm.0.lock());
+    }
+    status
 }
 
 /// `cuMemCreate`: exact, for the size is a multiple of the granularity already. Host memory is not charged.
@@ -172,16 +70,11 @@ pub(crate) unsafe fn create(
     let Ok(charge) = charge::try_charge(cx, device_index, bytes) else {
         return CUDA_ERROR_OUT_OF_MEMORY;
     };
-    let status = call();
-    if status == CUDA_SUCCESS {
+    tracked(cx, call, |references| {
+        let allocation = Allocation::new(charge.commit(), device_index);
         // SAFETY: the driver's promise: after success it has written there.
-        cx.attachment
-            .vmm
-            .0
-            .lock()
-            .add(unsafe { handle.read() }, charge.commit(), device_index);
-    }
-    status
+        references.add(unsafe { handle.read() }, allocation);
+    })
 }
 
 /// `cuMemRetainAllocationHandle`.
@@ -194,15 +87,78 @@ pub(crate) unsafe fn retain(
     handle: *mut CUmemGenericAllocationHandle,
     address: *mut c_void,
 ) -> CUresult {
-    let status = call();
-    if status == CUDA_SUCCESS {
-        let address = u64::try_from(address.addr()).unwrap_or(u64::MAX);
+    let address = u64::try_from(address.addr()).unwrap_or(u64::MAX);
+    tracked(cx, call, |references| {
         // SAFETY: the driver's promise: after success it has written there.
-        cx.attachment
-            .vmm
-            .0
-            .lock()
-            .retain(unsafe { handle.read() }, address);
+        references.retain(unsafe { handle.read() }, address);
+    })
+}
+
+/// `cuMulticastCreate`: an object that is known by a handle, and has no memory.
+///
+/// # Safety
+/// As [`hooks`](crate::hooks).
+pub(crate) unsafe fn create_multicast(
+    cx: Cx,
+    call: impl FnOnce() -> CUresult,
+    handle: *mut CUmemGenericAllocationHandle,
+) -> CUresult {
+    tracked(cx, call, |references| {
+        // SAFETY: the driver's promise: after success it has written there.
+        references.add(unsafe { handle.read() }, Allocation::default());
+    })
+}
+
+/// `cuMemImportFromShareableHandle`.
+///
+/// # Safety
+/// As [`hooks`](crate::hooks).
+pub(crate) unsafe fn import(
+    cx: Cx,
+    call: impl FnOnce() -> CUresult,
+    handle: *mut CUmemGenericAllocationHandle,
+) -> CUresult {
+    tracked(cx, call, |references| {
+        // SAFETY: the driver's promise: after success it has written there.
+        references.import(unsafe { handle.read() });
+    })
+}
+
+/// `cuMemExportToShareableHandle`.
+///
+/// # Safety
+/// As [`hooks`](crate::hooks).
+pub(crate) unsafe fn export(
+    cx: Cx,
+    call: impl FnOnce() -> CUresult,
+    handle: CUmemGenericAllocationHandle,
+) -> CUresult {
+    tracked(cx, call, |references| {
+        if let Some(id) = references.find(handle) {
+            references.export(id);
+        }
+    })
+}
+
+/// `cuMemGetHandleForAddressRange`: what its descriptor keeps is mapped memory, or a block, whose record is dropped: its free
+/// is not its end.
+///
+/// # Safety
+/// As [`hooks`](crate::hooks).
+pub(crate) unsafe fn export_range(
+    cx: Cx,
+    call: impl FnOnce() -> CUresult,
+    address: CUdeviceptr,
+    size: usize,
+) -> CUresult {
+    let mut is_mapped = false;
+    let status = tracked(cx, call, |references| {
+        is_mapped = references.export_range(address, size.get());
+    });
+    if status == CUDA_SUCCESS && !is_mapped {
+        let block = cx.driver.block_at(address);
+        let kept = block.map(|start| cx.attachment.live.take(Key::Pointer(start)));
+        tracing::debug!(?kept, "charged until the process ends");
     }
     status
 }
@@ -236,15 +192,9 @@ pub(crate) unsafe fn map(
     size: usize,
     handle: CUmemGenericAllocationHandle,
 ) -> CUresult {
-    let status = call();
-    if status == CUDA_SUCCESS {
-        cx.attachment
-            .vmm
-            .0
-            .lock()
-            .map(address, u64::try_from(size).unwrap_or(u64::MAX), handle);
-    }
-    status
+    tracked(cx, call, |references| {
+        references.map(address, size.get(), handle);
+    })
 }
 
 /// `cuMemUnmap`.
@@ -257,12 +207,7 @@ pub(crate) unsafe fn unmap(
     address: CUdeviceptr,
     size: usize,
 ) -> CUresult {
-    let taken = cx
-        .attachment
-        .vmm
-        .0
-        .lock()
-        .unmap(address, u64::try_from(size).unwrap_or(u64::MAX));
+    let taken = cx.attachment.vmm.0.lock().unmap(address, size.get());
     let status = call();
     if status == CUDA_SUCCESS {
         settle(cx, taken.into_iter().map(|(_, mapping)| mapping.allocation));
@@ -275,92 +220,203 @@ pub(crate) unsafe fn unmap(
     status
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const SIZE: u64 = 2 << 20;
-
-    fn one() -> State {
-        let mut state = State::default();
-        state.add(5, Bytes::new(SIZE), 0);
-        state
+/// Where memory is bound: in which part of a multicast object or an endpoint.
+fn spot(cx: Cx, device: Option<CUdevice>, offset: impl Word, size: impl Word) -> Spot {
+    Spot::Range {
+        device_index: device.and_then(|device| cx.attachment.device_index(device)),
+        offset: offset.get(),
+        bytes: size.get(),
     }
+}
 
-    #[test]
-    fn memory_outlives_its_handle_while_it_is_mapped() {
-        let mut state = one();
-        state.map(0x1000_0000, SIZE, 5);
-        let id = state.release(5).unwrap();
-        assert_eq!(state.take_unreferenced(id), None, "mapped");
-        assert_eq!(state.unmap(0x1000_0000, SIZE).len(), 1);
-        assert_eq!(state.take_unreferenced(id).unwrap().bytes, Bytes::new(SIZE));
+/// What is bound: memory by its handle, or by the address that it is mapped at.
+#[derive(Clone, Copy)]
+pub(crate) enum Bound {
+    /// By handle.
+    Handle(CUmemGenericAllocationHandle),
+    /// By address.
+    Address(CUdeviceptr),
+}
+
+impl Bound {
+    fn find(self, references: &References) -> Option<AllocationId> {
+        match self {
+            Self::Handle(handle) => references.find(handle),
+            Self::Address(address) => references.mapped_at(address),
+        }
     }
+}
 
-    #[test]
-    fn memory_outlives_its_mapping_while_a_handle_is_held() {
-        let mut state = one();
-        state.map(0x1000_0000, SIZE, 5);
-        let unmapped = state.unmap(0x1000_0000, SIZE);
-        let (_, Mapping { allocation, .. }) = unmapped[0];
-        assert_eq!(
-            state.take_unreferenced(allocation),
-            None,
-            "the handle is held"
+/// `cuMulticastBindMem`, `cuMulticastBindAddr`; without a device, on that which the memory lies on.
+///
+/// # Safety
+/// As [`hooks`](crate::hooks).
+pub(crate) unsafe fn bind_multicast(
+    cx: Cx,
+    call: impl FnOnce() -> CUresult,
+    object: CUmemGenericAllocationHandle,
+    (device, offset, size): (Option<CUdevice>, usize, usize),
+    bound: Bound,
+) -> CUresult {
+    tracked(cx, call, |references| {
+        let (Some(object), Some(id)) = (references.find(object), bound.find(references)) else {
+            return;
+        };
+        let own = || references.device_index(id);
+        let device = device.or_else(|| cx.attachment.device(own()?));
+        references.bind(
+            Holder::Multicast(object),
+            spot(cx, device, offset, size),
+            id,
         );
-        let id = state.release(5).unwrap();
-        assert!(state.take_unreferenced(id).is_some());
-    }
+    })
+}
 
-    #[test]
-    fn a_retained_handle_is_released_twice() {
-        let mut state = one();
-        state.map(0x1000_0000, SIZE, 5);
-        state.retain(5, 0x1000_0000);
-        state.unmap(0x1000_0000, SIZE);
-        let id = state.release(5).unwrap();
-        assert_eq!(state.take_unreferenced(id), None);
-        assert_eq!(state.release(5), Some(id));
-        assert!(state.take_unreferenced(id).is_some());
-        assert_eq!(state.release(5), None, "forgotten");
-    }
+/// `cuLogicalEndpointBindMem`, `cuLogicalEndpointBindAddr`.
+///
+/// # Safety
+/// As [`hooks`](crate::hooks).
+pub(crate) unsafe fn bind_endpoint(
+    cx: Cx,
+    call: impl FnOnce() -> CUresult,
+    endpoint: CUlogicalEndpointId,
+    (device, offset, size): (CUdevice, u64, u64),
+    bound: Bound,
+) -> CUresult {
+    tracked(cx, call, |references| {
+        if let Some(id) = bound.find(references) {
+            let spot = spot(cx, Some(device), offset, size);
+            references.bind(Holder::Endpoint(endpoint), spot, id);
+        }
+    })
+}
 
-    #[test]
-    fn a_released_number_may_name_the_next_allocation() {
-        let mut state = one();
-        state.map(0x1000_0000, SIZE, 5);
-        let first = state.release(5).unwrap();
-        state.add(5, Bytes::new(2 * SIZE), 0);
-        let second = state.release(5).unwrap();
-        assert_eq!(
-            state.take_unreferenced(second).unwrap().bytes,
-            Bytes::new(2 * SIZE)
-        );
-        state.unmap(0x1000_0000, SIZE);
-        assert_eq!(
-            state.take_unreferenced(first).unwrap().bytes,
-            Bytes::new(SIZE)
-        );
+/// Takes bindings out, calls, and gives back what only they kept, or puts them back if the driver refuses. `None` for `spot`
+/// takes all.
+fn unbound(
+    cx: Cx,
+    call: impl FnOnce() -> CUresult,
+    holder: Option<Holder>,
+    spot: Option<Spot>,
+) -> CUresult {
+    let Some(holder) = holder else { return call() };
+    let references = &cx.attachment.vmm.0;
+    let taken = match spot {
+        Some(spot) => references.lock().unbind(holder, spot),
+        None => references.lock().unbind_all(holder),
+    };
+    let status = call();
+    if status == CUDA_SUCCESS {
+        settle(cx, taken.into_iter().map(|binding| binding.allocation));
+    } else {
+        references.lock().rebind(holder, taken);
     }
+    status
+}
 
-    #[test]
-    fn a_handle_got_back_from_a_mapping_holds_the_memory() {
-        let mut state = one();
-        state.map(0x1000_0000, SIZE, 5);
-        let id = state.release(5).unwrap();
-        state.retain(9, 0x1000_0000 + SIZE - 1);
-        state.unmap(0x1000_0000, SIZE);
-        assert_eq!(state.take_unreferenced(id), None);
-        assert_eq!(state.release(9), Some(id));
-        assert!(state.take_unreferenced(id).is_some());
-    }
+/// `cuMulticastUnbind`.
+///
+/// # Safety
+/// As [`hooks`](crate::hooks).
+pub(crate) unsafe fn unbind_multicast(
+    cx: Cx,
+    call: impl FnOnce() -> CUresult,
+    object: CUmemGenericAllocationHandle,
+    (device, offset, size): (CUdevice, usize, usize),
+) -> CUresult {
+    let object = cx.attachment.vmm.0.lock().find(object);
+    let spot = spot(cx, Some(device), offset, size);
+    unbound(cx, call, object.map(Holder::Multicast), Some(spot))
+}
 
-    #[test]
-    fn a_refused_release_leaves_the_reference() {
-        let mut state = one();
-        let id = state.release(5).unwrap();
-        state.unrelease(5, id);
-        assert_eq!(state.take_unreferenced(id), None);
-        assert_eq!(state.release(5), Some(id));
+/// `cuLogicalEndpointUnbind`.
+///
+/// # Safety
+/// As [`hooks`](crate::hooks).
+pub(crate) unsafe fn unbind_endpoint(
+    cx: Cx,
+    call: impl FnOnce() -> CUresult,
+    endpoint: CUlogicalEndpointId,
+    (device, offset, size): (CUdevice, u64, u64),
+) -> CUresult {
+    let spot = spot(cx, Some(device), offset, size);
+    unbound(cx, call, Some(Holder::Endpoint(endpoint)), Some(spot))
+}
+
+/// `cuLogicalEndpointDestroy`.
+///
+/// # Safety
+/// As [`hooks`](crate::hooks).
+pub(crate) unsafe fn destroy_endpoint(
+    cx: Cx,
+    call: impl FnOnce() -> CUresult,
+    endpoint: CUlogicalEndpointId,
+) -> CUresult {
+    unbound(cx, call, Some(Holder::Endpoint(endpoint)), None)
+}
+
+/// The end of an array or mipmapped array by `call`, and of what is bound into it.
+pub(crate) fn array_ended(cx: Cx, call: impl FnOnce() -> CUresult, array: usize) -> CUresult {
+    unbound(cx, call, Some(Holder::Array(array)), None)
+}
+
+/// What an operation on a sparse array is about: the array, and the part of it.
+///
+/// # Safety
+/// The members of the unions that their types name are the valid ones.
+unsafe fn part_of(operation: &CUarrayMapInfo) -> (Holder, Spot) {
+    let is_mipmap = operation.resourceType == CU_RESOURCE_TYPE_MIPMAPPED_ARRAY;
+    let is_miptail = operation.subresourceType == CU_ARRAY_SPARSE_SUBRESOURCE_TYPE_MIPTAIL;
+    // SAFETY: the caller's promise.
+    let array = unsafe {
+        if is_mipmap {
+            operation.resource.mipmap.addr()
+        } else {
+            operation.resource.array.addr()
+        }
+    };
+    let tile = if is_miptail {
+        // SAFETY: the caller's promise.
+        let tail = unsafe { operation.subresource.miptail };
+        [1, tail.layer.into(), tail.offset, tail.size, 0, 0, 0, 0, 0]
+    } else {
+        // SAFETY: the caller's promise.
+        let [level, layer, x, y, z, width, height, depth] =
+            unsafe { operation.subresource.sparseLevel }.map(u64::from);
+        [0, level, layer, x, y, z, width, height, depth]
+    };
+    (Holder::Array(array), Spot::Tile(tile))
+}
+
+/// `cuMemMapArrayAsync`. A part that is mapped anew, or unmapped, keeps what it had no longer; only the very same part counts as
+/// that, all others keep theirs until the array ends.
+///
+/// # Safety
+/// As [`hooks`](crate::hooks).
+pub(crate) unsafe fn map_array(
+    cx: Cx,
+    call: impl FnOnce() -> CUresult,
+    operations: *const CUarrayMapInfo,
+    count: u32,
+) -> CUresult {
+    if operations.is_null() {
+        return call();
     }
+    let length = usize::try_from(count).unwrap_or(0);
+    // SAFETY: the caller's promise: that many operations.
+    let operations = unsafe { std::slice::from_raw_parts(operations, length) };
+    let mut left = Vec::new();
+    let status = tracked(cx, call, |references| {
+        for operation in operations {
+            // SAFETY: the caller's promise, which the driver has taken.
+            let (holder, spot) = unsafe { part_of(operation) };
+            let is_mapped = operation.memOperationType == CU_MEM_OPERATION_TYPE_MAP;
+            left.extend(references.unbind(holder, spot));
+            if let Some(id) = references.find(operation.memHandle).filter(|_| is_mapped) {
+                references.bind(holder, spot, id);
+            }
+        }
+    });
+    settle(cx, left.into_iter().map(|binding| binding.allocation));
+    status
 }

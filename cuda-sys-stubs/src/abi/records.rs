@@ -357,6 +357,42 @@ records! {
         flags: c_uint,
     }
 
+    // sparse arrays
+
+    /// What is mapped into; an unnamed union in C. Which member is valid is said by the resource's type.
+    union anonymous_mapResource {
+        mipmap: CUmipmappedArray,
+        array: CUarray,
+    }
+
+    /// The end of a mipmap that is mapped as one; an unnamed struct in C.
+    #[derive(Debug, PartialEq, Eq)]
+    struct anonymous_miptail {
+        layer: c_uint,
+        offset: c_ulonglong,
+        size: c_ulonglong,
+    }
+
+    /// Which part of it; an unnamed union in C. Of a level: level, layer, offset (x, y, z), extent (width, height, depth).
+    union anonymous_subresource {
+        sparseLevel: [c_uint; 8],
+        miptail: anonymous_miptail,
+    }
+
+    struct CUarrayMapInfo_v1 {
+        resourceType: CUresourcetype,
+        resource: anonymous_mapResource,
+        subresourceType: CUarraySparseSubresourceType,
+        subresource: anonymous_subresource,
+        memOperationType: CUmemOperationType,
+        memHandleType: CUmemHandleType,
+        memHandle: CUmemGenericAllocationHandle,
+        offset: c_ulonglong,
+        deviceBitMask: c_uint,
+        flags: c_uint,
+        reserved: [c_uint; 2],
+    }
+
     // streams that write words and wait for them
 
     /// A wait for, or a write of, a word; two unnamed structs of the same form in C. Of the value, a 32-bit operation has the lower half.

@@ -180,12 +180,6 @@ pub struct CUIcheckpointOperation_st {
 
 #[repr(C)]
 #[derive(Debug)]
-pub struct CUarrayMapInfo_v1 {
-    _private: [u8; 0],
-}
-
-#[repr(C)]
-#[derive(Debug)]
 pub struct CUarray_st {
     _private: [u8; 0],
 }

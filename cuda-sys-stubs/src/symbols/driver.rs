@@ -8132,7 +8132,7 @@ pub static DRIVER: &[Symbol] = &[
         abi_version: 1,
         stream_variant: StreamVariant::None,
         kind: SymbolKind::Function,
-        effect: Effect::Neutral,
+        effect: Effect::Track,
         drivers: &[535, 550, 555],
         parameters: Some(&[
             ("mcHandle", "*mut CUmemGenericAllocationHandle"),

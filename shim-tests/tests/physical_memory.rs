@@ -1,0 +1,62 @@
+//! Physical memory (`cuMemCreate`): charged for as long as anything keeps it, as the device's own books have it.
+#![cfg(test)]
+
+use shim_tests::{Books, MIB, Machine, Tenant, World};
+
+const QUOTA_BYTES: u64 = 1024 * MIB;
+const BLOCK_BYTES: u64 = 64 * MIB;
+
+fn tenant(machine: &Machine) -> Tenant {
+    Tenant::with_context(machine, &World::memory("one", &QUOTA_BYTES.to_string()))
+}
+
+/// Says something that has to succeed.
+#[track_caller]
+fn ok(tenant: &mut Tenant, command: &str) {
+    assert_eq!(tenant.status(command), 0, "{command}");
+}
+
+#[test]
+fn what_a_retained_handle_keeps_stays_charged() {
+    let machine = Machine::new();
+    let mut tenant = tenant(&machine);
+    let books = Books::open(&machine, &mut tenant);
+    ok(&mut tenant, &format!("alloc a cuMemCreate {BLOCK_BYTES}"));
+    ok(&mut tenant, &format!("map a {BLOCK_BYTES}"));
+    ok(&mut tenant, "retain b a");
+    ok(&mut tenant, "free a");
+    ok(&mut tenant, "unmap a");
+    books.assert_more(&mut tenant, BLOCK_BYTES, "a handle is left");
+    ok(&mut tenant, "free b");
+    books.assert_more(&mut tenant, 0, "none is");
+}
+
+/// Where a descriptor goes, and when the last copy of it is closed, nobody sees: its memory stays charged to who made it.
+#[test]
+fn what_a_descriptor_keeps_stays_charged() {
+    let machine = Machine::new();
+    let mut tenant = tenant(&machine);
+    let books = Books::open(&machine, &mut tenant);
+    ok(&mut tenant, &format!("alloc a cuMemCreate {BLOCK_BYTES}"));
+    ok(&mut tenant, "export a");
+    ok(&mut tenant, "free a");
+    books.assert_more(&mut tenant, BLOCK_BYTES, "the descriptor is left");
+    ok(&mut tenant, "import b a");
+    books.assert_more(&mut tenant, BLOCK_BYTES, "imported, charged once");
+    ok(&mut tenant, "close a");
+    books.assert_more(&mut tenant, BLOCK_BYTES, "the import is left");
+    ok(&mut tenant, "free b");
+    assert_eq!(
+        tenant.free_bytes(),
+        books.free_bytes() - BLOCK_BYTES,
+        "charged, for nobody can know that there is no other copy"
+    );
+    let mut neighbour =
+        Tenant::with_context(&machine, &World::memory("one", &QUOTA_BYTES.to_string()));
+    let with_dead = neighbour.free_bytes();
+    assert!(tenant.end().status.success());
+    assert!(
+        neighbour.free_bytes() >= with_dead + BLOCK_BYTES,
+        "until the process ends"
+    );
+}
