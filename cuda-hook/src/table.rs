@@ -173,6 +173,12 @@ hooks! {
     Charge   fn cuFuncSetAttribute(hfunc: CUfunction, attrib: CUfunction_attribute, value: c_int) => module::use_of(hfunc);
     Charge   fn cuFuncGetModule(hmod: *mut CUmodule, hfunc: CUfunction) => module::use_of(hfunc);
     Charge   fn cuFuncLoad(function: CUfunction) => module::use_of(function);
+    Track    fn cuGraphAddKernelNode(phGraphNode: *mut CUgraphNode, hGraph: CUgraph, dependencies: *const CUgraphNode, numDependencies: usize, nodeParams: *const CUDA_KERNEL_NODE_PARAMS_v1) => module::use_of_node(nodeParams);
+    Track    fn cuGraphAddKernelNode_v2(phGraphNode: *mut CUgraphNode, hGraph: CUgraph, dependencies: *const CUgraphNode, numDependencies: usize, nodeParams: *const CUDA_KERNEL_NODE_PARAMS) => module::use_of_node(nodeParams);
+    Track    fn cuGraphKernelNodeSetParams(hNode: CUgraphNode, nodeParams: *const CUDA_KERNEL_NODE_PARAMS_v1) => module::use_of_node(nodeParams);
+    Track    fn cuGraphKernelNodeSetParams_v2(hNode: CUgraphNode, nodeParams: *const CUDA_KERNEL_NODE_PARAMS) => module::use_of_node(nodeParams);
+    Track    fn cuGraphExecKernelNodeSetParams(hGraphExec: CUgraphExec, hNode: CUgraphNode, nodeParams: *const CUDA_KERNEL_NODE_PARAMS_v1) => module::use_of_node(nodeParams);
+    Track    fn cuGraphExecKernelNodeSetParams_v2(hGraphExec: CUgraphExec, hNode: CUgraphNode, nodeParams: *const CUDA_KERNEL_NODE_PARAMS) => module::use_of_node(nodeParams);
 
     // Linear memory. The first versions are the 32-bit ABI of CUDA before 3.2.
     Charge   fn cuMemAlloc(dptr: *mut CUdeviceptr_v1, bytesize: c_uint) => memory::alloc(dptr, bytesize);

@@ -12,6 +12,7 @@
     { "cuKernelGetAttribute", load_kernel_attribute, unload_library }, \
     { "cuFuncLoad", load_library_by_load, unload_library }, \
     { "cuLaunchKernel", load_library_launch, unload_library }, \
+    { "cuGraphAddKernelNode_v2", load_library_node, unload_library }, \
     { "cuLaunchKernelEx", load_library_launch_ex, unload_library }, \
     { "nvmlDeviceGetComputeRunningProcesses_v3", look_at_oneself, NULL }, \
     { "cuCtxSetLimit-heap", raise_heap, lower_heap }, \

@@ -129,6 +129,18 @@ static CUresult load_library_launch_ex(struct block *block, size_t bytes, size_t
     return status ? status : CU(cuLaunchKernelEx)(&config, (CUfunction)kernel, NULL, NULL);
 }
 
+static CUresult load_library_node(struct block *block, size_t bytes, size_t *charged)
+{
+    CUkernel kernel = NULL;
+    CUgraph graph = NULL;
+    CUgraphNode node = NULL;
+    CUresult status = load_library_kernel(block, bytes, charged, &kernel);
+    CUDA_KERNEL_NODE_PARAMS params = { .function = (CUfunction)kernel, .grid = { 1, 1, 1 }, .block = { 1, 1, 1 } };
+    status = status ? status : CU(cuGraphCreate)(&graph, 0);
+    status = status ? status : CU(cuGraphAddKernelNode_v2)(&node, graph, NULL, 0, &params);
+    return status ? status : CU(cuGraphDestroy)(graph);
+}
+
 /* Not an allocator: what NVML says that this process holds, by itself. */
 static CUresult look_at_oneself(struct block *block, size_t bytes, size_t *charged)
 {

@@ -9,7 +9,7 @@ const OUT_OF_MEMORY: u64 = 2;
 const QUOTA_BYTES: u64 = 350 * MIB + 12_345;
 
 /// What loads an image, at once or with the first use of something in it.
-const IMAGES: [&str; 9] = [
+const IMAGES: [&str; 10] = [
     "cuModuleLoadData",
     "cuLibraryGetModule",
     "cuLibraryGetGlobal",
@@ -19,6 +19,7 @@ const IMAGES: [&str; 9] = [
     "cuFuncLoad",
     "cuLaunchKernel",
     "cuLaunchKernelEx",
+    "cuGraphAddKernelNode_v2",
 ];
 
 fn start(machine: &Machine, world: &World) -> Tenant {

@@ -13,7 +13,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ptr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use cuda_sys_stubs::abi::{CUDA_SUCCESS, CUcontext, CUfunction, CUresult, CUstream};
+use cuda_sys_stubs::abi::*;
 use parking_lot::RwLock;
 
 use crate::driver::Driver;
@@ -147,6 +147,44 @@ pub(crate) unsafe fn use_by_name<T>(
     unsafe { CStr::from_ptr(name) }.hash(&mut hasher);
     let name_hash = hasher.finish().max(1);
     answer(first(cx, call, (handle.addr(), name_hash), || current(cx)))
+}
+
+/// The parameters of a kernel node, in both versions.
+pub(crate) trait KernelNode {
+    /// The handle of what it launches.
+    fn function(&self) -> usize;
+}
+
+impl KernelNode for CUDA_KERNEL_NODE_PARAMS_v1 {
+    fn function(&self) -> usize {
+        self.func.addr()
+    }
+}
+
+impl KernelNode for CUDA_KERNEL_NODE_PARAMS_v2 {
+    fn function(&self) -> usize {
+        if self.func.is_null() {
+            self.kern.addr()
+        } else {
+            self.func.addr()
+        }
+    }
+}
+
+/// Kernel nodes of graphs, made and changed. The node is there: what it loads beyond the quota is charged, not refused.
+///
+/// # Safety
+/// As [`hooks`](crate::hooks).
+pub(crate) unsafe fn use_of_node(
+    cx: Cx,
+    call: impl FnOnce() -> CUresult,
+    params: *const impl KernelNode,
+) -> CUresult {
+    // SAFETY: the caller's promise: null or its parameters.
+    let Some(params) = (unsafe { params.as_ref() }) else {
+        return call();
+    };
+    first(cx, call, (params.function(), 0), || current(cx)).0
 }
 
 /// Launches `function` on `stream`; its first launch may load it. What is launched runs: beyond the quota it is charged, not refused.
