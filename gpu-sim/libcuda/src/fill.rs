@@ -1,4 +1,4 @@
-//! Memset: fills device memory, in stream order. Even the calls without a stream return before it is done, as on hardware.
+//! Memset: fills memory, in stream order. Of device memory even the calls without a stream return before it is done, as on hardware.
 
 use cuda_sys_stubs::abi::*;
 use gpu_sim::client::{Effect, Machine};
@@ -70,13 +70,22 @@ impl Fill {
     /// What writes the bytes when the command completes.
     pub(crate) fn effect(self, machine: &'static Machine) -> Effect {
         let run = Box::new(move || self.run(machine));
-        match self.place {
+        if self.is_seen_by_host() {
+            Effect::HostVisible(run)
+        } else {
+            Effect::OnWait(run)
+        }
+    }
+
+    /// Whether the host can look at the bytes without asking the driver.
+    fn is_seen_by_host(&self) -> bool {
+        matches!(
+            self.place,
             Place::Host {
                 kind: HostKind::PageLocked | HostKind::Managed,
                 ..
-            } => Effect::HostVisible(run),
-            Place::Host { .. } | Place::Vram { .. } => Effect::OnWait(run),
-        }
+            }
+        )
     }
 
     /// Writes the bytes.
@@ -113,8 +122,15 @@ pub(crate) fn fill(
     graph::perform(process, &mut state, key, Operation::Fill(plan))
 }
 
-/// As [`fill`], for the calls without a stream, which a capture forbids.
+/// As [`fill`], for the calls without a stream, which a capture forbids. Of memory that the host sees they return when it is
+/// done, of a device's at once (CUDA Driver API, "API synchronization behavior", Memset).
 pub(crate) fn fill_now(process: &'static Process, params: FillParams, null: NullStream) -> Answer {
     capture::forbid(&mut process.lock())?;
-    fill(process, params, std::ptr::null_mut(), null)
+    let stream = std::ptr::null_mut();
+    fill(process, params, stream, null)?;
+    let plan = Fill::plan(&process.lock(), params);
+    if plan.is_ok_and(|plan| plan.is_seen_by_host()) {
+        stream::synchronize(process, stream, null)?;
+    }
+    Ok(())
 }

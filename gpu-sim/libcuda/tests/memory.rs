@@ -144,6 +144,20 @@ fn a_copy_to_page_locked_memory_happens_in_stream_order_and_not_before() {
 }
 
 #[test]
+fn a_fill_of_memory_that_the_host_sees_is_done_when_the_call_returns() {
+    context();
+    let (host, mut managed) = (pinned(16), 0);
+    ok!(cuMemAllocManaged(&mut managed, 16, CU_MEM_ATTACH_GLOBAL));
+    for at in [host.expose_provenance() as u64, managed] {
+        assert_eq!(launch(spin(LONG), NULL), 0);
+        ok!(cuMemsetD8_v2(at, 7, 16));
+        let byte: *const u8 = std::ptr::with_exposed_provenance(at as usize);
+        // SAFETY: memory of the driver that the host may read.
+        assert_eq!(unsafe { byte.read_volatile() }, 7);
+    }
+}
+
+#[test]
 fn page_locked_memory_changes_for_who_only_looks() {
     context();
     let (stream, device, host) = (free_stream(), alloc(1), pinned(1));
