@@ -85,6 +85,57 @@ fn a_machine_with_everything_is_able_and_gaps_are_named() {
     assert!(preload.ends_with("libcuda_hook.so: loads"), "{preload}");
 }
 
+/// Names of the finding about what sounds like use, and its level.
+fn suspects(report: &Value) -> (&str, Vec<&str>) {
+    let mut all = report["findings"].as_array().unwrap().iter();
+    let found = all
+        .rfind(|finding| finding["found"].as_str().unwrap().contains("sound like"))
+        .unwrap();
+    let names = found["names"].as_array().unwrap().iter();
+    (
+        found["level"].as_str().unwrap(),
+        names.map(|name| name.as_str().unwrap()).collect(),
+    )
+}
+
+#[test]
+fn what_a_newer_driver_brings_is_named_and_strict_closes_the_gap() {
+    let sandbox = Sandbox::new();
+    let source = format!("{DRIVER}int cuMemAllocNew(void) {{ return 0; }}\n");
+    let driver = sandbox.compile(&source, &["-shared", "-fPIC"], "gpu-sim/libcuda.so.1");
+    fs::write(sandbox.path("gpu-sim/gpu-sim-device"), "").unwrap();
+    for (strict, level) in [("false", "warning"), ("true", "ok")] {
+        let mut command = sandbox.command(&["doctor", "--json"]);
+        let command = command.env("CUDA_HOOK_DRIVER", &driver);
+        let output = command.env("CUDA_HOOK_STRICT", strict).output().unwrap();
+        let report = report(&output);
+        assert_eq!(
+            suspects(&report),
+            (level, vec!["cuMemAllocNew"]),
+            "{report}"
+        );
+        let unknown = names(&report, "symbols");
+        assert!(unknown.contains(&"cuFromTheFuture"), "{report}");
+    }
+}
+
+#[test]
+fn the_library_in_the_drivers_place_is_no_driver() {
+    let sandbox = Sandbox::new();
+    let source =
+        format!("{DRIVER}int cuInit(void) {{ return 1; }}\nint dlsym(void) {{ return 0; }}\n");
+    let flags = ["-shared", "-fPIC", "-fno-builtin"];
+    let driver = sandbox.compile(&source, &flags, "second_door.so");
+    let mut command = sandbox.command(&["doctor", "--json"]);
+    let output = command.env("CUDA_HOOK_DRIVER", driver).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let report = report(&output);
+    let [("problem", found)] = findings(&report, "driver")[..] else {
+        panic!("{report}")
+    };
+    assert!(found.contains("in the driver's place"), "{found}");
+}
+
 #[test]
 fn a_driver_that_is_none_is_a_problem_with_a_way_out() {
     let sandbox = Sandbox::new();

@@ -132,6 +132,9 @@ pub(crate) struct Driver {
     library: AtomicPtr<c_void>,
 }
 
+/// Room for a symbol's name and its end; the longest that is known has 47 bytes.
+const NAME_BYTES_MAX: usize = 128;
+
 /// What the driver answered instead of success.
 pub(crate) type Status = CUresult;
 
@@ -190,6 +193,19 @@ impl Driver {
     /// The address of the driver's symbol `name`; null where it has none.
     pub(crate) fn address_of(&self, name: &CStr) -> *mut c_void {
         address_in(self.library.load(Ordering::Relaxed))(name)
+    }
+
+    /// As [`Driver::address_of`], of a name that is no C string yet: as long as any that the driver has.
+    pub(crate) fn address_of_text(&self, name: &str) -> *mut c_void {
+        let mut text = [0; NAME_BYTES_MAX];
+        let room = text
+            .get_mut(..name.len())
+            .filter(|_| name.len() < NAME_BYTES_MAX);
+        let Some(room) = room else {
+            return ptr::null_mut();
+        };
+        room.copy_from_slice(name.as_bytes());
+        CStr::from_bytes_until_nul(&text).map_or(ptr::null_mut(), |name| self.address_of(name))
     }
 
     /// The devices that the program sees, in its order, with their UUIDs.

@@ -25,6 +25,7 @@ mod hooks;
 mod live;
 mod log;
 mod lookup;
+mod newer;
 #[cfg(test)]
 mod not_yet;
 mod quiet;

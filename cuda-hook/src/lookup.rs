@@ -14,17 +14,22 @@
 )]
 
 use std::ffi::{CStr, c_char, c_void};
+use std::mem::{self, MaybeUninit};
+use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering};
-use std::{mem, ptr};
 
-use cuda_sys_stubs::abi::{CUDA_SUCCESS, CUresult};
+use cuda_sys_stubs::abi::{
+    CU_GET_PROC_ADDRESS_SYMBOL_NOT_FOUND, CUDA_ERROR_NOT_FOUND, CUDA_SUCCESS,
+    CUdriverProcAddressQueryResult, CUresult,
+};
 
 use crate::driver::{DRIVER_SONAME, NVML_SONAME};
 use crate::elf::Object;
 use crate::entry::{Bare, Cuda};
+use crate::newer;
 use crate::runtime::{self, Stance};
 #[cfg(second_door)]
-use crate::second_door;
+use crate::second_door::{self, has_jump};
 use crate::table;
 
 #[cfg(not(target_arch = "x86_64"))]
@@ -144,11 +149,8 @@ unsafe extern "C" fn answer_dlvsym(
 enum Wanted<'a> {
     /// We have a function for it.
     Hooked(Hooked<'a>),
-    /// The second door exports it, whether or not the driver has it.
-    #[cfg(second_door)]
-    Jump(&'a CStr),
-    /// It may be a driver's, in a namespace of its own (`dlmopen`), where no preload is.
-    Elsewhere(&'a CStr),
+    /// It may be one of the driver's that is not to be found as it is.
+    Drivers(&'a CStr),
 }
 
 impl<'a> Wanted<'a> {
@@ -164,12 +166,13 @@ impl<'a> Wanted<'a> {
         let name = unsafe { CStr::from_ptr(name) };
         let (ours, providers): (_, &[_]) = match name.to_bytes() {
             [b'c', b'u', b'A'..=b'Z', ..] if is_elsewhere(handle) => {
-                return Some(Self::Elsewhere(name));
+                return Some(Self::Drivers(name));
             }
             [b'c', b'u', ..] => match table::by_name(name) {
                 Some(ours) => (ours, &[DRIVER_SONAME]),
-                #[cfg(second_door)]
-                None if second_door::has_jump(name) => return Some(Self::Jump(name)),
+                None if newer::is_suspect(name) || has_jump(name) => {
+                    return Some(Self::Drivers(name));
+                }
                 None => return None,
             },
             [b'n', b'v', ..] => (table::by_name(name)?, &[NVML_SONAME]),
@@ -194,18 +197,42 @@ impl<'a> Wanted<'a> {
     ) -> Answer {
         match self {
             Self::Hooked(hooked) => Answer::found(hooked.answer(handle, real)),
-            #[cfg(second_door)]
-            Self::Jump(name) if is_ours(real(handle)) && second_door::is_lacking(name) => {
-                Answer::found(ptr::null_mut())
-            }
-            #[cfg(second_door)]
-            Self::Jump(_) => Answer::go_on(go_on),
-            Self::Elsewhere(name) if is_of(real(handle), &[DRIVER_SONAME]) => {
-                in_this_namespace(name).map_or(Answer::go_on(go_on), Answer::found)
-            }
-            Self::Elsewhere(_) => Answer::go_on(go_on),
+            Self::Drivers(name) => drivers_answer(name, handle, real(handle))
+                .map_or(Answer::go_on(go_on), Answer::found),
         }
     }
+}
+
+/// What is found instead of `theirs`, a function of a driver without a hook; `None`: what would be found anyway.
+fn drivers_answer(name: &CStr, handle: *mut c_void, theirs: *mut c_void) -> Option<*mut c_void> {
+    if !is_of(theirs, &[DRIVER_SONAME]) {
+        return None;
+    }
+    if newer::is_suspect(name) && newer::is_withheld(runtime::get(), name) {
+        return Some(ptr::null_mut());
+    }
+    if is_elsewhere(handle) {
+        return in_this_namespace(name);
+    }
+    is_lacking(theirs, name).then_some(ptr::null_mut())
+}
+
+/// The preload exports nothing but hooks.
+#[cfg(not(second_door))]
+fn has_jump(_name: &CStr) -> bool {
+    false
+}
+
+/// Whether `theirs` is a function of ours that stands for one which the driver lacks.
+#[cfg(second_door)]
+fn is_lacking(theirs: *mut c_void, name: &CStr) -> bool {
+    is_ours(theirs) && second_door::is_lacking(name)
+}
+
+/// The preload stands in nobody's place.
+#[cfg(not(second_door))]
+fn is_lacking(_theirs: *mut c_void, _name: &CStr) -> bool {
+    false
 }
 
 /// Whether `handle` is of a namespace of its own, in which no preload is.
@@ -239,6 +266,12 @@ fn in_this_namespace(name: &CStr) -> Option<*mut c_void> {
     Some(table::by_name(name).unwrap_or(theirs))
 }
 
+/// Whether `address` lies in this library.
+fn is_ours(address: *mut c_void) -> bool {
+    let object = Object::defining(address);
+    object.is_some() && object == Object::ours()
+}
+
 /// Whether `address` is of a library with one of these SONAMEs.
 fn is_of(address: *mut c_void, sonames: &[&CStr]) -> bool {
     let bears_one = |object: Object| {
@@ -249,19 +282,8 @@ fn is_of(address: *mut c_void, sonames: &[&CStr]) -> bool {
     !address.is_null() && Object::defining(address).is_some_and(bears_one)
 }
 
-/// Whether `address` lies in this library.
-#[cfg(second_door)]
-fn is_ours(address: *mut c_void) -> bool {
-    let object = Object::defining(address);
-    object.is_some() && object == Object::ours()
-}
-
 /// A looked-up name that we have a function for.
 struct Hooked<'a> {
-    #[cfg_attr(
-        not(second_door),
-        expect(dead_code, reason = "the second door asks the driver for it")
-    )]
     name: &'a CStr,
     ours: *mut c_void,
     /// The SONAMEs of the library in whose place our function stands.
@@ -277,10 +299,9 @@ impl Hooked<'_> {
         real: impl Fn(*mut c_void) -> *mut c_void,
     ) -> *mut c_void {
         let found = real(self.provider_for(handle).unwrap_or(handle));
-        #[cfg(second_door)]
-        if found == self.ours && self.providers == [DRIVER_SONAME] {
+        if cfg!(second_door) && found == self.ours && self.providers == [DRIVER_SONAME] {
             // Found where the driver would have been found.
-            let lacking = second_door::is_lacking(self.name);
+            let lacking = is_lacking(found, self.name);
             return if lacking { ptr::null_mut() } else { found };
         }
         let theirs = if found == self.ours {
@@ -347,26 +368,81 @@ pub(crate) fn real_dlsym(library: *mut c_void, name: &CStr) -> *mut c_void {
     }
 }
 
-/// `cuGetProcAddress`, both versions: ask the driver, then swap its function for ours where it is one that we hook. No
-/// copy of its rules about names, versions and flags; what it does not have, we do not have.
+/// `cuGetProcAddress`: ask the driver, then swap its function for ours where it is one that we hook. No copy of its rules
+/// about names, versions and flags; what it does not have, we do not have.
 ///
 /// # Safety
-/// `pfn` as the driver demands.
+/// `symbol` and `pfn` as the driver demands.
 pub(crate) unsafe fn get_proc_address(
     cx: Bare<Cuda>,
     call: impl FnOnce() -> CUresult,
+    symbol: *const c_char,
     pfn: *mut *mut c_void,
 ) -> CUresult {
+    let out = pfn.cast::<MaybeUninit<*mut c_void>>();
+    // SAFETY: the caller's promise: where the driver may write there is memory, whatever is in it.
+    let before = (!pfn.is_null()).then(|| unsafe { out.read() });
     let status = call();
-    if status == CUDA_SUCCESS && !pfn.is_null() {
-        // SAFETY: the driver's promise: after success it has written there.
-        let theirs = unsafe { pfn.read() };
-        if let Some(ours) = cx.library().ours_for(theirs) {
-            // SAFETY: where the driver has written, so may we.
-            unsafe { pfn.write(ours) };
+    // SAFETY: the caller's promise, and what the driver has answered.
+    if let (Some(before), true) = (before, unsafe { swap(cx, status, symbol, pfn) }) {
+        // SAFETY: as above. This version leaves untouched what it does not find.
+        unsafe { out.write(before) };
+        return CUDA_ERROR_NOT_FOUND;
+    }
+    status
+}
+
+/// `cuGetProcAddress_v2`, which succeeds with null and says why.
+///
+/// # Safety
+/// `symbol`, `pfn` and `says` as the driver demands.
+pub(crate) unsafe fn get_proc_address_v2(
+    cx: Bare<Cuda>,
+    call: impl FnOnce() -> CUresult,
+    symbol: *const c_char,
+    pfn: *mut *mut c_void,
+    says: *mut CUdriverProcAddressQueryResult,
+) -> CUresult {
+    let status = call();
+    // SAFETY: the caller's promise, and what the driver has answered.
+    if unsafe { swap(cx, status, symbol, pfn) } {
+        // SAFETY: where the driver has written, so may we.
+        unsafe { pfn.write(ptr::null_mut()) };
+        if !says.is_null() {
+            // SAFETY: the caller's promise.
+            unsafe { says.write(CU_GET_PROC_ADDRESS_SYMBOL_NOT_FOUND) };
         }
     }
     status
+}
+
+/// Swaps what the driver has written for ours, and tells whether it is to be withheld.
+///
+/// # Safety
+/// `status` is the driver's answer for `symbol` and `pfn`.
+unsafe fn swap(
+    cx: Bare<Cuda>,
+    status: CUresult,
+    symbol: *const c_char,
+    pfn: *mut *mut c_void,
+) -> bool {
+    if status != CUDA_SUCCESS || pfn.is_null() {
+        return false;
+    }
+    // SAFETY: the driver's promise: after success it has written there.
+    let theirs = unsafe { pfn.read() };
+    if let Some(ours) = cx.library().ours_for(theirs) {
+        // SAFETY: where the driver has written, so may we.
+        unsafe { pfn.write(ours) };
+        return false;
+    }
+    // A driver that is linked without -Bsymbolic finds ours for its own.
+    if theirs.is_null() || symbol.is_null() || !cx.runtime.is_strict() || is_ours(theirs) {
+        return false;
+    }
+    // SAFETY: the driver has read the caller's string.
+    let base = unsafe { CStr::from_ptr(symbol) };
+    newer::is_suspect_address(cx.library(), base, theirs) && newer::is_withheld(cx.runtime, base)
 }
 
 #[cfg(test)]

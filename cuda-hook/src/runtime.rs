@@ -128,6 +128,11 @@ impl Runtime {
         }
     }
 
+    /// Whether functions that this version does not know are to be withheld; never without limits.
+    pub(crate) fn is_strict(&self) -> bool {
+        matches!(&self.stance, Stance::Limited(limited) if limited.settings.strict)
+    }
+
     /// What the configuration makes of this process.
     pub(crate) fn stance(&self) -> &Stance {
         &self.stance

@@ -126,8 +126,8 @@ hooks! {
 
     Attach fn cuInit(Flags: c_uint) => context::init();
 
-    Lookup fn cuGetProcAddress(symbol: *const c_char, pfn: *mut *mut c_void, cudaVersion: c_int, flags: u64) => lookup::get_proc_address(pfn);
-    Lookup fn cuGetProcAddress_v2(symbol: *const c_char, pfn: *mut *mut c_void, cudaVersion: c_int, flags: u64, symbolStatus: *mut CUdriverProcAddressQueryResult) => lookup::get_proc_address(pfn);
+    Lookup fn cuGetProcAddress(symbol: *const c_char, pfn: *mut *mut c_void, cudaVersion: c_int, flags: u64) => lookup::get_proc_address(symbol, pfn);
+    Lookup fn cuGetProcAddress_v2(symbol: *const c_char, pfn: *mut *mut c_void, cudaVersion: c_int, flags: u64, symbolStatus: *mut CUdriverProcAddressQueryResult) => lookup::get_proc_address_v2(symbol, pfn, symbolStatus);
 
     // Contexts: they take memory themselves, and their end is the end of what was allocated in them.
     Charge   fn cuCtxCreate(pctx: *mut CUcontext, flags: c_uint, dev: CUdevice) => context::create(pctx, dev);

@@ -130,6 +130,48 @@ pub fn driver_by_base(base: &str) -> impl Iterator<Item = &'static Symbol> + use
         .filter_map(|index| DRIVER.get(usize::from(*index)))
 }
 
+/// Whether it is known what the driver's symbol of that exported name does.
+#[must_use]
+pub fn is_understood(name: &str) -> bool {
+    driver::UNDERSTOOD.lines().any(|known| known == name)
+}
+
+/// Exported names of the ABIs of a function that `cuGetProcAddress` knows by the name `base`, of those that are understood.
+pub fn understood_abis(base: &str) -> impl Iterator<Item = &'static str> {
+    driver::UNDERSTOOD.lines().filter(move |known| {
+        known.strip_prefix(base).is_some_and(|suffix| {
+            matches!(suffix, "" | "_ptds" | "_ptsz") || suffix.starts_with("_v")
+        })
+    })
+}
+
+/// Words in the names of functions that take memory, bring images or submit work. Of those that are known they name three of
+/// four that take memory and every launch; beside those also some that do nothing of the kind.
+const WORDS_OF_USE: [&str; 11] = [
+    "Alloc",
+    "Create",
+    "Import",
+    "Instantiate",
+    "Launch",
+    "Load",
+    "Map",
+    "Open",
+    "Restore",
+    "Retain",
+    "Upload",
+];
+
+/// Whether a function of that name may take memory or submit work, as far as a name can say: it is written as the driver's
+/// are (`cu` and a capital letter), and one of `Alloc`, `Create`, `Import`, `Instantiate`, `Launch`, `Load`, `Map`, `Open`,
+/// `Restore`, `Retain` and `Upload` stands in it.
+#[must_use]
+pub fn sounds_like_use(name: &str) -> bool {
+    name.strip_prefix("cu").is_some_and(|rest| {
+        rest.starts_with(|first: char| first.is_ascii_uppercase())
+            && WORDS_OF_USE.iter().any(|word| rest.contains(word))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
@@ -278,6 +320,65 @@ mod tests {
             ),
             (None, 0)
         );
+    }
+
+    #[test]
+    fn what_is_understood_is_what_has_a_known_effect() {
+        for symbol in DRIVER {
+            assert_eq!(
+                is_understood(symbol.name),
+                symbol.effect != Effect::Unknown,
+                "{}",
+                symbol.name
+            );
+        }
+        for name in ["", "cu", "cuMemAlloc_v9", "cuMemAlloc_v2\ncuMemFree"] {
+            assert!(!is_understood(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_abis_of_a_function_are_those_of_its_base_name() {
+        for symbol in DRIVER.iter().filter(|symbol| is_understood(symbol.name)) {
+            assert!(
+                understood_abis(symbol.base).any(|abi| abi == symbol.name),
+                "{}",
+                symbol.name
+            );
+        }
+        assert_eq!(
+            understood_abis("cuMemAlloc").collect::<Vec<_>>(),
+            ["cuMemAlloc", "cuMemAlloc_v2"]
+        );
+    }
+
+    /// Functions that take memory at first use of something are not known by their names: their siblings of tomorrow will not
+    /// be either.
+    #[test]
+    fn allocators_and_launches_sound_like_use_and_questions_do_not() {
+        let missed: Vec<_> = DRIVER
+            .iter()
+            .filter(|symbol| symbol.effect == Effect::Charge && !sounds_like_use(symbol.name))
+            .map(|symbol| symbol.base)
+            .filter(|base| !base.contains("Get") && !base.contains("Set"))
+            .collect();
+        assert_eq!(missed, Vec::<&str>::new());
+        let launches = DRIVER.iter().filter(|symbol| {
+            symbol.effect == Effect::Throttle && !symbol.name.starts_with("cuMem")
+        });
+        for symbol in launches {
+            assert!(sounds_like_use(symbol.name), "{}", symbol.name);
+        }
+        for name in [
+            "cuDeviceGetCount",
+            "cuMemFree_v2",
+            "cuMemcpyHtoD_v2",
+            "cudaMalloc",
+            "cuda",
+            "Alloc",
+        ] {
+            assert!(!sounds_like_use(name), "{name}");
+        }
     }
 
     #[test]

@@ -45,6 +45,9 @@ pub struct Settings {
     pub log: LogLevel,
     /// Path of the real `libcuda.so.1`, where it is not the one the loader finds.
     pub driver: Option<PathBuf>,
+    /// Functions of the driver that this version does not know are not handed out where their names sound like memory or
+    /// launches.
+    pub strict: bool,
     /// `None`: no source sets a limit; interpose nothing. A limit of `max` is set, so that it can be changed later.
     pub limits: Option<Limits>,
 }
@@ -196,12 +199,27 @@ fn resolve(host: &Host, default_config: &Path) -> Result<Settings, Refusal> {
         log: variables
             .log
             .map_or(Ok(LogLevel::default()), |setting| log_level(&setting))?,
-        driver: variables
-            .driver
-            .map(|setting| existing_file(&setting))
+        driver: agreed("driver", file.driver.as_ref(), variables.driver.as_ref())?
+            .map(existing_file)
             .transpose()?,
+        strict: is_strict(file.strict.as_ref())? || is_strict(variables.strict.as_ref())?,
         limits: (!layers.is_empty()).then_some(Limits { layers }),
     })
+}
+
+/// What the file says, or else the environment, which may not say anything else than the file.
+fn agreed<'a>(
+    what: &str,
+    file: Option<&'a Setting>,
+    environment: Option<&'a Setting>,
+) -> Result<Option<&'a Setting>, Refusal> {
+    if let (Some(file), Some(environment)) = (file, environment)
+        && file.value != environment.value
+    {
+        let problem = format!("differs from the config file's {what}");
+        return Err(environment.refuse(problem, &file.value));
+    }
+    Ok(file.or(environment))
 }
 
 fn container_name(
@@ -209,14 +227,17 @@ fn container_name(
     environment: Option<&Setting>,
     cgroup: &str,
 ) -> Result<ContainerName, Refusal> {
-    if let (Some(file), Some(environment)) = (file, environment)
-        && file.value != environment.value
-    {
-        return Err(environment.refuse("differs from the config file's container", &file.value));
-    }
-    match file.or(environment) {
+    match agreed("container", file, environment)? {
         Some(setting) => setting.parse(ContainerName::ALLOWED),
         None => Ok(ContainerName::from_cgroup(cgroup)),
+    }
+}
+
+fn is_strict(setting: Option<&Setting>) -> Result<bool, Refusal> {
+    match setting.map(|setting| (setting, setting.value.as_str())) {
+        None | Some((_, "false")) => Ok(false),
+        Some((_, "true")) => Ok(true),
+        Some((setting, _)) => Err(setting.refuse("is neither true nor false", "true, false")),
     }
 }
 

@@ -14,16 +14,29 @@ const SYMBOLS: &str = "symbols";
 const HOOKS: &str = "hooks";
 const DEVICES: &str = "device nodes";
 
+/// Whether look-ups of functions that nobody here knows are refused where their names sound like use.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Newcomers {
+    /// They pass.
+    Pass,
+    /// They are withheld (`strict`).
+    AreWithheld,
+}
+
 /// Examines the driver `name` (a SONAME or a path), and its exports against those of the preload.
-pub(crate) fn examine(name: &Path, preload: Option<&Image>) -> Vec<Finding> {
+pub(crate) fn examine(name: &Path, preload: Option<&Image>, newcomers: Newcomers) -> Vec<Finding> {
     let driver = match loader::open_driver(name) {
         Ok(driver) => driver,
         Err(error) => return vec![not_found(name, &error)],
     };
     let simulated = is_simulated(&driver.path);
+    let image = Image::read(&driver.path);
+    if image.as_ref().is_ok_and(is_second_door) {
+        return vec![second_door(&driver.path)];
+    }
     let mut findings = vec![found(&driver, simulated)];
-    match Image::read(&driver.path) {
-        Ok(image) => findings.extend(examine_symbols(&image, preload)),
+    match image {
+        Ok(image) => findings.extend(examine_symbols(&image, preload, newcomers)),
         Err(error) => {
             let found = format!("{}: {error}", driver.path.display());
             let way_out = "make the driver's file readable to have its symbols checked";
@@ -39,6 +52,24 @@ pub(crate) fn examine(name: &Path, preload: Option<&Image>) -> Vec<Finding> {
 /// The simulated driver has its device process beside it.
 fn is_simulated(driver: &Path) -> bool {
     driver.with_file_name("gpu-sim-device").exists()
+}
+
+/// The library in the driver's place exports the look-ups that it stands before; no driver does.
+fn is_second_door(driver: &Image) -> bool {
+    ["dlsym", "cuInit"]
+        .iter()
+        .all(|name| driver.exports.contains(*name))
+}
+
+fn second_door(path: &Path) -> Finding {
+    Finding::problem(
+        DRIVER,
+        format!(
+            "{} is cuda-hook's own, in the driver's place, and knows of no driver",
+            path.display()
+        ),
+        "set CUDA_HOOK_DRIVER, or driver in the config file, to the path of the real one; until then cuInit fails in every program",
+    )
 }
 
 fn not_found(name: &Path, error: &libloading::Error) -> Finding {
@@ -81,13 +112,41 @@ fn driver_version(path: &Path) -> Option<&str> {
     version.contains('.').then_some(version)
 }
 
-fn examine_symbols(driver: &Image, preload: Option<&Image>) -> Vec<Finding> {
+fn examine_symbols(driver: &Image, preload: Option<&Image>, newcomers: Newcomers) -> Vec<Finding> {
     let unknown = unknown_symbols(driver);
     let preload = preload.filter(|_| unknown.level != Level::Problem);
+    let suspects = suspects(driver, newcomers);
     let unhooked = preload
         .into_iter()
         .flat_map(|preload| unhooked_symbols(driver, preload));
-    std::iter::once(unknown).chain(unhooked).collect()
+    std::iter::once(unknown)
+        .chain(suspects)
+        .chain(unhooked)
+        .collect()
+}
+
+/// Those of which nobody knows what they do and which sound like memory or launches.
+fn suspects(driver: &Image, newcomers: Newcomers) -> Option<Finding> {
+    let exported = driver.exports.iter().map(String::as_str);
+    let names: Vec<_> = exported
+        .filter(|name| symbols::sounds_like_use(name) && !symbols::is_understood(name))
+        .collect();
+    let count = names.len();
+    let finding = match newcomers {
+        _ if names.is_empty() => return None,
+        Newcomers::AreWithheld => Finding::ok(
+            SYMBOLS,
+            format!(
+                "strict: {count} exports that nobody knows and that sound like memory or launches are not handed out"
+            ),
+        ),
+        Newcomers::Pass => Finding::warning(
+            SYMBOLS,
+            format!("{count} exports that nobody knows sound like memory or launches"),
+            "strict = true in the config file (CUDA_HOOK_STRICT=true) refuses look-ups of these; update cuda-hook",
+        ),
+    };
+    Some(finding.naming(&names))
 }
 
 /// A driver newer than our tables brings functions of which nobody here knows what they do.
@@ -209,6 +268,23 @@ mod tests {
             (Level::Warning, vec!["cuFromTheFuture".to_owned()])
         );
         assert_eq!(unknown_symbols(&image(&["cuInit"])).level, Level::Ok);
+    }
+
+    #[test]
+    fn what_sounds_like_use_is_named_apart_and_is_no_gap_under_strict() {
+        let driver = image(&["cuInit", "cuMemAllocNew", "cuDeviceGetNews"]);
+        let passing = suspects(&driver, Newcomers::Pass).unwrap();
+        let withheld = suspects(&driver, Newcomers::AreWithheld).unwrap();
+        assert_eq!((passing.level, withheld.level), (Level::Warning, Level::Ok));
+        assert_eq!(passing.names, ["cuMemAllocNew"]);
+        assert_eq!(withheld.names, ["cuMemAllocNew"]);
+        assert!(suspects(&image(&["cuInit", "cuDeviceGetNews"]), Newcomers::Pass).is_none());
+    }
+
+    #[test]
+    fn the_library_in_the_drivers_place_is_known() {
+        assert!(is_second_door(&image(&["cuInit", "dlsym"])));
+        assert!(!is_second_door(&image(&["cuInit"])));
     }
 
     #[test]

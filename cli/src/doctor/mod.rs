@@ -20,6 +20,7 @@ use crate::failure::Failure;
 use crate::output;
 use crate::settings;
 use crate::sim;
+use driver::Newcomers;
 use finding::{Finding, Level};
 
 /// Version of the JSON form.
@@ -65,11 +66,15 @@ fn examine(args: &DoctorArgs) -> Result<Vec<Finding>, Failure> {
     let artefacts = Artefacts::locate()?;
     let mut findings = Vec::new();
     let mut driver = PathBuf::from("libcuda.so.1");
+    let mut newcomers = Newcomers::Pass;
     match settings::of(&settings::environment()) {
         Ok(settings) => {
             findings.push(machine::configuration(&settings));
             findings.push(machine::state_folder(&settings.dir));
             findings.push(machine::contexts(&settings.dir));
+            if settings.strict {
+                newcomers = Newcomers::AreWithheld;
+            }
             driver = settings.driver.unwrap_or(driver);
         }
         Err(refusal) => findings.push(machine::refused(refusal)),
@@ -80,7 +85,7 @@ fn examine(args: &DoctorArgs) -> Result<Vec<Finding>, Failure> {
     }
     let (of_preload, image) = preload::examine(&artefacts);
     findings.extend(of_preload);
-    findings.extend(driver::examine(&driver, image.as_ref()));
+    findings.extend(driver::examine(&driver, image.as_ref(), newcomers));
     if let Some(program) = &args.program {
         findings.extend(program::examine(program));
     }

@@ -13,6 +13,8 @@ use super::raw::{RawLayer, RawLimits, Refusal, Selector, Setting};
 #[derive(Clone, Debug, Default)]
 pub(super) struct ConfigFile {
     pub(super) container: Option<Setting>,
+    pub(super) driver: Option<Setting>,
+    pub(super) strict: Option<Setting>,
     pub(super) limits: RawLayer,
 }
 
@@ -71,8 +73,10 @@ fn read(path: &Path, text: &str) -> Result<ConfigFile, Refusal> {
     for (key, value) in root.entries {
         match key.get_ref().as_ref() {
             "container" => config.container = Some(root.scalar((key, value))?),
+            "driver" => config.driver = Some(root.scalar((key, value))?),
+            "strict" => config.strict = Some(root.flag((key, value))),
             "limits" => config.limits = root.table((key, value))?.layer()?,
-            _ => return Err(root.unknown(key, "container, limits")),
+            _ => return Err(root.unknown(key, "container, driver, strict, limits")),
         }
     }
     Ok(config)
@@ -198,6 +202,11 @@ impl<'a> Table<'a> {
             }
         };
         Ok(self.setting(key, text))
+    }
+
+    /// What is written, without quotes that would make it a text: whether it is true or false is judged with the environment's.
+    fn flag(&self, (key, value): Entry<'a>) -> Setting {
+        self.setting(key, self.written(value))
     }
 
     fn written(&self, value: &Spanned<DeValue<'a>>) -> String {

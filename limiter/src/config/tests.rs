@@ -190,6 +190,57 @@ fn a_containers_name_in_the_file_stands() {
 }
 
 #[test]
+fn strict_is_what_either_source_says_and_neither_takes_it_back() {
+    let is_strict = |environment: &[(&str, &str)], file: &str| {
+        settings(environment, Some(file)).unwrap().strict
+    };
+    assert!(!is_strict(&[], ""));
+    assert!(!is_strict(
+        &[("CUDA_HOOK_STRICT", "false")],
+        "strict = false"
+    ));
+    assert!(is_strict(&[("CUDA_HOOK_STRICT", "true")], ""));
+    assert!(is_strict(&[("CUDA_HOOK_STRICT", "true")], "strict = false"));
+    assert!(is_strict(&[("CUDA_HOOK_STRICT", "false")], "strict = true"));
+    for value in ["yes", "1", "", "TRUE"] {
+        let line = refused(&[("CUDA_HOOK_STRICT", value)], None);
+        assert!(line.ends_with("allowed: true, false"), "{line}");
+    }
+    for value in ["1", "\"true\"", "[]"] {
+        let line = refused(&[], Some(&format!("strict = {value}")));
+        assert!(
+            line.starts_with("cuda-hook: config.toml:1: strict"),
+            "{line}"
+        );
+    }
+}
+
+#[test]
+fn a_driver_in_the_file_stands() {
+    let folder = tempfile::tempdir().unwrap();
+    let [one, other] = ["one", "other"].map(|name| folder.path().join(name).display().to_string());
+    for path in [&one, &other] {
+        fs::write(path, "").unwrap();
+    }
+    let file = format!("driver = {one:?}\n");
+    let driver = |environment: &[(&str, &str)]| settings(environment, Some(&file));
+    for same in [driver(&[]), driver(&[("CUDA_HOOK_DRIVER", &one)])] {
+        assert_eq!(same.unwrap().driver.as_deref(), Some(Path::new(&one)));
+    }
+    let line = driver(&[("CUDA_HOOK_DRIVER", &other)]).expect_err("another");
+    assert!(
+        line.to_string()
+            .contains("differs from the config file's driver"),
+        "{line}"
+    );
+    let missing = settings(&[], Some("driver = \"/nonexistent\"")).expect_err("missing");
+    assert!(
+        missing.to_string().contains("config.toml:1: driver"),
+        "{missing}"
+    );
+}
+
+#[test]
 fn hamis_variables_count_where_none_of_ours_sets_a_limit() {
     let hami = [
         ("CUDA_DEVICE_MEMORY_LIMIT", "4096m"),
@@ -298,7 +349,7 @@ fn every_bad_line_of_the_file_is_refused_with_its_number_and_key() {
     for (file, wanted) in [
         (
             "memory = 1\n",
-            "config.toml:1: memory: is not a known key; allowed: container, limits",
+            "config.toml:1: memory: is not a known key; allowed: container, driver, strict, limits",
         ),
         (
             "[limits]\nmemroy = 1\n",

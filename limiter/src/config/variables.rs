@@ -3,7 +3,7 @@
 use super::raw::{RawLayer, RawLimits, Refusal, Selector, Setting};
 
 /// Every variable of ours. Another `CUDA_HOOK_…` is refused: it is a typing error, and a limit would be missing.
-const KNOWN: [&str; 8] = [
+const KNOWN: [&str; 9] = [
     "CUDA_HOOK_CONFIG",
     "CUDA_HOOK_CONTAINER",
     "CUDA_HOOK_DIR",
@@ -12,6 +12,7 @@ const KNOWN: [&str; 8] = [
     "CUDA_HOOK_MEMORY",
     "CUDA_HOOK_SM",
     "CUDA_HOOK_SM_MAX",
+    "CUDA_HOOK_STRICT",
 ];
 
 /// HAMi-core's (README of Project-HAMi/HAMi-core). `CUDA_DEVICE_MEMORY_LIMIT_<i>` is for the GPU of ordinal `i`.
@@ -26,6 +27,7 @@ pub(super) struct Variables {
     pub(super) dir: Option<Setting>,
     pub(super) driver: Option<Setting>,
     pub(super) log: Option<Setting>,
+    pub(super) strict: Option<Setting>,
     pub(super) limits: RawLayer,
     pub(super) hami: RawLayer,
 }
@@ -57,6 +59,7 @@ pub(super) fn read(environment: &[(String, String)]) -> Result<Variables, Refusa
             "CUDA_HOOK_DIR" => variables.dir = Some(setting),
             "CUDA_HOOK_DRIVER" => variables.driver = Some(setting),
             "CUDA_HOOK_LOG" => variables.log = Some(setting),
+            "CUDA_HOOK_STRICT" => variables.strict = Some(setting),
             "CUDA_HOOK_MEMORY" => {
                 assign(&mut variables.limits, &setting, |limits| &mut limits.memory)?
             }
