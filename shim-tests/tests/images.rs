@@ -229,6 +229,17 @@ fn a_context_is_charged_right_while_a_neighbour_allocates() {
     }
 }
 
+/// NVML lists a process from its first context on, whatever it holds before.
+#[test]
+fn a_context_is_charged_right_in_a_process_that_holds_memory_already() {
+    let machine = Machine::new();
+    let mut tenant = start(&machine, &World::memory("one", &QUOTA_BYTES.to_string()));
+    assert_eq!(tenant.status("init"), 0);
+    assert_eq!(tenant.alloc("a", "cuMemCreate", 2 * MIB), 0);
+    assert_eq!(tenant.status("context"), 0);
+    assert_on_the_books(&machine, &mut tenant, "a context beside memory");
+}
+
 /// A program without a quota is asked for nothing, and asks nothing.
 #[test]
 fn without_a_quota_nothing_is_measured() {

@@ -51,16 +51,16 @@ struct Meter {
 }
 
 impl Meter {
-    /// `None` where NVML cannot be asked: then somebody else may measure.
-    fn start(turn: Turn<'static>, uuid: DeviceUuid) -> Option<Self> {
+    /// `None` where NVML cannot be asked: then somebody else may measure. `own` is what this process was charged so far.
+    fn start(turn: Turn<'static>, uuid: DeviceUuid, own: Bytes) -> Option<Self> {
         let nvml = runtime::get().nvml()?;
         Some(Self {
             turn,
             nvml,
             uuid,
             used_before: nvml.memory_used(uuid)?,
-            // Before its first context a process is not listed.
-            listed_before: listed(nvml, uuid).unwrap_or_default(),
+            // Before its first context a process is not listed, although it may hold physical memory.
+            listed_before: listed(nvml, uuid).unwrap_or(own),
         })
     }
 
@@ -112,6 +112,7 @@ pub(crate) fn charged(
     };
     let cost = board.context_cost(cx.driver.version().unwrap_or(0));
     let expected = cost.expect();
+    let own = attachment.ledger.own(device_index);
     let Ok(charge) = charge::try_charge(cx, device_index, expected.bytes.unwrap_or_default())
     else {
         return CUDA_ERROR_OUT_OF_MEMORY;
@@ -119,7 +120,7 @@ pub(crate) fn charged(
     let meter = expected
         .turn
         .zip(attachment.uuid(device_index))
-        .and_then(|(turn, uuid)| Meter::start(turn, uuid));
+        .and_then(|(turn, uuid)| Meter::start(turn, uuid, own));
     let status = call();
     if status != CUDA_SUCCESS {
         return status;
