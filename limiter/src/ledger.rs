@@ -384,7 +384,11 @@ impl Charge<'_> {
 }
 
 impl Drop for Charge<'_> {
+    /// A panic may have come after the driver has granted the memory: then the charge stays, until the process ends.
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
         self.ledger.uncharge(self.device_index, self.bytes);
     }
 }

@@ -48,6 +48,20 @@ fn a_refused_charge_leaves_nothing_charged() {
     );
 }
 
+/// The driver may have granted what the panicking thread had charged.
+#[test]
+fn a_panic_gives_no_charge_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = attach(dir.path(), Some(100));
+    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let _charge = ledger.try_charge(0, bytes(60)).unwrap();
+        panic!("on purpose, between the driver's answer and the books");
+    }));
+    assert!(panicked.is_err());
+    assert_eq!(ledger.current(0), bytes(60));
+    assert!(ledger.try_charge(0, bytes(41)).is_err());
+}
+
 #[test]
 fn a_charge_that_is_dropped_is_given_back() {
     let dir = tempfile::tempdir().unwrap();
