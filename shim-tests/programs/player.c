@@ -8,7 +8,7 @@
  *     THREAD SYMBOL ARGUMENT …      makes the call on that thread (0 to 3) and answers its status; `-` if there is no such symbol
  *     | THREAD SYMBOL ARGUMENT …    keeps the call, without an answer …
  *     .                             … until all threads make theirs at once, each in its order; their statuses, in the order told
- *     ? NUMBER                      the value of a variable
+ *     ? NUMBER [OFFSET]             the 8 bytes at a variable, or so many bytes behind it
  *
  * An argument is a number; `$3`, the value of variable 3; `&3`, its address; `&`, 4 KiB of zeros; `{…}`, the address of a
  * record of fields `b:` `h:` `w:` `d:` (1, 2, 4, 8 bytes, aligned as in C) whose values are arguments, and with `>3@112`
@@ -36,7 +36,7 @@ struct call {
 };
 
 static uint64_t variables[VARIABLES];
-static void *scope;
+static void *scope, *management_scope;
 static const char *file_name;
 static char *file_text;
 
@@ -148,7 +148,7 @@ static void make(struct call *call)
             fail("too many arguments: %s", call->text);
         a[count++] = argument_at(&at);
     }
-    any_function *function = (any_function *)dlsym(scope, symbol);
+    any_function *function = (any_function *)dlsym(strncmp(symbol, "nvml", 4) ? scope : management_scope, symbol);
     if (!function)
         snprintf(call->answer, sizeof call->answer, "-");
     else /* On 64-bit Linux integers and pointers take a register or 8 bytes of stack each, and more than are asked for do no harm. */
@@ -253,6 +253,22 @@ static void read_file(void)
     fclose(file);
 }
 
+static void print_variable(const char *at)
+{
+    const unsigned char *variable = (unsigned char *)variable_at(&at);
+    uint64_t value;
+    memcpy(&value, variable + strtoul(at, NULL, 0), sizeof value);
+    printf("%llu\n", (unsigned long long)value);
+}
+
+static void *open_scope(const char *soname, int global)
+{
+    void *library = dlopen(soname, RTLD_NOW | (global ? RTLD_GLOBAL : RTLD_LOCAL));
+    if (!library)
+        fail("%s", dlerror());
+    return global ? RTLD_DEFAULT : library;
+}
+
 int main(int argc, char **argv)
 {
     char line[LINE_MAX_BYTES];
@@ -261,10 +277,8 @@ int main(int argc, char **argv)
     file_name = argv[2];
     read_file();
     int global = !strcmp(argv[1], "default");
-    void *handle = dlopen("libcuda.so.1", RTLD_NOW | (global ? RTLD_GLOBAL : RTLD_LOCAL));
-    scope = global ? RTLD_DEFAULT : handle;
-    if (!handle)
-        fail("%s", dlerror());
+    scope = open_scope("libcuda.so.1", global);
+    management_scope = open_scope("libnvidia-ml.so.1", global);
     for (intptr_t thread = 0; thread < THREADS; thread++) {
         pthread_t started;
         if (pthread_create(&started, NULL, play, (void *)thread))
@@ -279,7 +293,7 @@ int main(int argc, char **argv)
         } else if (*line == '.')
             play_told();
         else if (*line == '?')
-            printf("%llu\n", (unsigned long long)*variable_at(&at));
+            print_variable(at);
         else
             play_one(line);
         fflush(stdout);

@@ -10,14 +10,16 @@
 //! | `!kind` | the same as `=kind`; anything else could be taken for the address of host memory, and end the program bare, too |
 //! | `?kind` | the same, or null |
 //! | `*kind` | the address of the variable that holds it |
+//! | `~kind~other` | a handle of that kind, which from now on is one of the other, too: a stream that captures |
 //! | `}>kind@112` | after a record: the driver writes a handle there, at that offset |
 //! | `SIZE`, `SMALL`, `ROWS`, `GRID`, `DEVICE` | bytes, few bytes, rows of 2 KiB, blocks of a grid, a device's ordinal |
 //! | `a\|b` | one of them |
 //!
-//! A row stands for the symbol's twins of the per-thread default stream, too.
+//! A row stands for the symbol's twins of the per-thread default stream, too. Its third column names kinds that must be made before
+//! what its arguments need, in that order.
 
 use crate::random::Random;
-use cuda_sys_stubs::symbols::DRIVER;
+use cuda_sys_stubs::symbols;
 use std::collections::BTreeMap;
 
 /// What a word that is no literal stands for.
@@ -31,6 +33,8 @@ pub(crate) enum Word {
     Fetches(String, u32),
     /// `=kind`, `-kind`, `?kind`, `*kind`, `!kind`: the sigil and the kinds.
     Takes(char, Vec<String>),
+    /// `~kind~other`: the kind, for its own, and the other.
+    Becomes(Vec<String>, String),
     /// A quantity, by its name.
     Quantity(String),
 }
@@ -44,6 +48,7 @@ pub struct Call {
     /// The exported name.
     pub symbol: String,
     pieces: Vec<Piece>,
+    after: Vec<String>,
 }
 
 const QUANTITIES: [&str; 5] = ["SIZE", "SMALL", "ROWS", "GRID", "DEVICE"];
@@ -57,6 +62,10 @@ fn word(text: &str) -> Word {
                 Word::Fetches(kind.to_owned(), offset.parse().expect("an offset in bytes"))
             }
             None => panic!("{text}: a handle is fetched from an offset"),
+        },
+        Some('~') => match text[1..].split_once('~') {
+            Some((kind, other)) => Word::Becomes(vec![kind.to_owned()], other.to_owned()),
+            None => panic!("{text}: a handle becomes one of another kind"),
         },
         Some(sigil @ ('=' | '-' | '?' | '*' | '!')) => Word::Takes(sigil, kinds()),
         _ if QUANTITIES.contains(&text) => Word::Quantity(text.to_owned()),
@@ -82,26 +91,33 @@ fn pieces(arguments: &str) -> Vec<Piece> {
     pieces
 }
 
+fn is_known(symbol: &str) -> bool {
+    symbols::driver(symbol).is_some() || symbols::nvml(symbol).is_some()
+}
+
 /// Every row, and for each the twins of its symbol.
 pub fn calls() -> Vec<Call> {
-    include_str!("../calls.tsv")
-        .lines()
-        .skip(1)
-        .map(|line| {
-            line.split_once('\t')
-                .unwrap_or_else(|| panic!("a symbol and its arguments: {line}"))
+    let rows = include_str!("../calls.tsv").lines().skip(1);
+    rows.flat_map(|row| {
+        let mut columns = row.split('\t');
+        let symbol = columns.next().unwrap_or_default();
+        let pieces = pieces(
+            columns
+                .next()
+                .unwrap_or_else(|| panic!("{row}: no arguments")),
+        );
+        let after = columns.next().unwrap_or_default().split_whitespace();
+        let after: Vec<String> = after.map(str::to_owned).collect();
+        let names = ["", "_ptds", "_ptsz"].map(|suffix| format!("{symbol}{suffix}"));
+        assert!(is_known(symbol), "{symbol} is no function");
+        let known = names.into_iter().filter(|name| is_known(name));
+        known.map(move |symbol| Call {
+            symbol,
+            pieces: pieces.clone(),
+            after: after.clone(),
         })
-        .flat_map(|(symbol, arguments)| {
-            let twins = ["", "_ptds", "_ptsz"].map(|suffix| format!("{symbol}{suffix}"));
-            let known = twins
-                .into_iter()
-                .filter(|name| DRIVER.iter().any(|known| known.name == *name));
-            known.map(|symbol| Call {
-                symbol,
-                pieces: pieces(arguments),
-            })
-        })
-        .collect()
+    })
+    .collect()
 }
 
 impl Call {
@@ -112,29 +128,28 @@ impl Call {
     /// Whether it makes a handle of `kind`.
     pub(crate) fn makes(&self, kind: &str) -> bool {
         self.words()
-            .any(|word| matches!(word, Word::Makes(made) | Word::Fetches(made, _) if made == kind))
+            .any(|word| matches!(word, Word::Makes(made) | Word::Fetches(made, _) | Word::Becomes(_, made) if made == kind))
+    }
+
+    /// The kinds to be made before those that it needs.
+    pub(crate) fn after(&self) -> &[String] {
+        &self.after
     }
 
     /// The kinds of which it cannot do without a handle, each with its alternatives.
     pub(crate) fn needs(&self) -> impl Iterator<Item = &[String]> {
         self.words().filter_map(|word| match word {
-            Word::Takes('=' | '-' | '*' | '!', kinds) => Some(kinds.as_slice()),
+            Word::Takes('=' | '-' | '*' | '!', kinds) | Word::Becomes(kinds, _) => {
+                Some(kinds.as_slice())
+            }
             _ => None,
         })
     }
 
-    /// Writes the call with what `value` says for each word.
-    pub(crate) fn written(
-        &self,
-        random: &mut Random,
-        mut value: impl FnMut(&mut Random, &Word) -> String,
-    ) -> String {
-        let mut text = format!("{} ", self.symbol);
-        for piece in &self.pieces {
-            let word = random.choose(piece).expect("a piece has an alternative");
-            text.push_str(&value(random, word));
-        }
-        text
+    /// Writes the call with what `value` says for each word, given its alternatives.
+    pub(crate) fn written(&self, mut value: impl FnMut(&[Word]) -> String) -> String {
+        let arguments: String = self.pieces.iter().map(|piece| value(piece)).collect();
+        format!("{} {arguments}", self.symbol)
     }
 }
 
@@ -219,12 +234,32 @@ impl Handles {
         random.choose(&all).map(|handle| handle.variable)
     }
 
-    /// It is no longer live.
-    pub(crate) fn end(&mut self, variable: u32) {
-        for handles in self.live.values_mut() {
-            handles.retain(|live| live.variable != variable);
+    /// The latest of the first of these kinds of which there is one.
+    pub(crate) fn latest(&self, kinds: &[String]) -> Option<u32> {
+        let mut live = kinds.iter().filter_map(|kind| self.live.get(kind)?.last());
+        live.next().map(|handle| handle.variable)
+    }
+
+    /// It is now one of that kind, too.
+    pub(crate) fn become_one_of(&mut self, kind: &str, variable: u32, thread: u64) {
+        let live = self.live.entry(kind.to_owned()).or_default();
+        live.push(Handle { variable, thread });
+    }
+
+    /// It is no longer one of these kinds. When the address of a block of a pool means another block again is a matter of time, so
+    /// such a block is not kept to be used again.
+    pub(crate) fn end(&mut self, kinds: &[String], variable: u32) {
+        for (kind, handles) in &mut self.live {
+            if kinds.contains(kind) {
+                handles.retain(|live| live.variable != variable);
+            }
         }
-        self.ended.push(variable);
+        if !kinds
+            .iter()
+            .any(|kind| kind == "pooled" || kind == "shared_block")
+        {
+            self.ended.push(variable);
+        }
     }
 }
 

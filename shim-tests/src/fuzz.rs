@@ -8,14 +8,12 @@ mod limited;
 mod shrink;
 mod unlimited;
 
-use crate::build::{Door, program};
 use crate::child::DEADLINE;
 use crate::machine::Machine;
-use crate::tenant::Tenant;
+use crate::player::Player;
 use crate::world::World;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::Path;
 use std::time::Duration;
 
 pub use generate::sequence;
@@ -156,34 +154,25 @@ impl Patience {
 }
 
 /// A player that is told a sequence.
-struct Player {
-    tenant: Tenant,
+struct Telling {
+    player: Player,
     patience: Patience,
 }
 
-impl Player {
+impl Telling {
     fn start(machine: &Machine, world: &World, patience: Patience) -> Self {
-        let door = Door::Dlopen;
-        let kernels = Path::new(env!("CARGO_MANIFEST_DIR")).join("programs/kernels.ptx");
-        let mut command = machine.command(world, program("player", door));
         Self {
-            tenant: Tenant::spawn(command.arg(door.name()).arg(kernels)),
+            player: Player::start(machine, world),
             patience,
         }
     }
 
     /// The statuses of a step's calls; a failure of the step at `at` where there are none.
     fn play(&mut self, at: usize, step: &Step) -> Result<String, Failure> {
-        let last = match step.0.as_slice() {
-            [call] => call,
-            calls => {
-                for call in calls {
-                    self.tenant.tell(&format!("| {call}"));
-                }
-                "."
-            }
+        let answer = match step.0.as_slice() {
+            [call] => self.player.make_within(call, self.patience.answer),
+            calls => self.player.make_at_once(calls, self.patience.answer),
         };
-        let answer = self.tenant.ask_within(last, self.patience.answer);
         answer.map_err(|error| Failure {
             at,
             fault: Fault::Silence,

@@ -12,12 +12,15 @@
     reason = "a test harness: its failures are the tests' failures"
 )]
 
+pub mod accounts;
 pub mod books;
 pub mod build;
 pub mod calls;
 pub mod child;
+pub mod coverage;
 pub mod fuzz;
 pub mod machine;
+pub mod player;
 pub mod random;
 pub mod real;
 pub mod tenant;

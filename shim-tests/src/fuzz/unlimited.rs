@@ -1,6 +1,6 @@
 //! Without limits: what a sequence does bare it does preloaded, status for status and call for call.
 
-use super::{Failure, Fault, Patience, Player, Sequence, Tally};
+use super::{Failure, Fault, Patience, Sequence, Tally, Telling};
 use crate::machine::Machine;
 use crate::trace::Trace;
 use crate::world::World;
@@ -11,12 +11,12 @@ fn observe(
     patience: Patience,
 ) -> Result<(Vec<String>, Trace), Failure> {
     let machine = Machine::with_profile("2xt4");
-    let mut player = Player::start(&machine, world, patience);
+    let mut told = Telling::start(&machine, world, patience);
     let steps = sequence.steps().enumerate();
     let statuses = steps
-        .map(|(at, step)| player.play(at, step))
+        .map(|(at, step)| told.play(at, step))
         .collect::<Result<_, _>>()?;
-    let outcome = player.tenant.end();
+    let outcome = told.player.end();
     assert!(outcome.status.success(), "{world:?}: {outcome:?}");
     Ok((statuses, machine.trace()))
 }
