@@ -156,7 +156,7 @@ hooks! {
     Charge   fn cuModuleLoadData(module: *mut CUmodule, image: *const c_void) => module::load(module, Driver::unload_module);
     Charge   fn cuModuleLoadDataEx(module: *mut CUmodule, image: *const c_void, numOptions: c_uint, options: *mut CUjit_option, optionValues: *mut *mut c_void) => module::load(module, Driver::unload_module);
     Charge   fn cuModuleLoadFatBinary(module: *mut CUmodule, fatCubin: *const c_void) => module::load(module, Driver::unload_module);
-    Uncharge fn cuModuleUnload(hmod: CUmodule) => module::unload();
+    Uncharge fn cuModuleUnload(hmod: CUmodule) => module::unload(hmod);
     Charge   fn cuLibraryLoadData(library: *mut CUlibrary, code: *const c_void, jitOptions: *mut CUjit_option, jitOptionsValues: *mut *mut c_void, numJitOptions: c_uint, libraryOptions: *mut CUlibraryOption, libraryOptionValues: *mut *mut c_void, numLibraryOptions: c_uint) => module::load(library, Driver::unload_library);
     Charge   fn cuLibraryLoadFromFile(library: *mut CUlibrary, fileName: *const c_char, jitOptions: *mut CUjit_option, jitOptionsValues: *mut *mut c_void, numJitOptions: c_uint, libraryOptions: *mut CUlibraryOption, libraryOptionValues: *mut *mut c_void, numLibraryOptions: c_uint) => module::load(library, Driver::unload_library);
     Uncharge fn cuLibraryUnload(library: CUlibrary) => module::unload_library();

@@ -14,12 +14,12 @@ use std::ptr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cuda_sys_stubs::abi::*;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use crate::driver::Driver;
 use crate::entry::Cx;
 use crate::hooks::measure;
-use crate::live::{Key, Owner};
+use crate::live::{Block, Key, Owner};
 
 /// A use that may make the driver load something: once in each context.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -36,6 +36,8 @@ struct Use {
 pub(crate) struct Used {
     seen: RwLock<HashSet<Use>>,
     contexts_made: AtomicUsize,
+    /// Of modules and libraries: the context that was current when they were loaded.
+    loaded_in: Mutex<HashMap<usize, usize>>,
 }
 
 impl Used {
@@ -67,6 +69,18 @@ impl Used {
     }
 }
 
+/// The context that `module` was loaded into, as long as that has anything on the books; else this thread's.
+fn context_of(cx: Cx, module: CUmodule) -> CUcontext {
+    let known = cx.attachment.used.loaded_in.lock().remove(&module.addr());
+    let on_the_books = |context: &usize| {
+        let is_grown = |key: &Key, _: &Block| *key == Key::Grown(*context);
+        !cx.attachment.live.find_all(is_grown).is_empty()
+    };
+    known
+        .filter(on_the_books)
+        .map_or_else(|| current(cx), ptr::with_exposed_provenance_mut)
+}
+
 /// This thread's context; null without one.
 fn current(cx: Cx) -> CUcontext {
     cx.driver.current_context().unwrap_or(ptr::null_mut())
@@ -76,16 +90,21 @@ fn current(cx: Cx) -> CUcontext {
 ///
 /// # Safety
 /// As [`hooks`](crate::hooks).
-pub(crate) unsafe fn load<H: Copy>(
+pub(crate) unsafe fn load<T>(
     cx: Cx,
     call: impl FnOnce() -> CUresult,
-    loaded: *mut H,
-    unload: fn(&Driver, H) -> CUresult,
+    loaded: *mut *mut T,
+    unload: fn(&Driver, *mut T) -> CUresult,
 ) -> CUresult {
-    measure::charged(cx, current(cx), call, || {
-        // SAFETY: the driver's promise: after success it has written there.
-        unload(cx.driver, unsafe { loaded.read() })
-    })
+    let context = current(cx);
+    // SAFETY: the driver's promise: after success it has written there.
+    let handle = || unsafe { loaded.read() };
+    let status = measure::charged(cx, context, call, || unload(cx.driver, handle()));
+    if status == CUDA_SUCCESS {
+        let mut loaded_in = cx.attachment.used.loaded_in.lock();
+        loaded_in.insert(handle().addr(), context.addr());
+    }
+    status
 }
 
 /// Calls, and measures what that loads into `context` if this is the first use there. It cannot be unloaded alone: `Err` says
@@ -198,13 +217,19 @@ pub(crate) fn launched(
     first(cx, call, (function.addr(), 0), context).0
 }
 
-/// `cuModuleUnload`.
+/// `cuModuleUnload`: in the context that it was loaded into, whichever is current.
 ///
 /// # Safety
 /// As [`hooks`](crate::hooks).
-pub(crate) unsafe fn unload(cx: Cx, call: impl FnOnce() -> CUresult) -> CUresult {
-    let status = measure::uncharged(cx, [current(cx)], call);
-    cx.attachment.used.forget();
+pub(crate) unsafe fn unload(cx: Cx, call: impl FnOnce() -> CUresult, module: CUmodule) -> CUresult {
+    let context = context_of(cx, module);
+    let status = measure::uncharged(cx, [context], call);
+    let used = &cx.attachment.used;
+    if status != CUDA_SUCCESS {
+        let mut loaded_in = used.loaded_in.lock();
+        loaded_in.insert(module.addr(), context.addr());
+    }
+    used.forget();
     status
 }
 
