@@ -166,6 +166,7 @@ pub(crate) struct Handles {
     live: BTreeMap<String, Vec<Handle>>,
     ended: Vec<u32>,
     made: Vec<String>,
+    are_kept_apart: bool,
 }
 
 /// Variables between two handles: what a driver writes behind an out-pointer may be longer than a word.
@@ -204,6 +205,11 @@ impl Handles {
             .map(|(variable, _)| variable)
     }
 
+    /// Whether from now on a thread gets its own and no other.
+    pub(crate) fn keep_apart(&mut self, are_kept_apart: bool) {
+        self.are_kept_apart = are_kept_apart;
+    }
+
     /// One of these kinds, by chance: often a late one of the thread's own, which may belong to its context.
     pub(crate) fn choose(&self, random: &mut Random, kinds: &[String], thread: u64) -> Option<u32> {
         let own: Vec<u32> = self.own(kinds, thread).collect();
@@ -220,7 +226,8 @@ impl Handles {
 
     /// One that was ended, by chance.
     pub(crate) fn choose_ended(&self, random: &mut Random) -> Option<u32> {
-        random.choose(&self.ended).copied()
+        let ended = random.choose(&self.ended).copied();
+        ended.filter(|_| !self.are_kept_apart)
     }
 
     /// One of the kinds that `wanted` says, whoever made it.
@@ -231,7 +238,8 @@ impl Handles {
     ) -> Option<u32> {
         let live = self.live.iter().filter(|(kind, _)| wanted(kind));
         let all: Vec<Handle> = live.flat_map(|(_, handles)| handles).copied().collect();
-        random.choose(&all).map(|handle| handle.variable)
+        let chosen = random.choose(&all).filter(|_| !self.are_kept_apart);
+        chosen.map(|handle| handle.variable)
     }
 
     /// The latest of the first of these kinds of which there is one.

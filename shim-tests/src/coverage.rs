@@ -1,7 +1,7 @@
 //! One case for each function that is hooked: the shortest program of legal calls that makes it, planned from `calls.tsv`.
 
-use crate::artefacts;
 use crate::accounts::{self, Accounts};
+use crate::artefacts;
 use crate::calls::{Call, Handles, Word, calls};
 use crate::machine::Machine;
 use crate::player::Player;

@@ -1,7 +1,7 @@
 //! What users of other GPU-sharing systems suffer from, where no other test shows it: `docs/pains-tested.md`.
 #![cfg(test)]
 
-use shim_tests::books::{self, Books};
+use shim_tests::accounts::{self, Accounts};
 use shim_tests::player::Player;
 use shim_tests::{MIB, Machine, World};
 
@@ -29,8 +29,8 @@ fn make_all(player: &mut Player, calls: &[&str]) {
 /// What is charged and held on each device, which must be the same.
 #[track_caller]
 fn charged_bytes(machine: &Machine) -> Vec<u64> {
-    let books = books::of(machine, CONTAINER);
-    assert!(books.iter().all(Books::agree), "{books:?}");
+    let books = accounts::of(machine, CONTAINER);
+    assert!(books.iter().all(Accounts::agree), "{books:?}");
     books.iter().map(|books| books.charged_bytes).collect()
 }
 
@@ -64,6 +64,19 @@ fn physical_memory_is_charged_where_it_is_put_without_any_context() {
     );
     make_all(&mut player, &["0 cuMemRelease $32"]);
     assert_eq!(charged_bytes(&machine), [0, 0]);
+}
+
+/// Row 14: what a context takes is measured, and what was there before is no part of it.
+#[test]
+fn physical_memory_before_the_first_context_is_not_taken_for_it() {
+    let machine = two_devices();
+    let mut player = player(&machine);
+    let before = "0 cuMemCreate &32 4194304 {w:1,w:0,w:1,w:1} 0";
+    make_all(&mut player, &["0 cuInit 0", before]);
+    make_all(&mut player, &["0 cuDevicePrimaryCtxRetain &64 1"]);
+    let bytes = charged_bytes(&machine);
+    make_all(&mut player, &["0 cuMemRelease $32"]);
+    assert_eq!(charged_bytes(&machine), [0, bytes[1] - 4 * MIB]);
 }
 
 /// Rows 7 and 10: nothing is probed by a context when a program starts, and no device is special.
@@ -107,6 +120,25 @@ fn a_module_is_given_back_to_its_own_device_whatever_is_current() {
     assert_eq!(charged_bytes(&machine), [idle[0] + 2 * MIB, idle[1]]);
     make_all(&mut player, &["0 cuModuleUnload $96"]);
     assert_eq!(charged_bytes(&machine), idle);
+}
+
+/// Row 14: the attributes of a kernel can be had without its image, which the launch then loads.
+#[test]
+fn an_image_that_only_a_launch_loads_is_charged() {
+    let machine = two_devices();
+    let mut player = player(&machine);
+    contexts_of_both(&mut player);
+    let idle = charged_bytes(&machine);
+    make_all(
+        &mut player,
+        &[
+            "0 cuLibraryLoadData &96 @ptx 0 0 0 0 0 0",
+            "0 cuLibraryGetKernel &128 $96 'spin'",
+            "0 cuKernelSetAttribute 8 1024 $128 0",
+            "0 cuLaunchKernel $128 1 1 1 32 1 1 0 0 {d:{w:4}} 0",
+        ],
+    );
+    assert_eq!(charged_bytes(&machine), [idle[0] + 2 * MIB, idle[1]]);
 }
 
 /// What a call wrote behind variable 96, bare and under a quota.
@@ -211,7 +243,7 @@ fn many_processes_of_a_container_are_each_charged_and_told_the_same() {
         assert_eq!(player.value(96, 0), 1024 * MIB);
     }
     players.truncate(4);
-    let left: Vec<u64> = books::of(&machine, CONTAINER)
+    let left: Vec<u64> = accounts::of(&machine, CONTAINER)
         .iter()
         .map(|books| books.charged_bytes)
         .collect();

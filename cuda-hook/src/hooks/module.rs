@@ -27,9 +27,12 @@ struct Use {
     context: usize,
     /// Of a module, library, kernel or function.
     handle: usize,
-    /// Of what is asked of a module or library by name; 0: by handle.
+    /// Of what is asked of a module or library by name; 0: by handle; [`ATTRIBUTE`].
     name_hash: u64,
 }
+
+/// In the place of a name's hash: of the attributes of what has that handle.
+const ATTRIBUTE: u64 = u64::MAX;
 
 /// What this process has used.
 #[derive(Default)]
@@ -146,6 +149,20 @@ pub(crate) unsafe fn use_of<T>(
     handle: *mut T,
 ) -> CUresult {
     answer(first(cx, call, (handle.addr(), 0), || current(cx)))
+}
+
+/// What asks or sets an attribute of a kernel or function. The driver may be able to without the image: then its first launch
+/// loads it, and is measured for itself.
+///
+/// # Safety
+/// As [`hooks`](crate::hooks).
+pub(crate) unsafe fn attribute_of<T>(
+    cx: Cx,
+    call: impl FnOnce() -> CUresult,
+    handle: *mut T,
+) -> CUresult {
+    let attribute = (handle.addr(), ATTRIBUTE);
+    answer(first(cx, call, attribute, || current(cx)))
 }
 
 /// What looks a name up in a module or library.
