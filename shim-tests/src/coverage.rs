@@ -234,6 +234,8 @@ impl<'a> Stage<'a> {
     pub fn books(&mut self) -> Accounts {
         // Without a context there is nothing to wait for.
         let _status = self.player.make("0 cuCtxSynchronize");
+        // What a pool has given back comes off the books when the process asks for its memory.
+        let _status = self.player.make("0 cuMemGetInfo_v2 & &");
         let deadline = Instant::now() + PATIENCE;
         loop {
             let books = self.books_now();
