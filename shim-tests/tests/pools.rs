@@ -51,6 +51,8 @@ fn what_a_pool_gives_back_behind_our_back_is_seen() {
     ok(&mut tenant, &format!("alloc a cuMemAllocAsync {all_bytes}"));
     ok(&mut tenant, "retire a");
     ok(&mut tenant, "wait");
+    let nvml = tenant.numbers("nvml");
+    assert_eq!(nvml[2], all_bytes, "free, as NVML reports it");
     books.assert_more(&mut tenant, 0, "reported");
     ok(&mut tenant, &format!("alloc a cuMemAllocAsync {all_bytes}"));
     ok(&mut tenant, "retire a");

@@ -12,7 +12,8 @@ use cuda_sys_stubs::nvml_abi::{
     nvmlReturn_t,
 };
 
-use crate::entry::{Bare, Management};
+use crate::charge;
+use crate::entry::{Bare, Cx, Management};
 use crate::hooks::report;
 use crate::runtime::{MemoryUse, Stance};
 
@@ -56,6 +57,11 @@ pub(crate) unsafe fn memory_info(
     device: nvmlDevice_t,
     record: *mut impl MemoryRecord,
 ) -> nvmlReturn_t {
+    if let Some(attachment) = cx.runtime.attached()
+        && let Ok(driver) = cx.runtime.driver()
+    {
+        charge::refresh_all(Cx { driver, attachment });
+    }
     let status = call();
     let Stance::Limited(limited) = cx.runtime.stance() else {
         return status;
