@@ -1,4 +1,5 @@
 use super::*;
+use proptest::prelude::*;
 
 const A: &str = "GPU-7c6c3c6e-0000-0000-0000-000000000001";
 const B: &str = "GPU-7c6d0000-0000-0000-0000-000000000002";
@@ -170,6 +171,21 @@ fn the_environment_only_lowers_what_the_file_sets() {
         bound(&[("CUDA_HOOK_SM", "20")], Some("[limits]\nmemory = 5\n"))[0],
         limits(Some("5"), Some("20"), Some("20"))
     );
+}
+
+proptest! {
+    #[test]
+    fn no_environment_raises_what_a_file_sets(
+        of_file in 0..1_u64 << 40,
+        of_environment in 0..1_u64 << 40,
+    ) {
+        let file = format!("[limits]\nmemory = {of_file}\n");
+        let environment = of_environment.to_string();
+        for limits in bound(&[("CUDA_HOOK_MEMORY", &environment)], Some(&file)) {
+            let bytes_max = limits.memory_bytes_max.map(Bytes::get);
+            prop_assert_eq!(bytes_max, Some(of_file.min(of_environment)));
+        }
+    }
 }
 
 #[test]
