@@ -21,6 +21,7 @@ mod completion;
 mod driver;
 mod elf;
 mod entry;
+mod fault;
 mod hooks;
 mod live;
 mod log;

@@ -21,6 +21,7 @@ use cuda_sys_stubs::{Effect, nvml_pfn, pfn};
 
 use crate::driver::{Driver, Nvml, functions};
 use crate::entry::{self, Cuda, Management};
+use crate::fault::{self, Moment};
 use crate::hooks::{
     array, context, graph_memory, green, launch, memory, module, nvml, pool, processes, report, vmm,
 };
@@ -85,8 +86,14 @@ macro_rules! hooks {
                     forward,
                     |cx| {
                         let library = cx.library();
+                        fault::point(stringify!($name), Moment::Before);
+                        let call = || {
+                            let status = forward(library);
+                            fault::point(stringify!($name), Moment::After);
+                            status
+                        };
                         // SAFETY: the arguments are the caller's, under the driver's contract for them.
-                        unsafe { $module::$hook(cx, || forward(library), $($given),*) }
+                        unsafe { $module::$hook(cx, call, $($given),*) }
                     },
                 )
             }

@@ -3,6 +3,7 @@
 use crate::accounts::{self, Accounts};
 use crate::artefacts;
 use crate::calls::{Call, Handles, Word, calls};
+use crate::child::Outcome;
 use crate::machine::Machine;
 use crate::player::Player;
 use crate::world::World;
@@ -210,12 +211,23 @@ pub struct Stage<'a> {
 impl<'a> Stage<'a> {
     /// Starts its program, with a quota and, for launches, a cap.
     pub fn of(machine: &'a Machine, case: &Case, purpose: &str) -> Self {
+        Self::with(machine, case, purpose, None)
+    }
+
+    /// The same, with one more variable in its environment.
+    pub fn with(
+        machine: &'a Machine,
+        case: &Case,
+        purpose: &str,
+        variable: Option<(&str, &str)>,
+    ) -> Self {
         let container = format!("{purpose}-{}", case.symbol);
-        let world = World::limited([
+        let limits = [
             ("CUDA_HOOK_CONTAINER", container.as_str()),
             ("CUDA_HOOK_MEMORY", "1GiB"),
             ("CUDA_HOOK_SM", "50"),
-        ]);
+        ];
+        let world = World::limited(limits.into_iter().chain(variable));
         Self {
             player: Player::start(machine, &world),
             machine,
@@ -248,13 +260,13 @@ impl<'a> Stage<'a> {
 
     /// Ends its program, and waits until the device has taken back what it held: nobody else's measurement is disturbed.
     #[track_caller]
-    pub fn end(self) {
+    pub fn end(self) -> Outcome {
         let Self {
             machine,
             container,
             player,
         } = self;
-        player.end();
+        let outcome = player.end();
         let deadline = Instant::now() + PATIENCE;
         while accounts::of(machine, &container)[0].held_bytes > 0 {
             assert!(
@@ -263,6 +275,7 @@ impl<'a> Stage<'a> {
             );
             std::thread::yield_now();
         }
+        outcome
     }
 
     /// Takes what is left of the quota: a context, and the rest in it.
