@@ -33,10 +33,11 @@ pub(crate) unsafe fn total_memory<W: Word>(
         .device_index(device)
         .and_then(|index| cx.attachment.memory_use_of(index));
     if let (CUDA_SUCCESS, Some(memory)) = (status, memory) {
-        // SAFETY: the driver's promise: after success it has written there.
-        let (total, _) = seen(memory, unsafe { bytes.read() }.get(), 0);
-        // SAFETY: where the driver has written, so may we.
-        unsafe { bytes.write(W::saturating(total)) };
+        // SAFETY: the driver's promise: after success it has written there, or takes null for "not wanted".
+        if let Some(bytes) = unsafe { bytes.as_mut() } {
+            let (total, _) = seen(memory, bytes.get(), 0);
+            *bytes = W::saturating(total);
+        }
     }
     status
 }
@@ -64,14 +65,22 @@ pub(crate) unsafe fn memory_info<W: Word>(
         status,
         index.and_then(|index| cx.attachment.memory_use_of(index)),
     ) {
-        // SAFETY: the driver's promise: after success it has written to both.
-        let (physical_total, physical_free) = unsafe { (total.read().get(), free.read().get()) };
+        // The two may be one, or null where a driver takes that for "not wanted".
+        let read = |bytes: *mut W| {
+            // SAFETY: the driver's promise: after success it has written to what is not null.
+            (!bytes.is_null()).then(|| unsafe { bytes.read() }.get())
+        };
+        let write = |bytes: *mut W, seen| {
+            if !bytes.is_null() {
+                // SAFETY: where the driver has written, so may we.
+                unsafe { bytes.write(W::saturating(seen)) };
+            }
+        };
+        let [physical_total, physical_free] =
+            [total, free].map(|bytes| read(bytes).unwrap_or(u64::MAX));
         let (seen_total, seen_free) = seen(memory, physical_total, physical_free);
-        // SAFETY: where the driver has written, so may we.
-        unsafe {
-            total.write(W::saturating(seen_total));
-            free.write(W::saturating(seen_free));
-        }
+        write(total, seen_total);
+        write(free, seen_free);
     }
     status
 }
