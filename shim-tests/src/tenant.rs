@@ -123,6 +123,12 @@ impl Tenant {
         self.numbers(command)[0]
     }
 
+    /// Says something that has to succeed.
+    #[track_caller]
+    pub fn ok(&mut self, command: &str) {
+        assert_eq!(self.status(command), 0, "{command}");
+    }
+
     /// Allocates; the driver status.
     #[track_caller]
     pub fn alloc(&mut self, name: &str, kind: &str, bytes: u64) -> u64 {

@@ -11,31 +11,25 @@ fn tenant(machine: &Machine) -> Tenant {
     Tenant::with_context(machine, &World::memory("one", &QUOTA_BYTES.to_string()))
 }
 
-/// Says something that has to succeed.
-#[track_caller]
-fn ok(tenant: &mut Tenant, command: &str) {
-    assert_eq!(tenant.status(command), 0, "{command}");
-}
-
 #[test]
 fn a_graph_is_charged_when_it_is_launched_and_until_a_trim() {
     for how in ["nodes", "capture"] {
         let machine = Machine::new();
         let mut tenant = tenant(&machine);
         let books = Books::open(&machine, &mut tenant);
-        ok(&mut tenant, &format!("graph g {how} {BLOCK_BYTES}"));
+        tenant.ok(&format!("graph g {how} {BLOCK_BYTES}"));
         books.assert_more(&mut tenant, 0, &format!("{how}: made"));
         for launch in ["first", "second"] {
-            ok(&mut tenant, "graph-launch g");
+            tenant.ok("graph-launch g");
             books.assert_more(&mut tenant, BLOCK_BYTES, &format!("{how}: {launch} launch"));
         }
-        ok(&mut tenant, "graph-end g");
+        tenant.ok("graph-end g");
         books.assert_more(
             &mut tenant,
             BLOCK_BYTES,
             &format!("{how}: kept by the device"),
         );
-        ok(&mut tenant, "graph-trim");
+        tenant.ok("graph-trim");
         books.assert_more(&mut tenant, 0, &format!("{how}: trimmed"));
     }
 }
@@ -45,12 +39,12 @@ fn a_graph_is_charged_when_it_is_uploaded() {
     let machine = Machine::new();
     let mut tenant = tenant(&machine);
     let books = Books::open(&machine, &mut tenant);
-    ok(&mut tenant, &format!("graph g uploaded {BLOCK_BYTES}"));
+    tenant.ok(&format!("graph g uploaded {BLOCK_BYTES}"));
     books.assert_more(&mut tenant, BLOCK_BYTES, "with its instantiation");
-    ok(&mut tenant, &format!("graph h nodes {BLOCK_BYTES}"));
-    ok(&mut tenant, "graph-upload h");
+    tenant.ok(&format!("graph h nodes {BLOCK_BYTES}"));
+    tenant.ok("graph-upload h");
     books.assert_more(&mut tenant, 2 * BLOCK_BYTES, "by itself");
-    ok(&mut tenant, "graph-launch h");
+    tenant.ok("graph-launch h");
     books.assert_more(&mut tenant, 2 * BLOCK_BYTES, "launched");
 }
 
@@ -61,25 +55,22 @@ fn assert_refused(how: &str, command: Option<&str>) {
     let mut tenant = tenant(&machine);
     let books = Books::open(&machine, &mut tenant);
     let rest_bytes = books.free_bytes() - BLOCK_BYTES + 1;
-    ok(
-        &mut tenant,
-        &format!(
-            "alloc rest cuMemCreate {}",
-            rest_bytes.next_multiple_of(2 * MIB)
-        ),
-    );
+    tenant.ok(&format!(
+        "alloc rest cuMemCreate {}",
+        rest_bytes.next_multiple_of(2 * MIB)
+    ));
     let held_bytes = books.free_bytes() - tenant.free_bytes();
     let graph = format!("graph g {how} {BLOCK_BYTES}");
     let refused = if let Some(command) = command {
-        ok(&mut tenant, &graph);
+        tenant.ok(&graph);
         command
     } else {
         &graph
     };
     assert_eq!(tenant.status(refused), OUT_OF_MEMORY, "{refused}");
     books.assert_more(&mut tenant, held_bytes, refused);
-    ok(&mut tenant, "free rest");
-    ok(&mut tenant, refused);
+    tenant.ok("free rest");
+    tenant.ok(refused);
     books.assert_more(&mut tenant, BLOCK_BYTES, refused);
 }
 
@@ -98,16 +89,16 @@ fn what_a_device_keeps_for_graphs_stands_in_nobodys_way() {
     let mut tenant = tenant(&machine);
     let books = Books::open(&machine, &mut tenant);
     let all_bytes = books.free_bytes() / (2 * MIB) * (2 * MIB);
-    ok(&mut tenant, &format!("graph g nodes {all_bytes}"));
-    ok(&mut tenant, "graph-launch g");
-    ok(&mut tenant, "graph-trim");
-    ok(&mut tenant, "graph-launch g");
-    ok(&mut tenant, "graph-end g");
+    tenant.ok(&format!("graph g nodes {all_bytes}"));
+    tenant.ok("graph-launch g");
+    tenant.ok("graph-trim");
+    tenant.ok("graph-launch g");
+    tenant.ok("graph-end g");
     books.assert_more(&mut tenant, all_bytes, "kept");
-    ok(&mut tenant, &format!("graph h nodes {all_bytes}"));
-    ok(&mut tenant, "graph-launch h");
-    ok(&mut tenant, "graph-end h");
+    tenant.ok(&format!("graph h nodes {all_bytes}"));
+    tenant.ok("graph-launch h");
+    tenant.ok("graph-end h");
     books.assert_more(&mut tenant, all_bytes, "handed on");
-    ok(&mut tenant, &format!("alloc a cuMemAlloc_v2 {all_bytes}"));
+    tenant.ok(&format!("alloc a cuMemAlloc_v2 {all_bytes}"));
     books.assert_more(&mut tenant, all_bytes, "given back");
 }

@@ -10,24 +10,18 @@ fn tenant(machine: &Machine) -> Tenant {
     Tenant::with_context(machine, &World::memory("one", &QUOTA_BYTES.to_string()))
 }
 
-/// Says something that has to succeed.
-#[track_caller]
-fn ok(tenant: &mut Tenant, command: &str) {
-    assert_eq!(tenant.status(command), 0, "{command}");
-}
-
 #[test]
 fn what_a_retained_handle_keeps_stays_charged() {
     let machine = Machine::new();
     let mut tenant = tenant(&machine);
     let books = Books::open(&machine, &mut tenant);
-    ok(&mut tenant, &format!("alloc a cuMemCreate {BLOCK_BYTES}"));
-    ok(&mut tenant, &format!("map a {BLOCK_BYTES}"));
-    ok(&mut tenant, "retain b a");
-    ok(&mut tenant, "free a");
-    ok(&mut tenant, "unmap a");
+    tenant.ok(&format!("alloc a cuMemCreate {BLOCK_BYTES}"));
+    tenant.ok(&format!("map a {BLOCK_BYTES}"));
+    tenant.ok("retain b a");
+    tenant.ok("free a");
+    tenant.ok("unmap a");
     books.assert_more(&mut tenant, BLOCK_BYTES, "a handle is left");
-    ok(&mut tenant, "free b");
+    tenant.ok("free b");
     books.assert_more(&mut tenant, 0, "none is");
 }
 
@@ -37,15 +31,15 @@ fn what_a_descriptor_keeps_stays_charged() {
     let machine = Machine::new();
     let mut tenant = tenant(&machine);
     let books = Books::open(&machine, &mut tenant);
-    ok(&mut tenant, &format!("alloc a cuMemCreate {BLOCK_BYTES}"));
-    ok(&mut tenant, "export a");
-    ok(&mut tenant, "free a");
+    tenant.ok(&format!("alloc a cuMemCreate {BLOCK_BYTES}"));
+    tenant.ok("export a");
+    tenant.ok("free a");
     books.assert_more(&mut tenant, BLOCK_BYTES, "the descriptor is left");
-    ok(&mut tenant, "import b a");
+    tenant.ok("import b a");
     books.assert_more(&mut tenant, BLOCK_BYTES, "imported, charged once");
-    ok(&mut tenant, "close a");
+    tenant.ok("close a");
     books.assert_more(&mut tenant, BLOCK_BYTES, "the import is left");
-    ok(&mut tenant, "free b");
+    tenant.ok("free b");
     assert_eq!(
         tenant.free_bytes(),
         books.free_bytes() - BLOCK_BYTES,

@@ -12,32 +12,20 @@ fn tenant(machine: &Machine) -> Tenant {
     Tenant::with_context(machine, &World::memory("one", &QUOTA_BYTES.to_string()))
 }
 
-/// Says something that has to succeed.
-#[track_caller]
-fn ok(tenant: &mut Tenant, command: &str) {
-    assert_eq!(tenant.status(command), 0, "{command}");
-}
-
 #[test]
 fn a_pool_is_charged_for_what_it_keeps() {
     let machine = Machine::new();
     let mut tenant = tenant(&machine);
     let books = Books::open(&machine, &mut tenant);
-    ok(&mut tenant, &format!("keep {ALWAYS}"));
-    ok(
-        &mut tenant,
-        &format!("alloc a cuMemAllocAsync {BLOCK_BYTES}"),
-    );
+    tenant.ok(&format!("keep {ALWAYS}"));
+    tenant.ok(&format!("alloc a cuMemAllocAsync {BLOCK_BYTES}"));
     books.assert_more(&mut tenant, BLOCK_BYTES, "allocated");
-    ok(&mut tenant, "free a");
+    tenant.ok("free a");
     books.assert_more(&mut tenant, BLOCK_BYTES, "freed, and kept by the pool");
-    ok(
-        &mut tenant,
-        &format!("alloc a cuMemAllocAsync {BLOCK_BYTES}"),
-    );
+    tenant.ok(&format!("alloc a cuMemAllocAsync {BLOCK_BYTES}"));
     books.assert_more(&mut tenant, BLOCK_BYTES, "the same block again");
-    ok(&mut tenant, "free a");
-    ok(&mut tenant, "pool-trim");
+    tenant.ok("free a");
+    tenant.ok("pool-trim");
     books.assert_more(&mut tenant, 0, "trimmed");
 }
 
@@ -48,16 +36,16 @@ fn what_a_pool_gives_back_behind_our_back_is_seen() {
     let mut tenant = tenant(&machine);
     let books = Books::open(&machine, &mut tenant);
     let all_bytes = books.free_bytes();
-    ok(&mut tenant, &format!("alloc a cuMemAllocAsync {all_bytes}"));
-    ok(&mut tenant, "retire a");
-    ok(&mut tenant, "wait");
+    tenant.ok(&format!("alloc a cuMemAllocAsync {all_bytes}"));
+    tenant.ok("retire a");
+    tenant.ok("wait");
     let nvml = tenant.numbers("nvml");
     assert_eq!(nvml[2], all_bytes, "free, as NVML reports it");
     books.assert_more(&mut tenant, 0, "reported");
-    ok(&mut tenant, &format!("alloc a cuMemAllocAsync {all_bytes}"));
-    ok(&mut tenant, "retire a");
-    ok(&mut tenant, "wait");
-    ok(&mut tenant, &format!("alloc b cuMemAlloc_v2 {all_bytes}"));
+    tenant.ok(&format!("alloc a cuMemAllocAsync {all_bytes}"));
+    tenant.ok("retire a");
+    tenant.ok("wait");
+    tenant.ok(&format!("alloc b cuMemAlloc_v2 {all_bytes}"));
     books.assert_more(&mut tenant, all_bytes, "not refused");
 }
 
@@ -68,34 +56,25 @@ fn what_a_pool_keeps_stands_in_nobodys_way() {
     let mut tenant = tenant(&machine);
     let books = Books::open(&machine, &mut tenant);
     let all_bytes = books.free_bytes() / (2 * MIB) * (2 * MIB);
-    ok(&mut tenant, &format!("keep {ALWAYS}"));
+    tenant.ok(&format!("keep {ALWAYS}"));
     for kind in [
         "cuMemAlloc_v2",
         "cuMemCreate",
         "cuArrayCreate_v2",
         "cuMemAllocFromPoolAsync",
     ] {
-        ok(
-            &mut tenant,
-            &format!("alloc kept cuMemAllocAsync {BLOCK_BYTES}"),
-        );
-        ok(&mut tenant, "free kept");
+        tenant.ok(&format!("alloc kept cuMemAllocAsync {BLOCK_BYTES}"));
+        tenant.ok("free kept");
         books.assert_more(&mut tenant, BLOCK_BYTES, kind);
-        ok(&mut tenant, &format!("alloc {kind} {kind} {all_bytes}"));
+        tenant.ok(&format!("alloc {kind} {kind} {all_bytes}"));
         books.assert_more(&mut tenant, all_bytes, kind);
-        ok(&mut tenant, &format!("free {kind}"));
+        tenant.ok(&format!("free {kind}"));
         books.assert_more(&mut tenant, 0, kind);
     }
     // One that fits none of its own spare blocks, which is only known when it has been allocated.
-    ok(
-        &mut tenant,
-        &format!("alloc kept cuMemAllocAsync {}", all_bytes / 4),
-    );
-    ok(&mut tenant, "free kept");
-    ok(
-        &mut tenant,
-        &format!("alloc large cuMemAllocAsync {all_bytes}"),
-    );
+    tenant.ok(&format!("alloc kept cuMemAllocAsync {}", all_bytes / 4));
+    tenant.ok("free kept");
+    tenant.ok(&format!("alloc large cuMemAllocAsync {all_bytes}"));
     books.assert_more(&mut tenant, all_bytes, "its own spare block made room");
 }
 
@@ -106,16 +85,13 @@ fn memory_freed_in_stream_order_is_there_for_the_same_stream() {
     let mut tenant = tenant(&machine);
     let books = Books::open(&machine, &mut tenant);
     let most_bytes = books.free_bytes() / (2 * MIB) * (2 * MIB);
-    ok(&mut tenant, "kernel 30000");
+    tenant.ok("kernel 30000");
     let code_bytes = books.free_bytes() - tenant.free_bytes();
     let most_bytes = (most_bytes - code_bytes) / 3 * 2;
     for _ in 0..4 {
-        ok(
-            &mut tenant,
-            &format!("alloc a cuMemAllocAsync {most_bytes}"),
-        );
-        ok(&mut tenant, "submit");
-        ok(&mut tenant, "retire a");
+        tenant.ok(&format!("alloc a cuMemAllocAsync {most_bytes}"));
+        tenant.ok("submit");
+        tenant.ok("retire a");
     }
     assert_eq!(
         tenant.alloc("b", "cuMemAllocAsync", QUOTA_BYTES),
@@ -132,18 +108,15 @@ fn the_pool_that_is_current_is_the_one_that_is_charged() {
     let machine = Machine::new();
     let mut tenant = tenant(&machine);
     let books = Books::open(&machine, &mut tenant);
-    ok(&mut tenant, "pool own device");
-    ok(&mut tenant, &format!("pool-keep own {ALWAYS}"));
-    ok(&mut tenant, "pool-use own");
-    ok(
-        &mut tenant,
-        &format!("alloc a cuMemAllocAsync {BLOCK_BYTES}"),
-    );
-    ok(&mut tenant, "free a");
+    tenant.ok("pool own device");
+    tenant.ok(&format!("pool-keep own {ALWAYS}"));
+    tenant.ok("pool-use own");
+    tenant.ok(&format!("alloc a cuMemAllocAsync {BLOCK_BYTES}"));
+    tenant.ok("free a");
     books.assert_more(&mut tenant, BLOCK_BYTES, "kept by the current pool");
-    ok(&mut tenant, "pool-trim");
+    tenant.ok("pool-trim");
     books.assert_more(&mut tenant, BLOCK_BYTES, "the default pool has nothing");
-    ok(&mut tenant, "pool-trim own");
+    tenant.ok("pool-trim own");
     books.assert_more(&mut tenant, 0, "trimmed");
     let beyond_bytes = books.free_bytes() + 1;
     assert_eq!(
@@ -158,24 +131,21 @@ fn a_destroyed_pool_counts_until_its_last_block_is_freed() {
     let machine = Machine::new();
     let mut tenant = tenant(&machine);
     let books = Books::open(&machine, &mut tenant);
-    ok(&mut tenant, "pool a device");
-    ok(&mut tenant, &format!("pool-keep a {ALWAYS}"));
+    tenant.ok("pool a device");
+    tenant.ok(&format!("pool-keep a {ALWAYS}"));
     let alloc = format!("alloc a cuMemAllocFromPoolAsync {BLOCK_BYTES}");
-    ok(&mut tenant, &alloc);
-    ok(&mut tenant, "free a");
-    ok(&mut tenant, &alloc);
-    ok(&mut tenant, "pool-destroy a");
+    tenant.ok(&alloc);
+    tenant.ok("free a");
+    tenant.ok(&alloc);
+    tenant.ok("pool-destroy a");
     books.assert_more(&mut tenant, BLOCK_BYTES, "a block is out");
-    ok(&mut tenant, "free a");
+    tenant.ok("free a");
     books.assert_more(&mut tenant, 0, "none is");
-    ok(&mut tenant, "pool b device");
-    ok(&mut tenant, &format!("pool-keep b {ALWAYS}"));
-    ok(
-        &mut tenant,
-        &format!("alloc b cuMemAllocFromPoolAsync {BLOCK_BYTES}"),
-    );
-    ok(&mut tenant, "free b");
-    ok(&mut tenant, "pool-destroy b");
+    tenant.ok("pool b device");
+    tenant.ok(&format!("pool-keep b {ALWAYS}"));
+    tenant.ok(&format!("alloc b cuMemAllocFromPoolAsync {BLOCK_BYTES}"));
+    tenant.ok("free b");
+    tenant.ok("pool-destroy b");
     books.assert_more(&mut tenant, 0, "what it kept went with it");
     assert_eq!(
         tenant.status("pool-destroy b"),
@@ -190,11 +160,8 @@ fn cu_mem_free_of_a_pools_block_gives_it_back() {
     let machine = Machine::new();
     let mut tenant = tenant(&machine);
     let books = Books::open(&machine, &mut tenant);
-    ok(
-        &mut tenant,
-        &format!("alloc a cuMemAllocAsync {BLOCK_BYTES}"),
-    );
-    ok(&mut tenant, "free-now a");
+    tenant.ok(&format!("alloc a cuMemAllocAsync {BLOCK_BYTES}"));
+    tenant.ok("free-now a");
     books.assert_more(&mut tenant, 0, "freed");
     assert_eq!(tenant.status("free-now a"), 1, "the driver's own answer");
     books.assert_more(&mut tenant, 0, "freed once");
@@ -205,13 +172,10 @@ fn a_pool_of_the_host_is_never_charged() {
     let machine = Machine::new();
     let mut tenant = tenant(&machine);
     let books = Books::open(&machine, &mut tenant);
-    ok(&mut tenant, "pool a host");
-    ok(
-        &mut tenant,
-        &format!("alloc a cuMemAllocFromPoolAsync {}", 8 * MIB),
-    );
+    tenant.ok("pool a host");
+    tenant.ok(&format!("alloc a cuMemAllocFromPoolAsync {}", 8 * MIB));
     books.assert_more(&mut tenant, 0, "allocated");
-    ok(&mut tenant, "free a");
+    tenant.ok("free a");
     books.assert_more(&mut tenant, 0, "freed");
 }
 
@@ -223,22 +187,19 @@ fn a_pool_is_charged_to_the_device_that_it_lies_on() {
         Tenant::start(&machine, &world),
         Tenant::start(&machine, &world),
     );
-    ok(&mut here, "context 0");
-    ok(&mut there, "context 1");
+    here.ok("context 0");
+    there.ok("context 1");
     let (here_bytes, there_bytes) = (here.free_bytes(), there.free_bytes());
-    ok(&mut here, "on 1");
-    ok(&mut here, "pool a device");
-    ok(&mut here, &format!("pool-keep a {ALWAYS}"));
-    ok(
-        &mut here,
-        &format!("alloc a cuMemAllocFromPoolAsync {BLOCK_BYTES}"),
-    );
-    ok(&mut here, "free a");
+    here.ok("on 1");
+    here.ok("pool a device");
+    here.ok(&format!("pool-keep a {ALWAYS}"));
+    here.ok(&format!("alloc a cuMemAllocFromPoolAsync {BLOCK_BYTES}"));
+    here.ok("free a");
     assert_eq!(
         (here.free_bytes(), there.free_bytes()),
         (here_bytes, there_bytes - BLOCK_BYTES)
     );
-    ok(&mut here, "pool-trim a");
+    here.ok("pool-trim a");
     assert_eq!(
         (here.free_bytes(), there.free_bytes()),
         (here_bytes, there_bytes)
@@ -253,9 +214,6 @@ fn threads_at_one_pool_are_charged_once() {
     let books = Books::open(&machine, &mut tenant);
     let (threads, rounds) = (8, 50);
     let each_bytes = books.free_bytes() / threads / MIB * MIB;
-    ok(
-        &mut tenant,
-        &format!("pool-threads {threads} {rounds} {each_bytes}"),
-    );
+    tenant.ok(&format!("pool-threads {threads} {rounds} {each_bytes}"));
     books.assert_more(&mut tenant, 0, "afterwards");
 }
