@@ -410,6 +410,16 @@ fn who_sends_rubbish_is_thrown_out_alone() {
     run_kernels(&machine, 1);
 }
 
+/// The parent and the session of a process, each 0 where its leader is outside this pid namespace.
+/// Source: proc_pid_stat(5), fields 4 and 6. (`getsid(2)` answers 0 there too, which rustix has no name for.)
+fn parent_and_session(pid: u32) -> (u32, u32) {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let (_, after_the_name) = stat.rsplit_once(')').unwrap();
+    let mut fields = after_the_name.split_whitespace();
+    let mut number = |skipped| fields.nth(skipped).unwrap().parse().unwrap();
+    (number(1), number(1))
+}
+
 #[test]
 fn the_device_is_nobodys_child_and_holds_nothing_of_its_starter() {
     let sandbox = Sandbox::new();
@@ -417,18 +427,9 @@ fn the_device_is_nobodys_child_and_holds_nothing_of_its_starter() {
     rustix::io::fcntl_setfd(kept.as_file(), rustix::io::FdFlags::empty()).unwrap();
     let mut starter = Program::start(&sandbox.environment(), "device");
     let device: u32 = starter.line().parse().unwrap();
-    let stat = std::fs::read_to_string(format!("/proc/{device}/stat")).unwrap();
-    let fields: Vec<i32> = stat.rsplit_once(')').unwrap().1[3..]
-        .split_whitespace()
-        .map_while(|field| field.parse().ok())
-        .collect();
-    let (parent, session) = (fields[0], fields[2]);
-    assert_ne!(parent as u32, starter.child.id());
-    let own = rustix::process::getsid(None)
-        .unwrap()
-        .as_raw_nonzero()
-        .get();
-    assert_ne!(session, own);
+    let (parent, session) = parent_and_session(device);
+    assert_ne!(parent, starter.child.id());
+    assert_ne!(session, parent_and_session(std::process::id()).1);
     for descriptor in std::fs::read_dir(format!("/proc/{device}/fd")).unwrap() {
         let target = match std::fs::read_link(descriptor.unwrap().path()) {
             Err(error) if error.kind() == ErrorKind::NotFound => continue, // the device has just closed it
