@@ -135,15 +135,24 @@ impl History {
         );
         // Nobody else was busy for more than 1.5 % of the time.
         if own.get().saturating_mul(1_000) >= elapsed.get().saturating_mul(985) {
+            if !self.is_solo_fresh(now) {
+                // A program that has no limits, and is not seen, may have been there then.
+                self.solo = Latest::EMPTY;
+            }
             self.solo.add(elapsed);
             self.solo_at = now;
         }
     }
 
+    fn is_solo_fresh(&self, now: MonotonicNs) -> bool {
+        now.saturating_ns_since(self.solo_at) < SOLO_FRESH_NS
+    }
+
     fn price(&self, slice: GpuNs, now: MonotonicNs) -> GpuNs {
         let (mut elapsed, mut solo) = (self.elapsed, self.solo);
-        let is_solo_fresh = now.saturating_ns_since(self.solo_at) < SOLO_FRESH_NS;
-        if is_solo_fresh && let Some(own) = middle_mean(solo.sorted()) {
+        if self.is_solo_fresh(now)
+            && let Some(own) = middle_mean(solo.sorted())
+        {
             return GpuNs::new(own);
         }
         let elapsed = elapsed.sorted();
@@ -525,6 +534,31 @@ mod tests {
                 "{price:?} after {now_ns} ns"
             );
         }
+    }
+
+    #[test]
+    fn a_timing_beside_a_program_that_nobody_saw_counts_no_longer_than_it_is_fresh() {
+        let table = PriceTable::new(16, SLICE, 1);
+        let alone = |took_ns, at| {
+            let took = GpuNs::new(took_ns);
+            table.observe(KEY, took, took, MonotonicNs::new(at));
+            table.price(KEY).unwrap().get()
+        };
+        for at in 0..4 {
+            alone(17 * MS, at);
+        }
+        assert_eq!(
+            alone(6 * MS, SOLO_FRESH_NS),
+            17 * MS,
+            "one of five, in time"
+        );
+        let later = 3 * SOLO_FRESH_NS;
+        assert_eq!(alone(6 * MS, later), 6 * MS);
+        assert_eq!(
+            alone(7 * MS, later + SOLO_FRESH_NS - 1),
+            6 * MS,
+            "both are fresh"
+        );
     }
 
     #[test]
