@@ -23,7 +23,8 @@ use crate::driver::{Driver, Nvml, functions};
 use crate::entry::{self, Cuda, Management};
 use crate::fault::{self, Moment};
 use crate::hooks::{
-    array, context, graph_memory, green, launch, memory, module, nvml, pool, processes, report, vmm,
+    array, context, graph_memory, green, launch, memory, module, nvml, pool, processes, report,
+    utilization, vmm,
 };
 use crate::lookup;
 
@@ -299,9 +300,13 @@ hooks! {
     Report fn nvmlDeviceGetRunningProcessDetailList(device: nvmlDevice_t, plist: *mut nvmlProcessDetailList_t) => processes::details(device, plist);
     Report fn nvmlDeviceGetAccountingPids(device: nvmlDevice_t, count: *mut c_uint, pids: *mut c_uint) => processes::own(|real| real.nvmlDeviceGetAccountingPids, device, count, pids);
     Report fn nvmlDeviceGetAccountingStats(device: nvmlDevice_t, pid: c_uint, stats: *mut nvmlAccountingStats_t) => processes::accounting_stats(device, pid);
-    Report fn nvmlDeviceGetProcessUtilization(device: nvmlDevice_t, utilization: *mut nvmlProcessUtilizationSample_t, processSamplesCount: *mut c_uint, lastSeenTimeStamp: c_ulonglong) => processes::utilization(device, utilization, processSamplesCount, lastSeenTimeStamp);
-    Report fn nvmlDeviceGetProcessesUtilizationInfo(device: nvmlDevice_t, procesesUtilInfo: *mut nvmlProcessesUtilizationInfo_t) => processes::utilization_info(device, procesesUtilInfo);
-    Report fn nvmlDeviceGetUtilizationRates(device: nvmlDevice_t, utilization: *mut nvmlUtilization_t) => processes::utilization_rates(device, utilization);
+    Report fn nvmlDeviceGetAccountingStats_v2(device: nvmlDevice_t, stats: *mut nvmlAccountingStats_v2_t) => processes::accounting_record(device, stats);
+    // How busy it is: with the container's own work.
+    Report fn nvmlDeviceGetProcessUtilization(device: nvmlDevice_t, utilization: *mut nvmlProcessUtilizationSample_t, processSamplesCount: *mut c_uint, lastSeenTimeStamp: c_ulonglong) => utilization::by_process(device, utilization, processSamplesCount, lastSeenTimeStamp);
+    Report fn nvmlDeviceGetProcessesUtilizationInfo(device: nvmlDevice_t, procesesUtilInfo: *mut nvmlProcessesUtilizationInfo_t) => utilization::by_process_in_record(device, procesesUtilInfo);
+    Report fn nvmlDeviceGetUtilizationRates(device: nvmlDevice_t, utilization: *mut nvmlUtilization_t) => utilization::rates(device, utilization);
+    Report fn nvmlDeviceGetDynamicPstatesInfo(device: nvmlDevice_t, pDynamicPstatesInfo: *mut nvmlGpuDynamicPstatesInfo_t) => utilization::domains(device, pDynamicPstatesInfo);
+    Report fn nvmlDeviceGetSamples(device: nvmlDevice_t, type_: nvmlSamplingType_t, lastSeenTimeStamp: c_ulonglong, sampleValType: *mut nvmlValueType_t, sampleCount: *mut c_uint, samples: *mut nvmlSample_t) => utilization::samples(device, type_, lastSeenTimeStamp, sampleValType, sampleCount, samples);
 }
 
 /// Our function of that name.

@@ -192,6 +192,10 @@ pub struct ProcessUsage {
     pub alive: bool,
     /// Contexts that it holds now.
     pub contexts: u32,
+    /// When it made its first context on the device, in ns of the timeline; 0: it has made none.
+    pub context_begun_ns: u64,
+    /// Time for which it held contexts, in ns.
+    pub context_ns_total: u64,
     /// Device memory that it holds now, in bytes, as backed.
     pub memory_bytes_current: u64,
     /// The most it ever held, in bytes.

@@ -135,9 +135,41 @@ struct Process {
 #[derive(Clone, Copy, Default)]
 struct Counts {
     contexts: u32,
+    /// When the first of all was made.
+    context_begun_ns: u64,
+    /// Since when there has been one without a break.
+    context_since_ns: u64,
+    /// Of the times before that.
+    context_ns_total: u64,
     kernels_total: u64,
     copied: CopiedBytes,
     seen: bool,
+}
+
+impl Counts {
+    fn add_context(&mut self, now_ns: u64) {
+        if self.context_begun_ns == 0 {
+            self.context_begun_ns = now_ns;
+        }
+        if self.contexts == 0 {
+            self.context_since_ns = now_ns;
+        }
+        self.contexts += 1;
+    }
+
+    fn remove_context(&mut self, now_ns: u64) {
+        self.context_ns_total = self.context_ns(now_ns);
+        self.context_since_ns = now_ns;
+        self.contexts -= 1;
+    }
+
+    /// Time for which there was a context, in ns.
+    fn context_ns(&self, now_ns: u64) -> u64 {
+        match self.contexts {
+            0 => self.context_ns_total,
+            _ => self.context_ns_total + now_ns - self.context_since_ns,
+        }
+    }
 }
 
 struct Context {
@@ -376,8 +408,9 @@ impl Model {
                 block,
             },
         );
+        let now_ns = self.now_ns;
         if let Some(counts) = self.counts(process, device) {
-            counts.contexts += 1;
+            counts.add_context(now_ns);
         }
         Ok(id)
     }
@@ -404,8 +437,9 @@ impl Model {
             .copies
             .iter_mut()
             .for_each(|engine| engine.remove(id));
+        let now_ns = self.now_ns;
         if let Some(counts) = self.counts(process, context.device) {
-            counts.contexts -= 1;
+            counts.remove_context(now_ns);
         }
         let freed = self.free(process, context.block);
         self.settle();

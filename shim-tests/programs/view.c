@@ -1,7 +1,8 @@
 /* What NVML says of who uses the first GPU, through every call that tells it: a line each.
  *
  *     CALL STATUS COUNT PID:FIGURE …     FIGURE: bytes; percent of the SMs for utilization
- *     rates STATUS GPU MEMORY            in percent
+ *     rates STATUS GPU                   in percent; `domains` and `samples` likewise, of samples the highest
+ *     accounts-PID STATUS BYTES          the most that it held, for each PID among the arguments; `accounts_v2-PID` likewise
  *
  * `CALL-room-N` is a call whose array has room for N. It makes no context. */
 #define _GNU_SOURCE
@@ -19,7 +20,16 @@ typedef struct { unsigned pid; unsigned long long time; unsigned sm, memory, enc
 typedef struct { unsigned long long time; unsigned pid, sm, memory, encoder, decoder, jpeg, optical_flow; } utilization;
 typedef struct { unsigned version, count; unsigned long long last_seen; utilization *array; } utilization_list;
 typedef struct { unsigned gpu, memory; } rates;
-enum { ROOM = 64, MODE_COMPUTE = 0, MODE_GRAPHICS = 1, MODE_ALL = 3 };
+typedef struct { unsigned flags; struct { unsigned present, percent, rises_at, falls_at; } domain[8]; } domains;
+typedef struct { unsigned long long time; union { unsigned whole; unsigned long long room; } value; } value_sample;
+typedef struct { unsigned gpu, memory; unsigned long long bytes_max, time, begun; unsigned running, reserved[5]; } account;
+typedef struct {
+    unsigned pid, running, gpu, memory;
+    unsigned long long bytes_max;
+    unsigned samples;
+    unsigned long long gpu_sum, memory_sum, time, begun;
+} account_v2;
+enum { ROOM = 64, SAMPLES_ROOM = 256, GPU_SAMPLES = 1, MODE_COMPUTE = 0, MODE_GRAPHICS = 1, MODE_ALL = 3 };
 
 extern unsigned nvmlInit_v2(void);
 extern unsigned nvmlDeviceGetHandleByIndex_v2(unsigned, nvmlDevice_t *);
@@ -35,7 +45,11 @@ extern unsigned nvmlDeviceGetRunningProcessDetailList(nvmlDevice_t, detail_list 
 extern unsigned nvmlDeviceGetProcessUtilization(nvmlDevice_t, sample *, unsigned *, unsigned long long);
 extern unsigned nvmlDeviceGetProcessesUtilizationInfo(nvmlDevice_t, utilization_list *);
 extern unsigned nvmlDeviceGetUtilizationRates(nvmlDevice_t, rates *);
+extern unsigned nvmlDeviceGetDynamicPstatesInfo(nvmlDevice_t, domains *);
+extern unsigned nvmlDeviceGetSamples(nvmlDevice_t, unsigned, unsigned long long, unsigned *, unsigned *, value_sample *);
 extern unsigned nvmlDeviceGetAccountingPids(nvmlDevice_t, unsigned *, unsigned *);
+extern unsigned nvmlDeviceGetAccountingStats(nvmlDevice_t, unsigned, account *);
+extern unsigned nvmlDeviceGetAccountingStats_v2(nvmlDevice_t, account_v2 *);
 
 static nvmlDevice_t board;
 
@@ -78,12 +92,35 @@ static void say_utilization(void)
     status = nvmlDeviceGetProcessesUtilizationInfo(board, &list);
     SAY("nvmlDeviceGetProcessesUtilizationInfo", status, status ? 0 : list.count, rows, sm);
     status = nvmlDeviceGetUtilizationRates(board, &board_rates);
-    printf("rates %u %u %u\n", status, board_rates.gpu, board_rates.memory);
+    printf("rates %u %u\n", status, board_rates.gpu);
 }
 
-int main(void)
+static void say_board(void)
 {
-    unsigned pids[ROOM], count = ROOM;
+    domains board_domains = { 0 };
+    value_sample samples[SAMPLES_ROOM];
+    unsigned type = 99, count = SAMPLES_ROOM, highest = 0, status = nvmlDeviceGetDynamicPstatesInfo(board, &board_domains);
+    printf("domains %u %u\n", status, board_domains.domain[0].percent);
+    status = nvmlDeviceGetSamples(board, GPU_SAMPLES, 0, &type, &count, samples);
+    for (unsigned at = 0; !status && at < count; at++)
+        if (samples[at].value.whole > highest)
+            highest = samples[at].value.whole;
+    printf("samples %u %u\n", status, highest);
+}
+
+static void say_accounts(unsigned pid)
+{
+    account stats = { 0 };
+    account_v2 stats_v2 = { .pid = pid };
+    unsigned status = nvmlDeviceGetAccountingStats(board, pid, &stats);
+    printf("accounts-%u %u %llu\n", pid, status, stats.bytes_max);
+    status = nvmlDeviceGetAccountingStats_v2(board, &stats_v2);
+    printf("accounts_v2-%u %u %llu\n", pid, status, stats_v2.bytes_max);
+}
+
+int main(int count_of_words, char **words)
+{
+    unsigned pids[ROOM], count = ROOM, status;
     if (nvmlInit_v2() || nvmlDeviceGetHandleByIndex_v2(0, &board))
         return 70;
     LISTS_V1(LIST_V1)
@@ -95,6 +132,13 @@ int main(void)
     say_details("details-graphics", MODE_GRAPHICS);
     say_details("details-all", MODE_ALL);
     say_utilization();
-    printf("nvmlDeviceGetAccountingPids %u\n", nvmlDeviceGetAccountingPids(board, &count, pids));
+    say_board();
+    status = nvmlDeviceGetAccountingPids(board, &count, pids);
+    printf("nvmlDeviceGetAccountingPids %u %u", status, status ? 0 : count);
+    for (unsigned at = 0; !status && at < count; at++)
+        printf(" %u:0", pids[at]);
+    printf("\n");
+    for (int word = 1; word < count_of_words; word++)
+        say_accounts((unsigned)atoi(words[word]));
     return 0;
 }

@@ -2,10 +2,12 @@
 #![cfg(test)]
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use shim_tests::{Door, MIB, Machine, Tenant, World, program};
+use shim_tests::player::Player;
+use shim_tests::{Door, MIB, Machine, Tenant, World, artefacts, program, shared_object};
 
 const NOT_FOUND: u64 = 6;
 const INSUFFICIENT_SIZE: u64 = 7;
@@ -23,7 +25,13 @@ struct Answer {
 
 /// Everything that `programs/view.c` says, by call.
 fn view(machine: &Machine, world: &World) -> BTreeMap<String, Answer> {
+    view_of(machine, world, &[])
+}
+
+/// The same, and of the accounts of these processes.
+fn view_of(machine: &Machine, world: &World, tenants: &[&Tenant]) -> BTreeMap<String, Answer> {
     let mut command: Command = machine.command(world, program("view", Door::Linked));
+    command.args(tenants.iter().map(|tenant| tenant.pid().to_string()));
     let output = command.stderr(Stdio::inherit()).output().expect("it runs");
     assert!(output.status.success(), "{:?}", output.status);
     let text = String::from_utf8(output.stdout).expect("numbers and names");
@@ -168,20 +176,25 @@ fn a_container_is_told_its_own_utilization_and_nobody_elses() {
         "nvmlDeviceGetProcessUtilization",
         "nvmlDeviceGetProcessesUtilizationInfo",
     ];
+    const FIGURES: [&str; 3] = ["rates", "domains", "samples"];
     let machine = Machine::new();
     let mut busy = with_context(&machine, "busy");
     let _idle = with_context(&machine, "idle");
     assert_eq!(busy.status("kernel 20000"), 0);
     busy.tell("launch kernel 1000000");
-    let board = view_until(&machine, &World::Bare, |told| told["rates"].count > 0);
-    assert_eq!(board["rates"].status, 0);
+    let board = view_until(&machine, &World::Bare, |told| {
+        FIGURES.iter().all(|&name| told[name].count > 0)
+    });
     let idle = view(&machine, &World::memory("idle", "1GiB"));
     for name in CALLS {
         assert_eq!(idle[name].status, NOT_FOUND, "{name}");
     }
-    assert_eq!((idle["rates"].status, idle["rates"].count), (0, 0));
+    for name in FIGURES {
+        assert_eq!(board[name].status, 0, "{name}");
+        assert_eq!((idle[name].status, idle[name].count), (0, 0), "{name}");
+    }
     let own = view_until(&machine, &World::memory("busy", "1GiB"), |told| {
-        told["rates"].count > 0
+        FIGURES.iter().all(|&name| told[name].count > 0)
     });
     for name in CALLS {
         let told: Vec<_> = own[name].processes.keys().collect();
@@ -196,6 +209,72 @@ fn what_nvml_does_not_tell_it_does_not_tell_behind_the_preload() {
     let machine = Machine::new();
     let accounting = |world: &World| view(&machine, world)["nvmlDeviceGetAccountingPids"].status;
     let bare = accounting(&World::Bare);
-    assert_ne!(bare, 0, "accounting is not simulated");
+    assert_ne!(bare, 0, "accounting is off");
     assert_eq!(accounting(&World::memory("mine", "1GiB")), bare);
+}
+
+/// Where accounting is on, NVML has an account of each process.
+#[test]
+fn a_container_is_told_its_own_accounts_and_nobody_elses() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let profile = folder.path().join("profile.toml");
+    let text = "[[device]]\nprofile = \"t4\"\naccounting = true\n";
+    fs::write(&profile, text).expect("a profile");
+    let machine = Machine::with_profile(profile.to_str().expect("a path in text"));
+    let (mut mine, other) = (
+        with_context(&machine, "mine"),
+        with_context(&machine, "other"),
+    );
+    assert_eq!(mine.alloc("a", "cuMemAlloc_v2", 100 * MIB), 0);
+    let tenants = [&mine, &other];
+    let told = |world: &World| {
+        let told = view_of(&machine, world, &tenants);
+        let pids = told["nvmlDeviceGetAccountingPids"].processes.clone();
+        let account = |kind: &str, tenant: &Tenant| {
+            let account = &told[&format!("{kind}-{}", tenant.pid())];
+            (account.status, account.count)
+        };
+        let accounts =
+            ["accounts", "accounts_v2"].map(|kind| tenants.map(|tenant| account(kind, tenant)));
+        (pids.into_keys().collect::<Vec<_>>(), accounts)
+    };
+    let held = tenants.map(|tenant| (0, machine.truth_of(tenant.pid()).memory_bytes));
+    let mut both = tenants.map(Tenant::pid);
+    both.sort_unstable();
+    for world in [World::Bare, World::Transparent] {
+        assert_eq!(told(&world), (both.to_vec(), [held; 2]), "{world:?}");
+    }
+    let own = [held[0], (NOT_FOUND, 0)];
+    let limited = told(&World::memory("mine", "1GiB"));
+    assert_eq!(limited, (vec![mine.pid()], [own; 2]));
+}
+
+/// The driver's own limits of a control group, which only newer drivers have: no higher than the quota, and in use is what the
+/// container uses.
+#[test]
+fn the_drivers_own_limits_are_told_no_higher_than_the_quota() {
+    let newer = shared_object("newer_nvml", "libnvidia-ml.so.1");
+    let folder = newer.parent().expect("a folder");
+    let path = format!("{}:{}", folder.display(), artefacts().sim.display());
+    let machine = Machine::new();
+    let told = |limits: &[(&str, &str)]| {
+        let variables = limits
+            .iter()
+            .copied()
+            .chain([("LD_LIBRARY_PATH", path.as_str())]);
+        let mut player = Player::start(&machine, &World::limited(variables));
+        for call in [
+            "0 nvmlInit_v2",
+            "0 nvmlDeviceGetHandleByIndex_v2 0 &32",
+            "0 nvmlDeviceGetMemoryLimits_v1 $32 &64",
+        ] {
+            assert_eq!(player.make(call), "0", "{call}");
+        }
+        [8, 16, 24].map(|offset| player.value(64, offset))
+    };
+    assert_eq!(told(&[]), [512 * MIB, 64 * 1024 * MIB, 12345]);
+    let quota = ("CUDA_HOOK_MEMORY", "1GiB");
+    assert_eq!(told(&[quota]), [512 * MIB, 1024 * MIB, 0]);
+    let quota = ("CUDA_HOOK_MEMORY", "100MiB");
+    assert_eq!(told(&[quota]), [100 * MIB, 100 * MIB, 0]);
 }

@@ -304,6 +304,8 @@ pub(super) mod tests {
             device: 0,
             alive: false,
             contexts: 0,
+            context_begun_ns: 1,
+            context_ns_total: 4_000_000,
             memory_bytes_current: 0,
             memory_bytes_peak: 1 << 20,
             gpu_busy_ns_total: 1_000_000,

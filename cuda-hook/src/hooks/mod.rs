@@ -16,4 +16,5 @@ pub(crate) mod nvml;
 pub(crate) mod pool;
 pub(crate) mod processes;
 pub(crate) mod report;
+pub(crate) mod utilization;
 pub(crate) mod vmm;

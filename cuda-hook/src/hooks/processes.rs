@@ -9,7 +9,7 @@
     reason = "calls NVML with arrays of ours, and fills the caller's"
 )]
 
-use std::ffi::{c_uint, c_ulonglong};
+use std::ffi::c_uint;
 
 use cuda_sys_stubs::nvml_abi::*;
 use limiter::units::Bytes;
@@ -84,7 +84,7 @@ impl Row for c_uint {
 type List<R> = unsafe extern "C" fn(nvmlDevice_t, *mut c_uint, *mut R) -> nvmlReturn_t;
 
 /// The rows that the container may see of `listed`: those about its own processes.
-fn own_rows<R: Row>(listed: &[R], own: &[ProcessUse]) -> Vec<R> {
+pub(super) fn own_rows<R: Row>(listed: &[R], own: &[ProcessUse]) -> Vec<R> {
     let is_own = |row: &&R| own.iter().any(|process| process.pid == row.pid());
     listed.iter().filter(is_own).copied().collect()
 }
@@ -126,7 +126,7 @@ fn listed<R: Row>(
 ///
 /// # Safety
 /// `count` is good for one number, and `array` is null or good for as many rows as that says.
-unsafe fn give<R: Row>(rows: &[R], count: *mut c_uint, array: *mut R) -> nvmlReturn_t {
+pub(super) unsafe fn give<R: Row>(rows: &[R], count: *mut c_uint, array: *mut R) -> nvmlReturn_t {
     // SAFETY: the caller's promise.
     let room = usize::try_from(unsafe { count.read() }).unwrap_or(0);
     // SAFETY: as above.
@@ -146,15 +146,17 @@ unsafe fn give<R: Row>(rows: &[R], count: *mut c_uint, array: *mut R) -> nvmlRet
 }
 
 /// The container, as a call about `device` is to be answered.
-struct View {
-    nvml: &'static Nvml,
-    own: Vec<ProcessUse>,
+pub(super) struct View {
+    /// NVML's own functions.
+    pub(super) nvml: &'static Nvml,
+    /// The container's processes.
+    pub(super) own: Vec<ProcessUse>,
     has_quota: bool,
 }
 
 impl View {
     /// `None`: without limits, and for a device that NVML does not know.
-    fn of(cx: &Bare<Management>, device: nvmlDevice_t) -> Option<Self> {
+    pub(super) fn of(cx: &Bare<Management>, device: nvmlDevice_t) -> Option<Self> {
         let Stance::Limited(limited) = cx.runtime.stance() else {
             return None;
         };
@@ -226,6 +228,75 @@ pub(crate) unsafe fn own<R: Row>(
     }
 }
 
+/// A record by which a caller passes an array of rows, and how long it is.
+pub(crate) trait ListRecord: Copy {
+    /// Its rows.
+    type Row: Row;
+    /// How many rows there are, or there is room for, and where they stand.
+    fn array(&mut self) -> (&mut c_uint, &mut *mut Self::Row);
+}
+
+impl ListRecord for nvmlProcessDetailList_t {
+    type Row = nvmlProcessDetail_v1_t;
+
+    fn array(&mut self) -> (&mut c_uint, &mut *mut Self::Row) {
+        (&mut self.numProcArrayEntries, &mut self.procArray)
+    }
+}
+
+impl ListRecord for nvmlProcessesUtilizationInfo_t {
+    type Row = nvmlProcessUtilizationInfo_v1_t;
+
+    fn array(&mut self) -> (&mut c_uint, &mut *mut Self::Row) {
+        (&mut self.processSamplesCount, &mut self.procUtilArray)
+    }
+}
+
+/// A function that fills the array of a record.
+type RecordList<L> = unsafe extern "C" fn(nvmlDevice_t, *mut L) -> nvmlReturn_t;
+
+/// Answers a call that lists by a record with those rows that `choose` leaves.
+///
+/// # Safety
+/// As [`hooks`](crate::hooks).
+pub(super) unsafe fn in_record<L: ListRecord>(
+    cx: &Bare<Management>,
+    call: impl FnOnce() -> nvmlReturn_t,
+    list: fn(&NvmlRows) -> Option<RecordList<L>>,
+    device: nvmlDevice_t,
+    asked: *mut L,
+    choose: impl FnOnce(&View, &L, &[L::Row]) -> Result<Vec<L::Row>, nvmlReturn_t>,
+) -> nvmlReturn_t {
+    let view = View::of(cx, device).filter(|_| !asked.is_null());
+    let Some((view, list)) = view.and_then(|view| {
+        let list = list(&view.nvml.rows)?;
+        Some((view, list))
+    }) else {
+        return call();
+    };
+    // SAFETY: not null, and the caller's promise: at least this long in every version.
+    let mut ours = unsafe { asked.read() };
+    let rows = listed(|count, rows| {
+        // SAFETY: `listed` hands out pointers that are good for reading and writing.
+        *ours.array().0 = unsafe { count.read() };
+        *ours.array().1 = rows;
+        // SAFETY: NVML's own function, with a record and an array of ours.
+        let status = unsafe { list(device, &raw mut ours) };
+        // SAFETY: as above.
+        unsafe { count.write(*ours.array().0) };
+        status
+    });
+    match rows.and_then(|rows| choose(&view, &ours, &rows)) {
+        Ok(rows) => {
+            // SAFETY: not null, and the caller's promise.
+            let (count, array) = unsafe { &mut *asked }.array();
+            // SAFETY: as above.
+            unsafe { give(&rows, count, *array) }
+        }
+        Err(status) => status,
+    }
+}
+
 /// `nvmlDeviceGetRunningProcessDetailList`.
 ///
 /// # Safety
@@ -236,112 +307,17 @@ pub(crate) unsafe fn details(
     device: nvmlDevice_t,
     asked: *mut nvmlProcessDetailList_t,
 ) -> nvmlReturn_t {
-    let view = View::of(&cx, device).filter(|_| !asked.is_null());
-    let Some((view, list)) = view.and_then(|view| {
-        let list = view.nvml.rows.nvmlDeviceGetRunningProcessDetailList?;
-        Some((view, list))
-    }) else {
-        return call();
-    };
-    // SAFETY: not null, and the caller's promise: at least this long in every version.
-    let mut ours = unsafe { asked.read() };
-    let rows = listed(|count, rows| {
-        // SAFETY: `listed` hands out pointers that are good for reading and writing.
-        ours.numProcArrayEntries = unsafe { count.read() };
-        ours.procArray = rows;
-        // SAFETY: NVML's own function, with a record and an array of ours.
-        let status = unsafe { list(device, &raw mut ours) };
-        // SAFETY: as above.
-        unsafe { count.write(ours.numProcArrayEntries) };
-        status
-    });
-    let rows = match (rows, ours.mode) {
-        (Err(status), _) => return status,
-        (Ok(rows), NVML_PROCESS_MODE_COMPUTE | NVML_PROCESS_MODE_ALL) => {
-            holders(&rows, &view.own, view.has_quota)
-        }
-        (Ok(rows), _) => own_rows(&rows, &view.own),
-    };
-    // SAFETY: not null, and the caller's promise.
+    let list = |real: &NvmlRows| real.nvmlDeviceGetRunningProcessDetailList;
+    // SAFETY: the caller's promise.
     unsafe {
-        let array = (*asked).procArray;
-        give(&rows, &raw mut (*asked).numProcArrayEntries, array)
-    }
-}
-
-/// Nobody of the container's did anything: what NVML says where nobody at all did.
-fn or_not_found<R>(rows: &[R], answer: impl FnOnce() -> nvmlReturn_t) -> nvmlReturn_t {
-    if rows.is_empty() {
-        NVML_ERROR_NOT_FOUND
-    } else {
-        answer()
-    }
-}
-
-/// `nvmlDeviceGetProcessUtilization`.
-///
-/// # Safety
-/// As [`hooks`](crate::hooks).
-pub(crate) unsafe fn utilization(
-    cx: Bare<Management>,
-    call: impl FnOnce() -> nvmlReturn_t,
-    device: nvmlDevice_t,
-    array: *mut nvmlProcessUtilizationSample_t,
-    count: *mut c_uint,
-    last_seen_us: c_ulonglong,
-) -> nvmlReturn_t {
-    let Some(view) = View::of(&cx, device).filter(|_| !count.is_null()) else {
-        return call();
-    };
-    match view.nvml.process_utilization(device, last_seen_us) {
-        Ok(rows) => {
-            let rows = own_rows(&rows, &view.own);
-            // SAFETY: not null, and the caller's promise.
-            or_not_found(&rows, || unsafe { give(&rows, count, array) })
-        }
-        Err(status) => status,
-    }
-}
-
-/// `nvmlDeviceGetProcessesUtilizationInfo`.
-///
-/// # Safety
-/// As [`hooks`](crate::hooks).
-pub(crate) unsafe fn utilization_info(
-    cx: Bare<Management>,
-    call: impl FnOnce() -> nvmlReturn_t,
-    device: nvmlDevice_t,
-    asked: *mut nvmlProcessesUtilizationInfo_t,
-) -> nvmlReturn_t {
-    let view = View::of(&cx, device).filter(|_| !asked.is_null());
-    let Some((view, list)) = view.and_then(|view| {
-        let list = view.nvml.rows.nvmlDeviceGetProcessesUtilizationInfo?;
-        Some((view, list))
-    }) else {
-        return call();
-    };
-    // SAFETY: not null, and the caller's promise.
-    let mut ours = unsafe { asked.read() };
-    let rows = listed(|count, rows| {
-        // SAFETY: `listed` hands out pointers that are good for reading and writing.
-        ours.processSamplesCount = unsafe { count.read() };
-        ours.procUtilArray = rows;
-        // SAFETY: NVML's own function, with a record and an array of ours.
-        let status = unsafe { list(device, &raw mut ours) };
-        // SAFETY: as above.
-        unsafe { count.write(ours.processSamplesCount) };
-        status
-    });
-    match rows {
-        Ok(rows) => {
-            let rows = own_rows(&rows, &view.own);
-            // SAFETY: not null, and the caller's promise.
-            or_not_found(&rows, || unsafe {
-                let array = (*asked).procUtilArray;
-                give(&rows, &raw mut (*asked).processSamplesCount, array)
+        in_record(&cx, call, list, device, asked, |view, list, rows| {
+            Ok(match list.mode {
+                NVML_PROCESS_MODE_COMPUTE | NVML_PROCESS_MODE_ALL => {
+                    holders(rows, &view.own, view.has_quota)
+                }
+                _ => own_rows(rows, &view.own),
             })
-        }
-        Err(status) => status,
+        })
     }
 }
 
@@ -364,51 +340,23 @@ pub(crate) unsafe fn accounting_stats(
     }
 }
 
-/// `nvmlDeviceGetUtilizationRates`: the container's part of the last second. What NVML does not tell by process, or knows
-/// under other numbers than the container's, stays the board's.
+/// `nvmlDeviceGetAccountingStats_v2`: the record names the process.
 ///
 /// # Safety
 /// As [`hooks`](crate::hooks).
-pub(crate) unsafe fn utilization_rates(
+pub(crate) unsafe fn accounting_record(
     cx: Bare<Management>,
     call: impl FnOnce() -> nvmlReturn_t,
     device: nvmlDevice_t,
-    rates: *mut nvmlUtilization_t,
+    stats: *const nvmlAccountingStats_v2_t,
 ) -> nvmlReturn_t {
-    let status = call();
-    if status == NVML_SUCCESS
-        && let Some(view) = View::of(&cx, device)
-        && let Some(own) = own_rates(&view, device)
-    {
-        // SAFETY: NVML's promise: after success it has written there.
-        unsafe { rates.write(own) };
+    if stats.is_null() {
+        return call();
     }
-    status
-}
-
-fn own_rates(view: &View, device: nvmlDevice_t) -> Option<nvmlUtilization_t> {
-    let compute = view.nvml.compute_processes(device)?;
-    let holds = |process: &&ProcessUse| process.memory > Bytes::default();
-    let is_known = |process: &ProcessUse| compute.iter().any(|row| row.pid == process.pid);
-    if !view.own.iter().filter(holds).all(is_known) {
-        return None;
-    }
-    match view.nvml.recent_process_utilization(device) {
-        Ok(rows) => Some(sum(&own_rows(&rows, &view.own))),
-        Err(NVML_ERROR_NOT_FOUND) => Some(sum(&[])), // nobody did anything
-        Err(_) => None,
-    }
-}
-
-fn sum(rows: &[nvmlProcessUtilizationSample_t]) -> nvmlUtilization_t {
-    let percent = |of: fn(&nvmlProcessUtilizationSample_t) -> c_uint| {
-        let total = rows.iter().map(of).fold(0, c_uint::saturating_add);
-        total.min(100)
-    };
-    nvmlUtilization_t {
-        gpu: percent(|row| row.smUtil),
-        memory: percent(|row| row.memUtil),
-    }
+    // SAFETY: not null, and the caller's promise.
+    let pid = unsafe { (*stats).pid };
+    // SAFETY: the caller's promise.
+    unsafe { accounting_stats(cx, call, device, pid) }
 }
 
 #[cfg(test)]
@@ -471,17 +419,5 @@ mod tests {
         // SAFETY: a number, and no array.
         let answer = unsafe { give(&rows, &raw mut count, ptr::null_mut()) };
         assert_eq!(answer, NVML_ERROR_INVALID_ARGUMENT);
-    }
-
-    #[test]
-    fn utilization_is_that_of_all_processes_together() {
-        let row = |percent| nvmlProcessUtilizationSample_t {
-            smUtil: percent,
-            memUtil: 1,
-            ..Row::EMPTY
-        };
-        let rates = sum(&[row(30), row(50)]);
-        assert_eq!((rates.gpu, rates.memory), (80, 2));
-        assert_eq!(sum(&[row(70), row(50)]).gpu, 100);
     }
 }

@@ -2,6 +2,7 @@
 
 use core::ffi::{c_char, c_int, c_longlong, c_uint, c_ulong, c_ulonglong, c_ushort};
 
+use super::constants::*;
 use super::enums::*;
 use super::types::*;
 use crate::layout::records;
@@ -132,6 +133,21 @@ records! {
         reserved: [c_uint; 5],
     }
 
+    /// Names its process itself.
+    #[derive(Debug, PartialEq, Eq)]
+    struct nvmlAccountingStats_v2_t {
+        pid: c_uint,
+        isRunning: c_uint,
+        gpuUtilization: c_uint,
+        memoryUtilization: c_uint,
+        maxMemoryUsage: c_ulonglong,
+        sampleCount: c_uint,
+        sumGpuUtil: c_ulonglong,
+        sumFbUtil: c_ulonglong,
+        time: c_ulonglong,
+        startTime: c_ulonglong,
+    }
+
     // utilization
 
     /// Percent of the last sample period.
@@ -139,6 +155,21 @@ records! {
     struct nvmlUtilization_t {
         gpu: c_uint,
         memory: c_uint,
+    }
+
+    #[derive(Debug, PartialEq, Eq)]
+    struct anonymous_utilization {
+        bIsPresent: c_uint,
+        percentage: c_uint,
+        incThreshold: c_uint,
+        decThreshold: c_uint,
+    }
+
+    /// Of the last second, by domain: GPU, frame buffer, video, bus, and room for more.
+    #[derive(Debug, PartialEq, Eq)]
+    struct nvmlGpuDynamicPstatesInfo_t {
+        flags: c_uint,
+        utilization: [anonymous_utilization; NVML_MAX_GPU_UTILIZATIONS],
     }
 
     #[derive(Debug, PartialEq, Eq)]

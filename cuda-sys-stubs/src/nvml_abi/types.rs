@@ -76,12 +76,6 @@ pub type nvmlWorkloadPowerProfileRequestedProfiles_t =
 
 #[repr(C)]
 #[derive(Debug)]
-pub struct nvmlAccountingStats_v2_t {
-    _private: [u8; 0],
-}
-
-#[repr(C)]
-#[derive(Debug)]
 pub struct nvmlActiveVgpuInstanceInfo_v1_t {
     _private: [u8; 0],
 }
@@ -353,12 +347,6 @@ pub struct nvmlGpmSample_st {
 #[repr(C)]
 #[derive(Debug)]
 pub struct nvmlGpmSupport_t {
-    _private: [u8; 0],
-}
-
-#[repr(C)]
-#[derive(Debug)]
-pub struct nvmlGpuDynamicPstatesInfo_t {
     _private: [u8; 0],
 }
 

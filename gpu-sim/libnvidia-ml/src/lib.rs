@@ -12,6 +12,7 @@
     reason = "functions, arguments and fields are spelled as in nvml.h"
 )]
 
+mod accounting;
 mod clocks;
 mod door;
 mod ecc;

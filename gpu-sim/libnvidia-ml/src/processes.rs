@@ -6,14 +6,11 @@ use std::ffi::{c_uint, c_ulonglong};
 use cuda_sys_stubs::nvml_abi::*;
 use gpu_sim::command::UtilizationSample;
 
-use crate::door::{Answer, exports, give, give_array, take};
+use crate::door::{Answer, exports, give_array, take};
 use crate::session::{Device, lost};
 
 /// Instance ids of a process on a device without MIG.
 const NO_INSTANCE: c_uint = c_uint::MAX;
-
-/// Rows that accounting could keep, were it on: what `nvidia-smi -q` shows of every board.
-const ACCOUNTING_ROWS: c_uint = 4000;
 
 exports! {
     fn nvmlDeviceGetComputeRunningProcesses(device: nvmlDevice_t, infoCount: *mut c_uint, infos: *mut nvmlProcessInfo_v1_t) {
@@ -66,14 +63,6 @@ exports! {
             return Err(NVML_ERROR_NOT_FOUND);
         }
         give_array(asked.procUtilArray, &raw mut (*procesesUtilInfo).processSamplesCount, &rows)
-    }
-    fn nvmlDeviceGetAccountingMode(device: nvmlDevice_t, mode: *mut nvmlEnableState_t) {
-        Device::of(device)?;
-        give(mode, NVML_FEATURE_DISABLED)
-    }
-    fn nvmlDeviceGetAccountingBufferSize(device: nvmlDevice_t, bufferSize: *mut c_uint) {
-        Device::of(device)?;
-        give(bufferSize, ACCOUNTING_ROWS)
     }
     fn nvmlDeviceGetRunningProcessDetailList(device: nvmlDevice_t, plist: *mut nvmlProcessDetailList_t) {
         if take((&raw const (*plist).version).cast::<c_uint>())? != nvmlProcessDetailList_v1 {

@@ -2,7 +2,10 @@
 
 use std::ffi::c_uint;
 
-use cuda_sys_stubs::nvml_abi::{nvmlDevice_t, nvmlUtilization_t};
+use cuda_sys_stubs::nvml_abi::{
+    NVML_MAX_GPU_UTILIZATIONS, anonymous_utilization, nvmlDevice_t, nvmlGpuDynamicPstatesInfo_t,
+    nvmlUtilization_t,
+};
 
 use crate::door::{Answer, exports, give};
 use crate::session::{Device, lost};
@@ -10,6 +13,15 @@ use crate::session::{Device, lost};
 exports! {
     fn nvmlDeviceGetUtilizationRates(device: nvmlDevice_t, utilization: *mut nvmlUtilization_t) {
         give(utilization, last(&Device::of(device)?)?)
+    }
+    // The GPU, its memory and the video engine, which there is not; nothing is known of the bus, nor of when clocks would change.
+    fn nvmlDeviceGetDynamicPstatesInfo(device: nvmlDevice_t, pDynamicPstatesInfo: *mut nvmlGpuDynamicPstatesInfo_t) {
+        let nvmlUtilization_t { gpu, memory } = last(&Device::of(device)?)?;
+        let domain = |percentage| anonymous_utilization { bIsPresent: 1, percentage, incThreshold: 0, decThreshold: 0 };
+        let absent = anonymous_utilization { bIsPresent: 0, ..domain(0) };
+        let mut utilization = [absent; NVML_MAX_GPU_UTILIZATIONS];
+        utilization[..3].copy_from_slice(&[gpu, memory, 0].map(domain));
+        give(pDynamicPstatesInfo, nvmlGpuDynamicPstatesInfo_t { flags: 0, utilization })
     }
     // There is no video engine.
     fn nvmlDeviceGetEncoderUtilization / nvmlDeviceGetDecoderUtilization(

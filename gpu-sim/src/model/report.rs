@@ -45,6 +45,8 @@ impl Model {
                 device: index,
                 alive: process.alive,
                 contexts: counts.contexts,
+                context_begun_ns: counts.context_begun_ns,
+                context_ns_total: counts.context_ns(self.now_ns),
                 memory_bytes_current,
                 memory_bytes_peak,
                 gpu_busy_ns_total: device.compute.busy_ns(id),

@@ -218,3 +218,23 @@ fn a_process_waits_once_with_however_many_contexts() {
     let latency_ns = exact().timing.launch_latency_ns;
     assert_eq!(bench.usage(other).gpu_wait_ns_total, MS / 4 - latency_ns);
 }
+
+#[test]
+fn the_time_with_contexts_is_that_from_a_first_to_a_last_one() {
+    let mut bench = Bench::new(exact());
+    let process = bench.join("");
+    bench.advance(MS);
+    let first = bench.model.create_context(process, 0).unwrap();
+    bench.advance(3 * MS);
+    let second = bench.model.create_context(process, 0).unwrap();
+    bench.advance(4 * MS);
+    bench.model.destroy_context(process, first).unwrap();
+    bench.advance(6 * MS);
+    bench.model.destroy_context(process, second).unwrap();
+    bench.advance(9 * MS);
+    bench.model.create_context(process, 0).unwrap();
+    bench.advance(10 * MS);
+    let usage = bench.model.usage_of(process).remove(0);
+    assert_eq!(usage.context_begun_ns, MS);
+    assert_eq!(usage.context_ns_total, 6 * MS);
+}
