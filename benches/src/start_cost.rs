@@ -7,6 +7,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
+use std::{fs, io, iter};
 
 use clap::Parser;
 
@@ -24,8 +25,17 @@ struct Arguments {
     rounds: usize,
 }
 
-/// Microseconds that each start took, by what is preloaded.
-type Starts = Vec<(Option<PathBuf>, Vec<f64>)>;
+/// What starting with one library, or with none, took.
+#[derive(Default)]
+struct Starts {
+    preload: Option<PathBuf>,
+    /// Of each start.
+    microseconds: Vec<f64>,
+    /// The fewest of a start.
+    page_faults: Option<u64>,
+    /// In the process itself, the loader's work above all; `None` where valgrind is not installed.
+    instructions: Option<u64>,
+}
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -47,45 +57,89 @@ fn main() -> ExitCode {
     }
 }
 
-fn measure(arguments: &Arguments) -> std::io::Result<Starts> {
+fn measure(arguments: &Arguments) -> io::Result<Vec<Starts>> {
     let preloads = arguments.preload.iter().cloned().map(Some);
-    let mut starts: Starts = std::iter::once(None)
+    let mut starts: Vec<Starts> = iter::once(None)
         .chain(preloads)
-        .map(|preload| (preload, Vec::with_capacity(arguments.rounds)))
+        .map(|preload| Starts {
+            instructions: instructions(&arguments.program, preload.as_deref()),
+            preload,
+            ..Starts::default()
+        })
         .collect();
     for _ in 0..arguments.rounds {
-        for (preload, microseconds) in &mut starts {
-            microseconds.push(start(&arguments.program, preload.as_deref())?);
+        for starts in &mut starts {
+            starts.add(&arguments.program)?;
         }
     }
     Ok(starts)
 }
 
-/// How long one start takes until the program has been waited for, in µs.
-fn start(program: &Path, preload: Option<&Path>) -> std::io::Result<f64> {
-    let mut command = Command::new(program);
-    command.env_clear().stdin(Stdio::null());
-    if let Some(preload) = preload {
-        command.env("LD_PRELOAD", preload);
+impl Starts {
+    /// Starts the program once more, until it has been waited for.
+    fn add(&mut self, program: &Path) -> io::Result<()> {
+        let faults_before = childrens_page_faults()?;
+        let mut command = with_preload(program, self.preload.as_deref());
+        let began = Instant::now();
+        command.status()?;
+        self.microseconds.push(began.elapsed().as_secs_f64() * 1e6);
+        let faults = childrens_page_faults()?.saturating_sub(faults_before);
+        self.page_faults = Some(self.page_faults.map_or(faults, |least| least.min(faults)));
+        Ok(())
     }
-    let began = Instant::now();
-    command.status()?;
-    Ok(began.elapsed().as_secs_f64() * 1e6)
 }
 
-fn table(mut starts: Starts) -> String {
+fn with_preload(program: &Path, preload: Option<&Path>) -> Command {
+    let mut command = Command::new(program);
+    command.env_clear().stdin(Stdio::null());
+    command.envs(preload.map(|preload| ("LD_PRELOAD", preload)));
+    command
+}
+
+/// Page faults, without input or output, of the children that were waited for: `cminflt` of `/proc/self/stat` (`proc(5)`).
+fn childrens_page_faults() -> io::Result<u64> {
+    let stat = fs::read_to_string("/proc/self/stat")?;
+    let behind_the_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+    let faults = behind_the_name.split_whitespace().nth(8);
+    faults
+        .and_then(|faults| faults.parse().ok())
+        .ok_or_else(|| io::Error::other("/proc/self/stat has no cminflt"))
+}
+
+/// Instructions of one start outside the kernel: the same on a busy machine as on an idle one.
+fn instructions(program: &Path, preload: Option<&Path>) -> Option<u64> {
+    let mut valgrind = with_preload(Path::new("valgrind"), preload);
+    let counting = ["--tool=callgrind", "--callgrind-out-file=/dev/null"];
+    valgrind.args(counting).arg(program);
+    valgrind.envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
+    let said = valgrind.output().ok()?.stderr;
+    let said = String::from_utf8_lossy(&said).into_owned();
+    let count = said.split("Collected : ").nth(1)?.split_whitespace().next();
+    count?.parse().ok()
+}
+
+fn table(mut starts: Vec<Starts>) -> String {
     let mut text = String::from(
-        "| preloaded | fastest, µs | a tenth, µs | median, µs |\n| --- | ---: | ---: | ---: |\n",
+        "| preloaded | fastest, µs | a tenth, µs | median, µs | page faults | instructions |\n\
+         | --- | ---: | ---: | ---: | ---: | ---: |\n",
     );
-    for (preload, microseconds) in &mut starts {
-        microseconds.sort_by(f64::total_cmp);
+    for starts in &mut starts {
+        starts.microseconds.sort_by(f64::total_cmp);
         let at = |part: usize| {
-            let index = microseconds.len().saturating_mul(part) / 10;
-            microseconds.get(index).copied().unwrap_or(f64::NAN)
+            let index = starts.microseconds.len().saturating_mul(part) / 10;
+            starts.microseconds.get(index).copied().unwrap_or(f64::NAN)
         };
-        let name = preload.as_ref().and_then(|path| path.file_name());
+        let name = starts.preload.as_ref().and_then(|path| path.file_name());
         let name = name.map_or_else(|| "nothing".to_owned(), |name| name.display().to_string());
-        text += &format!("| {name} | {:.0} | {:.0} | {:.0} |\n", at(0), at(1), at(5));
+        let count = |count: Option<u64>| count.map_or_else(|| "–".to_owned(), |n| n.to_string());
+        text += &format!(
+            "| {name} | {:.0} | {:.0} | {:.0} | {} | {} |\n",
+            at(0),
+            at(1),
+            at(5),
+            count(starts.page_faults),
+            count(starts.instructions)
+        );
     }
     text
 }

@@ -36,3 +36,4 @@ mod runtime;
 mod second_door;
 mod table;
 mod throttle;
+mod unwind;
