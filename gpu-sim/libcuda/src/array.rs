@@ -1,7 +1,7 @@
 //! Arrays and mipmapped arrays: rows of elements in device memory, without an address of their own.
 //!
-//! They are laid out row after row, without the tiles of hardware, and take exactly their bytes. No kernel reads them: they can be
-//! copied to and from.
+//! They take what the tiles of hardware would: rows of whole groups of bytes (GOBs), as many as fill whole blocks of GOBs. Inside
+//! they are laid out row after row all the same: no kernel reads them, they can be copied to and from.
 
 use cuda_sys_stubs::abi::*;
 
@@ -37,6 +37,14 @@ pub(crate) struct Mipmap {
     pub(crate) levels: Vec<Key<Array>>,
 }
 
+/// A GOB, the unit of the block-linear layout, is so wide, in bytes (Linux, include/uapi/drm/drm_fourcc.h,
+/// `DRM_FORMAT_MOD_NVIDIA_BLOCK_LINEAR_2D`).
+const GOB_BYTES: u64 = 64;
+/// Rows of a GOB, of the layout since Fermi (the same).
+const GOB_ROWS: u64 = 8;
+/// GOBs that stand on each other in a block, at most. The layout allows up to 32; what CUDA takes is not documented: an estimate.
+const BLOCK_GOBS_MAX: u64 = 16;
+
 /// Arrays of these kinds have no memory when they are made.
 const FLAGS_WITHOUT_MEMORY: u32 = CUDA_ARRAY3D_SPARSE | CUDA_ARRAY3D_DEFERRED_MAPPING;
 
@@ -64,15 +72,32 @@ impl Shape {
             .ok_or(CUDA_ERROR_INVALID_VALUE)
     }
 
+    /// Rows of a slice, with those that fill its last block. An array of one dimension has but its row.
+    fn rows(&self) -> Option<u64> {
+        if self.height == 0 {
+            return Some(1);
+        }
+        let gobs = self.height.div_ceil(GOB_ROWS).checked_next_power_of_two()?;
+        let block_rows = GOB_ROWS.checked_mul(gobs.min(BLOCK_GOBS_MAX))?;
+        self.height.checked_next_multiple_of(block_rows)
+    }
+
     fn bytes(&self) -> Answer<u64> {
         let rows = self
-            .height
-            .max(1)
+            .rows()
+            .ok_or(CUDA_ERROR_INVALID_VALUE)?
             .checked_mul(self.depth.max(1))
             .ok_or(CUDA_ERROR_INVALID_VALUE)?;
         self.row_bytes()?
+            .checked_next_multiple_of(GOB_BYTES)
+            .ok_or(CUDA_ERROR_INVALID_VALUE)?
             .checked_mul(rows)
             .ok_or(CUDA_ERROR_INVALID_VALUE)
+    }
+
+    /// The layers of a level are as many as those of the first.
+    fn has_layers(&self) -> bool {
+        self.flags & (CUDA_ARRAY3D_LAYERED | CUDA_ARRAY3D_CUBEMAP) != 0
     }
 
     fn level(&self, level: u32) -> Self {
@@ -86,7 +111,11 @@ impl Shape {
         Self {
             width: half(self.width),
             height: half(self.height),
-            depth: half(self.depth),
+            depth: if self.has_layers() {
+                self.depth
+            } else {
+                half(self.depth)
+            },
             ..*self
         }
     }
@@ -237,9 +266,15 @@ mod tests {
     }
 
     #[test]
-    fn an_array_takes_what_its_elements_take() {
-        assert_eq!(shape(10, 0, 0).bytes(), Ok(160));
-        assert_eq!(shape(10, 3, 2).bytes(), Ok(960));
+    fn an_array_takes_whole_blocks_of_rows() {
+        assert_eq!(shape(10, 0, 0).bytes(), Ok(192), "10 of 16 bytes");
+        assert_eq!(shape(8, 3, 2).bytes(), Ok(128 * 8 * 2), "a block of one");
+        assert_eq!(shape(4, 40, 0).bytes(), Ok(64 * 64), "a block of eight");
+        assert_eq!(shape(4, 300, 0).bytes(), Ok(64 * 384), "blocks of 16");
+    }
+
+    #[test]
+    fn an_array_that_is_none_is_refused() {
         assert_eq!(shape(u64::MAX, 2, 0).bytes(), Err(CUDA_ERROR_INVALID_VALUE));
         assert_eq!(
             Shape {
@@ -255,5 +290,14 @@ mod tests {
     fn levels_halve_down_to_one_element_and_keep_missing_dimensions_missing() {
         assert_eq!(shape(10, 3, 0).level(1), shape(5, 1, 0));
         assert_eq!(shape(10, 3, 0).level(40), shape(1, 1, 0));
+    }
+
+    #[test]
+    fn every_level_has_all_layers() {
+        let layers = |width, height| Shape {
+            flags: CUDA_ARRAY3D_LAYERED,
+            ..shape(width, height, 6)
+        };
+        assert_eq!(layers(8, 8).level(2), layers(2, 2));
     }
 }
