@@ -333,6 +333,22 @@ impl Driver {
             .map_or(CUDA_ERROR_NOT_FOUND, |free| unsafe { free(pointer) })
     }
 
+    /// Ends an array that the program does not know of.
+    pub(crate) fn destroy_array(&self, array: CUarray) -> CUresult {
+        // SAFETY: the driver's own function; the array was made in this call and nobody else has it.
+        self.rows
+            .cuArrayDestroy
+            .map_or(CUDA_ERROR_NOT_FOUND, |destroy| unsafe { destroy(array) })
+    }
+
+    /// Ends a mipmapped array that the program does not know of.
+    pub(crate) fn destroy_mipmapped_array(&self, array: CUmipmappedArray) -> CUresult {
+        // SAFETY: as above.
+        self.rows
+            .cuMipmappedArrayDestroy
+            .map_or(CUDA_ERROR_NOT_FOUND, |destroy| unsafe { destroy(array) })
+    }
+
     /// Unloads a module that the program does not know of.
     pub(crate) fn unload_module(&self, module: CUmodule) -> CUresult {
         // SAFETY: the driver's own function; the module was loaded in this call and nobody else has it.

@@ -13,6 +13,7 @@ use cuda_sys_stubs::abi::{self, CUresult};
 use cuda_sys_stubs::nvml_abi;
 
 use crate::driver::{Driver, Nvml};
+use crate::hooks::measure::owed;
 use crate::log;
 use crate::runtime::{self, Attachment, Runtime, Stance};
 
@@ -160,8 +161,10 @@ pub(crate) fn enter_attached<A: Api<Library = Driver>>(
          }| {
             match runtime.attachment(driver) {
                 Ok(Some(attachment)) => {
+                    let cx = Cx { driver, attachment };
+                    owed::pay(cx);
                     let _under_way = moves_memory(effect).then(|| attachment.quiet.begin());
-                    hook(Cx { driver, attachment })
+                    hook(cx)
                 }
                 Err(unusable) if escapes_limits(effect) => {
                     unusable.say_once();

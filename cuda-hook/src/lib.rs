@@ -20,6 +20,7 @@ mod charge;
 mod completion;
 mod driver;
 mod elf;
+mod ends;
 mod entry;
 mod fault;
 mod hooks;

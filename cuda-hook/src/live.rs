@@ -1,7 +1,9 @@
 //! What this process holds: device pointer or array → the bytes that were charged for it.
 //!
-//! A block is taken out *before* the driver frees it, and put back if the driver refuses: the driver may hand the
-//! address to another thread before we would get to our record. Shard locks are leaves: nothing is called under one.
+//! Who frees a block looks its record up *before* the driver's call and takes it out after the call's success, by the record's
+//! own number. So of two threads that free one block, of a free and the end of its context, exactly one takes the record, whichever
+//! of them the driver obeyed; and a record that another thread has made meanwhile, of a new block at the same address, is
+//! another's. Shard locks are leaves: nothing is called under one.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -9,6 +11,8 @@ use std::hash::{BuildHasher, RandomState};
 use crossbeam::utils::CachePadded;
 use limiter::units::Bytes;
 use parking_lot::Mutex;
+
+use crate::ends::Moment;
 
 const SHARDS: usize = 16;
 
@@ -25,9 +29,14 @@ pub(crate) enum Key {
     Grown(usize),
 }
 
-/// The context, by its handle, whose end is the end of a block besides the block's own free.
+/// The context whose end is the end of a block besides the block's own free.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Owner(pub(crate) usize);
+pub(crate) struct Owner {
+    /// By its handle.
+    pub(crate) context: usize,
+    /// When it had that handle: before the call that took the block.
+    pub(crate) since: Moment,
+}
 
 /// Charged device memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +49,39 @@ pub(crate) struct Block {
     pub(crate) owner: Owner,
 }
 
-type Shard = CachePadded<Mutex<HashMap<Key, Block>>>;
+/// A block on record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Record {
+    /// What is on record.
+    pub(crate) block: Block,
+    /// No other record of the same key has it.
+    number: u64,
+}
+
+#[derive(Default)]
+struct Records {
+    by_key: HashMap<Key, Record>,
+    /// How many were ever made.
+    made: u64,
+}
+
+impl Records {
+    fn make(&mut self, block: Block) -> Record {
+        self.made = self.made.wrapping_add(1);
+        Record {
+            block,
+            number: self.made,
+        }
+    }
+
+    /// The record itself, if it is still there.
+    fn same(&mut self, key: Key, record: Record) -> Option<&mut Record> {
+        let found = self.by_key.get_mut(&key)?;
+        (found.number == record.number).then_some(found)
+    }
+}
+
+type Shard = CachePadded<Mutex<Records>>;
 
 /// The live blocks of this process.
 #[derive(Default)]
@@ -50,26 +91,47 @@ pub(crate) struct LiveMap {
 }
 
 impl LiveMap {
-    /// Remember `block`. A record that stood under the key belonged to memory that the driver freed unseen; it is returned.
-    pub(crate) fn insert(&self, key: Key, block: Block) -> Option<Block> {
-        self.shard(key)?.lock().insert(key, block)
+    /// Remember `block`. What stood under the key was freed: by a thread that has not come to its record yet, or unseen. It is
+    /// returned beside the new record.
+    pub(crate) fn insert(&self, key: Key, block: Block) -> Option<(Record, Option<Block>)> {
+        let mut records = self.shard(key)?.lock();
+        let record = records.make(block);
+        let replaced = records.by_key.insert(key, record);
+        Some((record, replaced.map(|record| record.block)))
     }
 
-    /// Forget the block of `key`.
-    pub(crate) fn take(&self, key: Key) -> Option<Block> {
-        self.shard(key)?.lock().remove(&key)
+    /// What is on record under `key`.
+    pub(crate) fn find(&self, key: Key) -> Option<Record> {
+        self.shard(key)?.lock().by_key.get(&key).copied()
+    }
+
+    /// Forget a record. Whoever gets the block is the only one who does.
+    pub(crate) fn take(&self, key: Key, record: Record) -> Option<Block> {
+        let mut records = self.shard(key)?.lock();
+        records.same(key, record)?;
+        records.by_key.remove(&key).map(|record| record.block)
+    }
+
+    /// Correct the bytes of a record; whether it is still there.
+    pub(crate) fn resize(&self, key: Key, record: Record, bytes: Bytes) -> bool {
+        let Some(shard) = self.shard(key) else {
+            return false;
+        };
+        let mut records = shard.lock();
+        let found = records.same(key, record);
+        found.map(|record| record.block.bytes = bytes).is_some()
     }
 
     /// Add the bytes of `more` to the block of `key`, which is made where there is none.
     pub(crate) fn grow(&self, key: Key, more: Block) {
         let Some(shard) = self.shard(key) else { return };
-        shard
-            .lock()
-            .entry(key)
-            .and_modify(|block| {
-                block.bytes = Bytes::new(block.bytes.get().saturating_add(more.bytes.get()));
-            })
-            .or_insert(more);
+        let mut records = shard.lock();
+        if let Some(Record { block, .. }) = records.by_key.get_mut(&key) {
+            block.bytes = Bytes::new(block.bytes.get().saturating_add(more.bytes.get()));
+        } else {
+            let record = records.make(more);
+            records.by_key.insert(key, record);
+        }
     }
 
     /// Take so many bytes from the block of `key`, or what it has. Returns what was taken.
@@ -77,8 +139,8 @@ impl LiveMap {
         let Some(shard) = self.shard(key) else {
             return Bytes::default();
         };
-        let mut blocks = shard.lock();
-        let Some(block) = blocks.get_mut(&key) else {
+        let mut records = shard.lock();
+        let Some(Record { block, .. }) = records.by_key.get_mut(&key) else {
             return Bytes::default();
         };
         let taken = less.min(block.bytes);
@@ -90,9 +152,12 @@ impl LiveMap {
     pub(crate) fn find_all(&self, wanted: impl Fn(&Key, &Block) -> bool) -> Vec<(Key, Block)> {
         let mut found = Vec::new();
         for shard in &self.shards {
-            let blocks = shard.lock();
-            let these = blocks.iter().filter(|(key, block)| wanted(key, block));
-            found.extend(these.map(|(&key, &block)| (key, block)));
+            let records = shard.lock();
+            let all = records
+                .by_key
+                .iter()
+                .map(|(&key, record)| (key, record.block));
+            found.extend(all.filter(|(key, block)| wanted(key, block)));
         }
         found
     }
@@ -101,7 +166,12 @@ impl LiveMap {
     pub(crate) fn take_all(&self, mut gone: impl FnMut(&Block) -> bool) -> Vec<(Key, Block)> {
         let mut taken = Vec::new();
         for shard in &self.shards {
-            taken.extend(shard.lock().extract_if(|_, block| gone(block)));
+            let mut records = shard.lock();
+            let these = records
+                .by_key
+                .extract_if(|_, record| gone(&record.block))
+                .map(|(key, record)| (key, record.block));
+            taken.extend(these);
         }
         taken
     }
@@ -116,38 +186,67 @@ impl LiveMap {
 mod tests {
     use super::*;
 
-    fn block(bytes: u64, owner: Owner) -> Block {
+    fn owner(context: usize) -> Owner {
+        Owner {
+            context,
+            since: Moment::default(),
+        }
+    }
+
+    fn block(bytes: u64, context: usize) -> Block {
         Block {
             bytes: Bytes::new(bytes),
             device_index: 0,
-            owner,
+            owner: owner(context),
         }
+    }
+
+    fn put(live: &LiveMap, key: Key, block: Block) -> Record {
+        let (record, replaced) = live.insert(key, block).unwrap();
+        assert_eq!(replaced, None);
+        record
     }
 
     #[test]
     fn a_block_is_taken_once() {
         let live = LiveMap::default();
-        let ours = block(64, Owner(9));
-        assert_eq!(live.insert(Key::Pointer(16), ours), None);
-        assert_eq!(live.take(Key::Pointer(16)), Some(ours));
-        assert_eq!(live.take(Key::Pointer(16)), None);
+        let ours = block(64, 9);
+        let record = put(&live, Key::Pointer(16), ours);
+        assert_eq!(live.find(Key::Pointer(16)), Some(record));
+        assert_eq!(live.take(Key::Pointer(16), record), Some(ours));
+        assert_eq!(live.take(Key::Pointer(16), record), None);
+    }
+
+    #[test]
+    fn a_record_is_not_taken_for_the_next_one_of_its_address() {
+        let live = LiveMap::default();
+        let first = put(&live, Key::Pointer(16), block(64, 9));
+        // Another thread is given the address before the first one has come to its record.
+        let (second, replaced) = live.insert(Key::Pointer(16), block(64, 9)).unwrap();
+        assert_eq!(replaced, Some(first.block));
+        assert_eq!(live.take(Key::Pointer(16), first), None);
+        assert!(!live.resize(Key::Pointer(16), first, Bytes::new(1)));
+        assert!(live.resize(Key::Pointer(16), second, Bytes::new(2)));
+        let taken = live.take(Key::Pointer(16), second).unwrap();
+        assert_eq!(taken.bytes, Bytes::new(2));
     }
 
     #[test]
     fn a_pointer_and_an_array_of_the_same_number_are_two_blocks() {
         let live = LiveMap::default();
-        live.insert(Key::Pointer(16), block(1, Owner(9)));
-        live.insert(Key::Array(16), block(2, Owner(9)));
-        assert_eq!(live.take(Key::Pointer(16)).unwrap().bytes, Bytes::new(1));
-        assert_eq!(live.take(Key::Array(16)).unwrap().bytes, Bytes::new(2));
+        put(&live, Key::Pointer(16), block(1, 9));
+        put(&live, Key::Array(16), block(2, 9));
+        let bytes = |key| live.find(key).unwrap().block.bytes;
+        assert_eq!(bytes(Key::Pointer(16)), Bytes::new(1));
+        assert_eq!(bytes(Key::Array(16)), Bytes::new(2));
     }
 
     #[test]
     fn a_block_that_grows_and_shrinks_is_one_and_never_less_than_nothing() {
         let live = LiveMap::default();
         let key = Key::Grown(7);
-        live.grow(key, block(40, Owner(7)));
-        live.grow(key, block(2, Owner(7)));
+        live.grow(key, block(40, 7));
+        live.grow(key, block(2, 7));
         assert_eq!(live.shrink(key, Bytes::new(30)), Bytes::new(30));
         assert_eq!(
             live.find_all(|found, _| *found == key)[0].1.bytes,
@@ -161,12 +260,12 @@ mod tests {
     fn the_end_of_a_context_takes_its_blocks_and_no_others() {
         let live = LiveMap::default();
         for address in 0..100 {
-            live.insert(Key::Pointer(address), block(1, Owner(7)));
+            put(&live, Key::Pointer(address), block(1, 7));
         }
-        live.insert(Key::Pointer(1000), block(1, Owner(8)));
-        live.insert(Key::Pointer(1001), block(1, Owner(9)));
-        assert_eq!(live.take_all(|block| block.owner == Owner(7)).len(), 100);
-        assert!(live.take(Key::Pointer(1000)).is_some());
-        assert!(live.take(Key::Pointer(1001)).is_some());
+        put(&live, Key::Pointer(1000), block(1, 8));
+        put(&live, Key::Pointer(1001), block(1, 9));
+        assert_eq!(live.take_all(|block| block.owner == owner(7)).len(), 100);
+        assert!(live.find(Key::Pointer(1000)).is_some());
+        assert!(live.find(Key::Pointer(1001)).is_some());
     }
 }

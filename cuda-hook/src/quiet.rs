@@ -7,7 +7,7 @@
 //! goes its way, whatever is being measured.
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
@@ -21,7 +21,10 @@ const WAITED_FOR_MAX: Duration = Duration::from_millis(2);
 #[derive(Default)]
 pub(crate) struct Quiet {
     under_way: AtomicU32,
+    /// Those that are measured, and so not waited for.
+    aside: AtomicU32,
     is_measuring: AtomicBool,
+    looks: AtomicU64,
     /// Held while somebody measures.
     measuring: Mutex<()>,
     last_left: Mutex<()>,
@@ -33,11 +36,35 @@ thread_local! {
     static COUNTED: Cell<bool> = const { Cell::new(false) };
 }
 
+/// What is known of a look at the books and at the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Look {
+    /// No other thread has a call under way: the books and the device agree, but for what is being measured.
+    pub(crate) is_quiet: bool,
+    /// Nor is anything else being measured.
+    pub(crate) is_alone: bool,
+    /// How many looks there were before.
+    number: u64,
+}
+
+impl Look {
+    /// Whether nothing but what the looking thread did was under way from `before` to this look.
+    pub(crate) fn is_next_after(self, before: Self) -> bool {
+        [before, self]
+            .iter()
+            .all(|look| look.is_quiet && look.is_alone)
+            && self.number == before.number.wrapping_add(1)
+    }
+}
+
 /// A call that is counted; dropped, it is over.
 pub(crate) struct Call<'a>(&'a Quiet);
 
 /// A call that is measured, and so not waited for, until dropped.
-pub(crate) struct Measured<'a>(Option<&'a Quiet>);
+pub(crate) struct Measured<'a> {
+    quiet: &'a Quiet,
+    counted: bool,
+}
 
 impl Quiet {
     /// A call that allocates or frees begins.
@@ -56,31 +83,53 @@ impl Quiet {
     /// What this thread's call takes is measured: nobody has to wait for its end.
     pub(crate) fn step_aside(&self) -> Measured<'_> {
         let counted = COUNTED.replace(false);
+        self.aside.fetch_add(1, Ordering::SeqCst);
         if counted {
             self.leave();
         }
-        Measured(counted.then_some(self))
+        Measured {
+            quiet: self,
+            counted,
+        }
     }
 
-    /// Looks at the books and at the device, and is told whether they agree. Of a call that has [stepped
-    /// aside](Self::step_aside), or that is not counted.
-    pub(crate) fn look<T>(&self, look: impl FnOnce(bool) -> T) -> T {
+    /// Looks at the books and at the device, and is told whether they agree. What this thread has under way itself does not
+    /// count.
+    pub(crate) fn look<T>(&self, look: impl FnOnce(Look) -> T) -> T {
+        let own = u32::from(COUNTED.get());
         let _measuring = self.measuring.lock();
         self.is_measuring.store(true, Ordering::SeqCst);
         let _open_again = OpenAgain(&self.is_measuring);
         let mut last_left = self.last_left.lock();
         let mut is_waiting = true;
-        while is_waiting && self.under_way.load(Ordering::SeqCst) > 0 {
+        while is_waiting && self.under_way.load(Ordering::SeqCst) > own {
             let waited = self.left.wait_for(&mut last_left, WAITED_FOR_MAX);
             is_waiting = !waited.timed_out();
         }
         drop(last_left);
-        look(self.under_way.load(Ordering::SeqCst) == 0)
+        look(Look {
+            is_quiet: self.under_way.load(Ordering::SeqCst) == own,
+            is_alone: self.aside.load(Ordering::SeqCst) == 0,
+            number: self.looks.fetch_add(1, Ordering::SeqCst),
+        })
+    }
+
+    /// Looks if they agree at once, and nobody else is looking: without waiting for anybody.
+    pub(crate) fn look_now<T>(&self, look: impl FnOnce() -> T) -> Option<T> {
+        let _measuring = self.measuring.try_lock()?;
+        self.is_measuring.store(true, Ordering::SeqCst);
+        let _open_again = OpenAgain(&self.is_measuring);
+        let is_quiet = self.under_way.load(Ordering::SeqCst) == 0;
+        is_quiet.then(|| {
+            self.looks.fetch_add(1, Ordering::SeqCst);
+            look()
+        })
     }
 
     fn leave(&self) {
         let before = self.under_way.fetch_sub(1, Ordering::SeqCst);
-        if before == 1 && self.is_measuring.load(Ordering::SeqCst) {
+        // Down to none, or to the call of the thread that looks.
+        if before <= 2 && self.is_measuring.load(Ordering::SeqCst) {
             let _last_left = self.last_left.lock();
             self.left.notify_all();
         }
@@ -97,10 +146,11 @@ impl Drop for Call<'_> {
 
 impl Drop for Measured<'_> {
     fn drop(&mut self) {
-        if let Some(quiet) = self.0 {
-            quiet.under_way.fetch_add(1, Ordering::SeqCst);
+        if self.counted {
+            self.quiet.under_way.fetch_add(1, Ordering::SeqCst);
             COUNTED.set(true);
         }
+        self.quiet.aside.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -120,17 +170,57 @@ mod tests {
 
     use super::*;
 
+    /// As another thread finds it.
+    fn is_quiet(quiet: &Quiet) -> bool {
+        let look = || quiet.look(|look| look.is_quiet);
+        thread::scope(|scope| scope.spawn(look).join().unwrap())
+    }
+
     #[test]
     fn a_look_is_quiet_unless_a_call_is_under_way() {
         let quiet = Quiet::default();
-        assert!(quiet.look(|is_quiet| is_quiet));
+        assert!(is_quiet(&quiet));
         let call = quiet.begin();
-        assert!(
-            !quiet.look(|is_quiet| is_quiet),
-            "and does not wait for ever"
-        );
+        assert!(!is_quiet(&quiet), "and does not wait for ever");
         drop(call);
-        assert!(quiet.look(|is_quiet| is_quiet));
+        assert!(is_quiet(&quiet));
+    }
+
+    #[test]
+    fn who_does_not_wait_looks_only_when_nobody_is_in_the_way() {
+        let quiet = Quiet::default();
+        assert!(quiet.look_now(|| ()).is_some());
+        let call = quiet.begin();
+        assert!(quiet.look_now(|| ()).is_none(), "a call is under way");
+        drop(call);
+        quiet.look(|_| assert!(quiet.look_now(|| ()).is_none(), "somebody looks"));
+        assert!(quiet.look_now(|| ()).is_some());
+    }
+
+    #[test]
+    fn a_threads_own_call_is_not_in_its_way() {
+        let quiet = Quiet::default();
+        let _call = quiet.begin();
+        assert!(quiet.look(|look| look.is_quiet));
+        assert!(!is_quiet(&quiet), "but in the others'");
+    }
+
+    #[test]
+    fn two_looks_are_one_after_the_other_if_nothing_else_was_measured() {
+        let quiet = Quiet::default();
+        let before = quiet.look(|look| look);
+        let after = quiet.look(|look| look);
+        assert!(after.is_next_after(before));
+        assert!(
+            !quiet.look(|look| look).is_next_after(before),
+            "another look"
+        );
+        let before = quiet.look(|look| look);
+        let _measured = quiet.step_aside();
+        assert!(
+            !quiet.look(|look| look).is_next_after(before),
+            "another call"
+        );
     }
 
     #[test]
@@ -138,11 +228,11 @@ mod tests {
         let quiet = Quiet::default();
         let call = quiet.begin();
         let measured = quiet.step_aside();
-        assert!(quiet.look(|is_quiet| is_quiet));
+        assert!(is_quiet(&quiet));
         drop(measured);
-        assert!(!quiet.look(|is_quiet| is_quiet));
+        assert!(!is_quiet(&quiet));
         drop(call);
-        assert!(quiet.look(|is_quiet| is_quiet));
+        assert!(is_quiet(&quiet));
     }
 
     #[test]
@@ -159,6 +249,6 @@ mod tests {
                 heard.recv_timeout(Duration::from_secs(10)).unwrap();
             });
         });
-        assert!(quiet.look(|is_quiet| is_quiet));
+        assert!(is_quiet(&quiet));
     }
 }

@@ -13,7 +13,9 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 use std::{fmt, io, mem, ptr, thread};
 
-use cuda_sys_stubs::abi::{CUDA_ERROR_DEINITIALIZED, CUDA_ERROR_NOT_INITIALIZED, CUdevice};
+use cuda_sys_stubs::abi::{
+    CUDA_ERROR_DEINITIALIZED, CUDA_ERROR_NOT_INITIALIZED, CUcontext, CUdevice,
+};
 use limiter::clock;
 use limiter::config::{self, Limits, Refusal, Settings};
 use limiter::ledger::Ledger;
@@ -26,13 +28,16 @@ use parking_lot::Mutex;
 
 use crate::completion::Completion;
 use crate::driver::{Driver, Nvml};
+use crate::ends::ContextEnds;
+use crate::hooks::array::Sizes;
 use crate::hooks::context::Attachments;
 use crate::hooks::graph_memory::GraphMemory;
 use crate::hooks::green::Greens;
+use crate::hooks::measure::owed::Owed;
 use crate::hooks::module::Used;
 use crate::hooks::pool::Pools;
 use crate::hooks::vmm::Vmm;
-use crate::live::LiveMap;
+use crate::live::{LiveMap, Owner};
 use crate::quiet::Quiet;
 use crate::{entry, log};
 
@@ -373,8 +378,14 @@ pub(crate) struct Attachment {
     pub(crate) graph_memory: GraphMemory,
     /// How often its contexts were attached to.
     pub(crate) context_attachments: Attachments,
+    /// Which of them have ended.
+    pub(crate) context_ends: ContextEnds,
     /// When its books and the device agree.
     pub(crate) quiet: Quiet,
+    /// What could not be measured for want of such a moment.
+    pub(crate) owed: Owed,
+    /// What its arrays were seen to take.
+    pub(crate) array_sizes: Sizes,
     /// Which contexts are green.
     pub(crate) greens: Greens,
     /// What it has used of its modules and libraries.
@@ -414,7 +425,10 @@ impl Attachment {
             pools: Pools::default(),
             graph_memory: GraphMemory::default(),
             context_attachments: Attachments::default(),
+            context_ends: ContextEnds::default(),
             quiet: Quiet::default(),
+            owed: Owed::default(),
+            array_sizes: Sizes::default(),
             greens: Greens::default(),
             used: Used::default(),
             completion: Completion::default(),
@@ -456,6 +470,14 @@ impl Attachment {
             max: self.ledger.max(device_index)?,
             current: self.ledger.current(device_index),
         })
+    }
+
+    /// Whose what is taken from now on in `context` is: a green context uses its primary one's memory.
+    pub(crate) fn owner(&self, context: CUcontext) -> Owner {
+        Owner {
+            since: self.context_ends.now(),
+            context: self.greens.primary_of(context.addr()),
+        }
     }
 
     fn memory_use(&self, uuid: DeviceUuid) -> Option<MemoryUse> {

@@ -168,6 +168,12 @@ impl Ledger {
         self.held_by(self.seat.index, device_index)
     }
 
+    /// How many charges this process was granted. While it stays the same, what the process holds does not grow.
+    pub fn own_grants(&self, device_index: usize) -> u64 {
+        self.place(device_index)
+            .map_or(0, |(_, slot)| slot.grants.load(Ordering::SeqCst))
+    }
+
     /// What the container may hold; `None`: no limit.
     pub fn max(&self, device_index: usize) -> Option<Bytes> {
         self.row(device_index)?.memory.max.get().map(Bytes::new)

@@ -55,12 +55,21 @@ static CUresult release_linear_v1(struct block *block)
     return CU(cuMemFree)((CUdeviceptr_v1)block->address);
 }
 
+/* A refusal writes nothing. */
+static CUresult untouched_if(CUresult status, const void *before, const void *after)
+{
+    if (status && before != after)
+        fail("refused with %u, and %p became %p", status, before, after);
+    return status;
+}
+
 static CUresult allocate_pitch(struct block *block, size_t bytes, size_t *charged)
 {
     size_t pitch = 0, rows = bytes / 1000;
+    CUdeviceptr before = block->address;
     CUresult status = CU(cuMemAllocPitch_v2)(&block->address, &pitch, 1000, rows, 4);
     *charged = pitch * rows;
-    return status;
+    return untouched_if(status, (void *)before, (void *)block->address);
 }
 
 static CUresult allocate_managed(struct block *block, size_t bytes, size_t *charged)
@@ -121,15 +130,19 @@ static CUresult allocate_pooled(struct block *block, size_t bytes, size_t *charg
 static CUresult allocate_array(struct block *block, size_t bytes, size_t *charged)
 {
     CUDA_ARRAY_DESCRIPTOR plane = { ROW_BYTES, bytes / ROW_BYTES, FORMAT_UNSIGNED_INT8, 1 };
+    const void *before = block->handle;
     *charged = bytes;
-    return CU(cuArrayCreate_v2)((CUarray *)&block->handle, &plane);
+    CUresult status = CU(cuArrayCreate_v2)((CUarray *)&block->handle, &plane);
+    return untouched_if(status, before, block->handle);
 }
 
 static CUresult allocate_array3d(struct block *block, size_t bytes, size_t *charged)
 {
     CUDA_ARRAY3D_DESCRIPTOR volume = { ROW_BYTES / 32, 32, bytes / ROW_BYTES, FORMAT_UNSIGNED_INT8, 1, 0 };
+    const void *before = block->handle;
     *charged = bytes;
-    return CU(cuArray3DCreate_v2)((CUarray *)&block->handle, &volume);
+    CUresult status = CU(cuArray3DCreate_v2)((CUarray *)&block->handle, &volume);
+    return untouched_if(status, before, block->handle);
 }
 
 static CUresult release_array(struct block *block)
@@ -140,8 +153,30 @@ static CUresult release_array(struct block *block)
 static CUresult allocate_mipmap(struct block *block, size_t bytes, size_t *charged)
 {
     CUDA_ARRAY3D_DESCRIPTOR plane = { ROW_BYTES, bytes / ROW_BYTES, 0, FORMAT_UNSIGNED_INT8, 1, 0 };
+    const void *before = block->handle;
     *charged = bytes;
-    return CU(cuMipmappedArrayCreate)((CUmipmappedArray *)&block->handle, &plane, 1);
+    CUresult status = CU(cuMipmappedArrayCreate)((CUmipmappedArray *)&block->handle, &plane, 1);
+    return untouched_if(status, before, block->handle);
+}
+
+/* Slices of 33 rows, which fill no block of any layout of 8, 16, 32 or more rows. */
+static CUresult allocate_slices(struct block *block, size_t bytes, size_t *charged)
+{
+    CUDA_ARRAY3D_DESCRIPTOR volume = { ROW_BYTES / 32, 33, bytes / 33 / (ROW_BYTES / 32), FORMAT_UNSIGNED_INT8, 1, 0 };
+    const void *before = block->handle;
+    *charged = bytes;
+    CUresult status = CU(cuArray3DCreate_v2)((CUarray *)&block->handle, &volume);
+    return untouched_if(status, before, block->handle);
+}
+
+/* All levels of a plane. */
+static CUresult allocate_levels(struct block *block, size_t bytes, size_t *charged)
+{
+    CUDA_ARRAY3D_DESCRIPTOR plane = { ROW_BYTES, bytes / ROW_BYTES, 0, FORMAT_UNSIGNED_INT8, 1, 0 };
+    const void *before = block->handle;
+    *charged = bytes;
+    CUresult status = CU(cuMipmappedArrayCreate)((CUmipmappedArray *)&block->handle, &plane, 16);
+    return untouched_if(status, before, block->handle);
 }
 
 static CUresult release_mipmap(struct block *block)
@@ -215,7 +250,9 @@ static const struct kind KINDS[] = {
     { "cuMemAllocFromPoolAsync", allocate_pooled, release_async },
     { "cuArrayCreate_v2", allocate_array, release_array },
     { "cuArray3DCreate_v2", allocate_array3d, release_array },
+    { "cuArray3DCreate_v2-slices", allocate_slices, release_array },
     { "cuMipmappedArrayCreate", allocate_mipmap, release_mipmap },
+    { "cuMipmappedArrayCreate-levels", allocate_levels, release_mipmap },
     { "cuMemAllocHost_v2", allocate_host, release_host },
     { "cuCtxCreate_v2", allocate_context, release_context },
     { "cuCtxAttach", allocate_context_twice, detach_context },

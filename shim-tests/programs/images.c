@@ -14,6 +14,8 @@
     { "cuLaunchKernel", load_library_launch, unload_library }, \
     { "cuGraphAddKernelNode_v2", load_library_node, unload_library }, \
     { "cuLaunchKernelEx", load_library_launch_ex, unload_library }, \
+    { "cuLaunchHostFunc", hold_stream, let_go }, \
+    { "cuMemFree_v2-behind", free_behind, join_free }, \
     { "nvmlDeviceGetComputeRunningProcesses_v3", look_at_oneself, NULL }, \
     { "cuCtxSetLimit-heap", raise_heap, lower_heap }, \
     { "cuCtxSetLimit-stack", raise_stack, lower_stack }, \

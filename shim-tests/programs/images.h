@@ -2,6 +2,8 @@
 #ifndef IMAGES_H
 #define IMAGES_H
 
+#include <pthread.h>
+#include <sched.h>
 #include <unistd.h>
 
 typedef struct opaque_library *CUlibrary;
@@ -27,6 +29,7 @@ extern CUresult cuDeviceGetDevResource(CUdevice, CUdevResource *, int);
 extern CUresult cuDevResourceGenerateDesc(CUdevResourceDesc *, CUdevResource *, unsigned);
 extern CUresult cuGreenCtxCreate(CUgreenCtx *, CUdevResourceDesc, CUdevice, unsigned);
 extern CUresult cuGreenCtxDestroy(CUgreenCtx);
+extern CUresult cuLaunchHostFunc(CUstream, void (*)(void *), void *);
 extern CUresult cuCtxFromGreenCtx(CUcontext *, CUgreenCtx);
 
 /* A kernel that does nothing, and a variable of so many bytes. */
@@ -155,6 +158,62 @@ static CUresult look_at_oneself(struct block *block, size_t bytes, size_t *charg
         fail("it is not alone: %u processes, the first is %u", count, processes[0].pid);
     *charged = status ? 0 : processes[0].bytes;
     return status;
+}
+
+/* Not allocators: work that does not end before it is let go, and a block that another thread is freeing, behind that work. */
+static pthread_mutex_t gate = PTHREAD_MUTEX_INITIALIZER;
+static pthread_t freeing;
+static volatile int is_freeing;
+
+static void wait_at_gate(void *unused)
+{
+    (void)unused;
+    pthread_mutex_lock(&gate);
+    pthread_mutex_unlock(&gate);
+}
+
+static CUresult hold_stream(struct block *block, size_t bytes, size_t *charged)
+{
+    (void)block, (void)bytes;
+    *charged = 0;
+    pthread_mutex_lock(&gate);
+    return cuLaunchHostFunc(stream, wait_at_gate, NULL);
+}
+
+static CUresult let_go(struct block *block)
+{
+    (void)block;
+    pthread_mutex_unlock(&gate);
+    return CU(cuStreamSynchronize)(stream);
+}
+
+static void *free_block(void *argument)
+{
+    struct block *block = argument;
+    CUresult status = CU(cuCtxSetCurrent)(block->handle);
+    is_freeing = 1;
+    return (void *)(size_t)(status ? status : CU(cuMemFree_v2)(block->address));
+}
+
+static CUresult free_behind(struct block *block, size_t bytes, size_t *charged)
+{
+    CUresult status = CU(cuCtxGetCurrent)((CUcontext *)&block->handle);
+    status = status ? status : CU(cuMemAlloc_v2)(&block->address, bytes);
+    *charged = bytes;
+    is_freeing = 0;
+    if (!status && pthread_create(&freeing, NULL, free_block, block))
+        fail("no thread");
+    for (int at = 0; !status && (!is_freeing || at < 1000); at++)
+        sched_yield();
+    return status;
+}
+
+static CUresult join_free(struct block *block)
+{
+    void *status = NULL;
+    (void)block;
+    pthread_join(freeing, &status);
+    return (CUresult)(size_t)status;
 }
 
 /* A limit, and the value to go back to, which stands in the block's address. */

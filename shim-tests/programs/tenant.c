@@ -21,12 +21,15 @@
  *     churn SEED ROUNDS UNIT UNITS_MAX        allocates 1 to UNITS_MAX units of bytes, and frees, at random, then frees all;
  *                                             counts: granted, refused, other
  *     threads COUNT ROUNDS BYTES              each allocates, launches, frees; counts: fine, refused, other
+ *     free-twice KIND ROUNDS BYTES            two threads free each block; counts of rounds in which neither did, one, both
+ *     end-contexts ROUNDS                     a thread allocates in each context until another ends it; status
  *     init-threads COUNT                      calls cuInit from COUNT threads at once; each one's status
  *     fork COMMAND[; COMMAND …]               a child does them; its answers, with `; ` between, without a status
  *     orphan                                  a child that does nothing until standard input ends; its pid
  *     pid
  *
  * and what reserves.h names.                */
+#include "races.h"
 #include "reserves.h"
 #include <poll.h>
 #include <pthread.h>
@@ -367,6 +370,22 @@ static void do_threads(char *answer, char *rest)
     snprintf(answer, ANSWER_MAX, "%lu %lu %lu", crew.counts[0] - 1, crew.counts[1], crew.counts[2]);
 }
 
+static void do_free_twice(char *answer, char *rest)
+{
+    char kind[64];
+    unsigned long rounds = 0, counts[3] = { 0 };
+    size_t bytes = 0;
+    if (sscanf(rest, "%63s %lu %zu", kind, &rounds, &bytes) != 3)
+        fail("free-twice KIND ROUNDS BYTES, not %s", rest);
+    free_twice(find_kind(kind), rounds, bytes, context, counts);
+    snprintf(answer, ANSWER_MAX, "%lu %lu %lu", counts[0], counts[1], counts[2]);
+}
+
+static void do_end_contexts(char *answer, char *rest)
+{
+    answer_status(answer, end_contexts(strtoul(rest, NULL, 10), device));
+}
+
 static pthread_barrier_t together;
 
 static void *init_together(void *status)
@@ -468,6 +487,8 @@ static const struct {
     { "capture", do_capture },
     { "churn", do_churn },
     { "threads", do_threads },
+    { "free-twice", do_free_twice },
+    { "end-contexts", do_end_contexts },
     { "init-threads", do_init_threads },
     { "fork", do_fork },
     { "orphan", do_orphan },

@@ -131,12 +131,23 @@ pub fn run_within(command: &mut Command, deadline: Duration) -> Outcome {
 }
 
 /// Whether a process may have mounts of its own here, which takes root and a sandbox that allows it. Says so where not.
-#[expect(clippy::print_stdout, reason = "what a test could not check is said")]
 pub fn can_mount() -> bool {
-    let tried = Command::new("unshare").args(["--mount", "true"]).output();
+    can_unshare("--mount", "mounts")
+}
+
+/// Whether processes may have numbers of their own here, which takes the same.
+pub fn can_number() -> bool {
+    can_unshare("--pid", "process numbers")
+}
+
+#[expect(clippy::print_stdout, reason = "what a test could not check is said")]
+fn can_unshare(option: &str, what: &str) -> bool {
+    let tried = Command::new("unshare")
+        .args([option, "--fork", "true"])
+        .output();
     let can = tried.is_ok_and(|tried| tried.status.success());
     if !can {
-        println!("NOT CHECKED: no process can have mounts of its own here");
+        println!("NOT CHECKED: no process can have {what} of its own here");
     }
     can
 }

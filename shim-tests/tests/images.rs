@@ -1,7 +1,7 @@
 //! Memory that no allocator is asked for – images, greater limits, green contexts – is on the ledger as it is on the device.
 #![cfg(test)]
 
-use shim_tests::{Door, MIB, Machine, Tenant, World, program};
+use shim_tests::{Door, MIB, Machine, Tenant, World, accounts, child, program};
 
 const OUT_OF_MEMORY: u64 = 2;
 
@@ -238,6 +238,66 @@ fn a_context_is_charged_right_in_a_process_that_holds_memory_already() {
     assert_eq!(tenant.alloc("a", "cuMemCreate", 2 * MIB), 0);
     assert_eq!(tenant.status("context"), 0);
     assert_on_the_books(&machine, &mut tenant, "a context beside memory");
+}
+
+/// Loads images with first launches while another thread's free waits for the work of a stream; calls `look` after each.
+#[track_caller]
+fn launch_while_a_free_waits(tenant: &mut Tenant, mut look: impl FnMut(&mut Tenant)) {
+    assert_eq!(tenant.alloc("work", "cuLaunchHostFunc", 0), 0);
+    assert_eq!(tenant.alloc("block", "cuMemFree_v2-behind", 2 * MIB), 0);
+    for at in 0..6 {
+        let library = format!("library-{at}");
+        assert_eq!(tenant.alloc(&library, "cuLaunchKernel", 6 * MIB), 0);
+        look(tenant);
+    }
+    tenant.ok("free work");
+    tenant.ok("free block");
+}
+
+/// The thread leaves no moment at which the books and the device surely agree.
+#[test]
+fn what_launches_load_is_charged_while_another_thread_frees() {
+    let machine = Machine::new();
+    let mut tenant = tenant(&machine);
+    let idle_bytes = assert_on_the_books(&machine, &mut tenant, "a context");
+    launch_while_a_free_waits(&mut tenant, |tenant| {
+        assert_on_the_books(&machine, tenant, "loaded");
+    });
+    assert_on_the_books(&machine, &mut tenant, "all at rest");
+    for at in 0..6 {
+        tenant.ok(&format!("free library-{at}"));
+    }
+    let left_bytes = assert_on_the_books(&machine, &mut tenant, "unloaded");
+    assert_eq!(left_bytes, idle_bytes);
+}
+
+/// Where NVML knows a process by another number than it has itself, it does not tell what is certain: it is measured when
+/// all is at rest.
+#[test]
+fn what_launches_load_unseen_is_charged_at_the_next_moment_of_rest() {
+    if !child::can_number() {
+        return;
+    }
+    let machine = Machine::new();
+    // The simulated device is started outside: what is inside ends with the first process there.
+    let _outside = Tenant::with_context(&machine, &World::Bare);
+    let world = World::memory("one", &QUOTA_BYTES.to_string());
+    let mut command = machine.command(&world, "unshare");
+    command
+        .args(["--pid", "--fork", "--kill-child"])
+        .arg(program("images", Door::Linked))
+        .arg(Door::Linked.name());
+    let mut tenant = Tenant::spawn(&mut command);
+    tenant.ok("context");
+    let books = || accounts::of(&machine, "one")[0];
+    let idle = books();
+    assert!(idle.agree(), "{idle:?}");
+    launch_while_a_free_waits(&mut tenant, |_| {});
+    tenant.ok("info");
+    let loaded = books();
+    assert!(loaded.agree(), "{loaded:?}");
+    assert!(loaded.held_bytes > idle.held_bytes + 6 * 6 * MIB);
+    assert!(tenant.end().status.success());
 }
 
 /// A program without a quota is asked for nothing, and asks nothing.

@@ -1,23 +1,34 @@
-//! Arrays. Their tiled size is the driver's secret: what their texels take at least is charged, rounded up.
+//! Arrays. Their layout is the driver's secret: what their texels take at least is charged before the call, and what the driver was seen
+//! to take afterwards. `cuArrayGetMemoryRequirements` tells it of arrays only that have no memory of their own (CUDA Driver API:
+//! others than with `CUDA_ARRAY3D_DEFERRED_MAPPING` are refused).
+//!
+//! What an array of some description takes is measured once and charged beforehand from then on.
 #![expect(
     unsafe_code,
     reason = "reads the caller's descriptors and what the driver has written"
 )]
 
-use cuda_sys_stubs::abi::*;
+use std::collections::HashMap;
 
+use cuda_sys_stubs::abi::*;
+use limiter::units::Bytes;
+use parking_lot::Mutex;
+
+use crate::driver::Driver;
 use crate::entry::Cx;
-use crate::hooks::memory::{self, Place, Word};
+use crate::hooks::measure::{self, Size};
+use crate::hooks::memory::{self, Place, Untouched, Word};
 use crate::hooks::vmm;
 use crate::live::Key;
 
-/// Arrays are tiled in blocks of this size.
+/// Arrays are taken to be tiled in blocks of this size.
 const TILE_BYTES: u64 = 64 << 10;
+/// The driver backs memory in pages of this size (`cuMemGetAllocationGranularity`), which small arrays share.
+const PAGE_BYTES: u64 = 2 << 20;
 
-/// Bytes of one channel of a texel. A format that is none of these (video, block compression) is counted as the
-/// widest: too much rather than too little.
-fn channel_bytes(format: CUarray_format) -> u64 {
-    match format {
+/// Bytes of one channel of a texel; `None` of formats that have no such (video, block compression).
+fn channel_bytes(format: CUarray_format) -> Option<u64> {
+    Some(match format {
         CU_AD_FORMAT_UNSIGNED_INT8
         | CU_AD_FORMAT_SIGNED_INT8
         | CU_AD_FORMAT_UNORM_INT8X1
@@ -35,51 +46,176 @@ fn channel_bytes(format: CUarray_format) -> u64 {
         | CU_AD_FORMAT_SNORM_INT16X1
         | CU_AD_FORMAT_SNORM_INT16X2
         | CU_AD_FORMAT_SNORM_INT16X4 => 2,
-        _ => 4,
+        CU_AD_FORMAT_UNSIGNED_INT32 | CU_AD_FORMAT_SIGNED_INT32 | CU_AD_FORMAT_FLOAT => 4,
+        _ => return None,
+    })
+}
+
+/// All that an array's size depends on: of two that are alike the driver takes the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Shape {
+    width: u64,
+    height: u64,
+    depth: u64,
+    format: CUarray_format,
+    channels: u32,
+    flags: u32,
+    level_count: u32,
+}
+
+impl Shape {
+    fn new(descriptor: &CUDA_ARRAY3D_DESCRIPTOR, level_count: u32) -> Self {
+        Self {
+            width: descriptor.Width.get(),
+            height: descriptor.Height.get(),
+            depth: descriptor.Depth.get(),
+            format: descriptor.Format,
+            channels: descriptor.NumChannels,
+            flags: descriptor.Flags,
+            level_count,
+        }
+    }
+
+    /// Whether its memory comes from `cuMemCreate`.
+    fn is_mapped_later(&self) -> bool {
+        self.flags & (CUDA_ARRAY3D_SPARSE | CUDA_ARRAY3D_DEFERRED_MAPPING) != 0
+    }
+
+    /// Texels of a level: half of the one before in every dimension but that of layers, and at least 1 each.
+    fn texels(&self, level: u32) -> u64 {
+        let has_layers = self.flags & (CUDA_ARRAY3D_LAYERED | CUDA_ARRAY3D_CUBEMAP) != 0;
+        let depth_level = if has_layers { 0 } else { level };
+        let halved = |extent: u64, level| extent.checked_shr(level).unwrap_or(0).max(1);
+        halved(self.width, level)
+            .saturating_mul(halved(self.height, level))
+            .saturating_mul(halved(self.depth, depth_level))
+    }
+
+    /// Bytes that are charged before anything is known. A format without channels is counted as the widest that has some: too much
+    /// rather than too little.
+    fn expected_bytes(&self) -> u64 {
+        if self.is_mapped_later() {
+            return 0;
+        }
+        let channel_bytes = channel_bytes(self.format).unwrap_or(4);
+        let texel_bytes = channel_bytes.saturating_mul(self.channels.into());
+        let texels = (0..self.level_count)
+            .map(|level| self.texels(level))
+            .fold(0, u64::saturating_add);
+        texel_bytes
+            .saturating_mul(texels)
+            .checked_next_multiple_of(TILE_BYTES)
+            .unwrap_or(u64::MAX)
+    }
+
+    /// What it takes, where the driver was seen to take so many bytes of pages: never less than its texels, and those where they
+    /// explain the pages.
+    fn exact_bytes(&self, seen_bytes: u64) -> u64 {
+        let expected = self.expected_bytes();
+        let expected_pages = expected
+            .checked_next_multiple_of(PAGE_BYTES)
+            .unwrap_or(u64::MAX);
+        let is_guess = channel_bytes(self.format).is_none() && seen_bytes > 0;
+        if seen_bytes > expected_pages || is_guess {
+            seen_bytes
+        } else {
+            expected
+        }
     }
 }
 
-/// Bytes of an array's levels, each half the size of the one before in every dimension, but at least 1.
-fn array_bytes(descriptor: &CUDA_ARRAY3D_DESCRIPTOR, level_count: u32) -> u64 {
-    if descriptor.Flags & (CUDA_ARRAY3D_SPARSE | CUDA_ARRAY3D_DEFERRED_MAPPING) != 0 {
-        return 0; // its memory comes from `cuMemCreate`
-    }
-    let texel_bytes =
-        channel_bytes(descriptor.Format).saturating_mul(u64::from(descriptor.NumChannels));
-    let level_bytes = |level: u32| {
-        [descriptor.Width, descriptor.Height, descriptor.Depth]
-            .map(|extent| extent.get().checked_shr(level).unwrap_or(0).max(1))
-            .into_iter()
-            .fold(texel_bytes, u64::saturating_mul)
-    };
-    let bytes = (0..level_count)
-        .map(level_bytes)
-        .fold(0, u64::saturating_add);
-    bytes
-        .checked_next_multiple_of(TILE_BYTES)
-        .unwrap_or(u64::MAX)
+/// What arrays were seen to take, by device and shape.
+#[derive(Default)]
+pub(crate) struct Sizes(Mutex<HashMap<(usize, Shape), Known>>);
+
+#[derive(Clone, Copy)]
+struct Known {
+    bytes: u64,
+    /// How often it is still to be measured.
+    looks_left: u32,
 }
 
+/// An array is measured so often where others may have been counted in; the least counts.
+const UNCERTAIN_LOOKS: u32 = 3;
+
+impl Sizes {
+    /// Bytes of such an array, where they need not be measured any more.
+    fn get(&self, device_index: usize, shape: Shape) -> Option<u64> {
+        let sizes = self.0.lock();
+        let known = sizes.get(&(device_index, shape))?;
+        (known.looks_left == 0).then_some(known.bytes)
+    }
+
+    /// Bytes of such an array, of which a size was seen.
+    fn learn(&self, device_index: usize, shape: Shape, size: Size) -> u64 {
+        let bytes = shape.exact_bytes(size.bytes.get());
+        let mut sizes = self.0.lock();
+        let known = sizes.entry((device_index, shape)).or_insert(Known {
+            bytes,
+            looks_left: UNCERTAIN_LOOKS,
+        });
+        *known = if size.is_certain {
+            Known {
+                bytes,
+                looks_left: 0,
+            }
+        } else {
+            Known {
+                bytes: bytes.min(known.bytes),
+                looks_left: known.looks_left.saturating_sub(1),
+            }
+        };
+        known.bytes
+    }
+}
+
+/// Makes an array; `destroy` ends it again where it turns out not to fit.
+///
 /// # Safety
 /// As [`hooks`](crate::hooks); `A` is the type of an array's handle.
 unsafe fn create_of<A>(
     cx: Cx,
     call: impl FnOnce() -> CUresult,
     array: *mut *mut A,
-    descriptor: Option<CUDA_ARRAY3D_DESCRIPTOR>,
-    level_count: u32,
+    shape: Option<Shape>,
+    destroy: fn(&Driver, *mut A) -> CUresult,
 ) -> CUresult {
-    let (Some(place), Some(descriptor)) = (Place::current(cx), descriptor) else {
+    let (Some(place), Some(shape)) = (Place::current(cx), shape) else {
         return call();
     };
+    let sizes = &cx.attachment.array_sizes;
+    let known = sizes.get(place.device_index, shape);
+    let is_known = known.is_some() || shape.is_mapped_later();
+    // SAFETY: the caller's promise: its out-pointer.
+    let untouched = unsafe { Untouched::of(array) };
     // SAFETY: the driver's promise: after success it has written there.
-    memory::charged(
-        cx,
-        place,
-        array_bytes(&descriptor, level_count),
-        call,
-        || Key::Array(unsafe { array.read() }.addr()),
-    )
+    let made = || unsafe { array.read() };
+    let key = || Key::Array(made().addr());
+    let mut size = None;
+    let measured = || {
+        if is_known {
+            return call();
+        }
+        let (status, seen) = measure::sized(cx, call);
+        size = seen;
+        status
+    };
+    let bytes = known.unwrap_or_else(|| shape.expected_bytes());
+    let status = memory::charged(cx, place, bytes, measured, key);
+    let Some(size) = size.filter(|_| status == CUDA_SUCCESS) else {
+        return status;
+    };
+    let exact = Bytes::new(sizes.learn(place.device_index, shape, size));
+    if memory::settle(cx, key(), exact) {
+        return status;
+    }
+    let undone = memory::uncharged(cx, key(), || destroy(cx.driver, made()));
+    if undone != CUDA_SUCCESS {
+        return undone;
+    }
+    // SAFETY: as above.
+    unsafe { untouched.put_back() };
+    CUDA_ERROR_OUT_OF_MEMORY
 }
 
 /// An array as a program describes it, in whichever ABI.
@@ -137,9 +273,10 @@ pub(crate) unsafe fn create<D: Descriptor>(
     descriptor: *const D,
 ) -> CUresult {
     // SAFETY: the caller's promise: null or its descriptor.
-    let descriptor = unsafe { descriptor.as_ref() }.map(|descriptor| descriptor.volume());
+    let descriptor = unsafe { descriptor.as_ref() };
+    let shape = descriptor.map(|descriptor| Shape::new(&descriptor.volume(), 1));
     // SAFETY: as of this hook.
-    unsafe { create_of(cx, call, array, descriptor, 1) }
+    unsafe { create_of(cx, call, array, shape, Driver::destroy_array) }
 }
 
 /// `cuMipmappedArrayCreate`.
@@ -154,9 +291,12 @@ pub(crate) unsafe fn create_mipmapped(
     level_count: u32,
 ) -> CUresult {
     // SAFETY: the caller's promise: null or its descriptor.
-    let descriptor = unsafe { descriptor.as_ref() }.copied();
-    // SAFETY: as of this hook. No array has more levels than its widest extent has bits.
-    unsafe { create_of(cx, call, array, descriptor, level_count.min(u64::BITS)) }
+    let descriptor = unsafe { descriptor.as_ref() };
+    // No array has more levels than its widest extent has bits.
+    let level_count = level_count.min(u64::BITS);
+    let shape = descriptor.map(|descriptor| Shape::new(descriptor, level_count));
+    // SAFETY: as of this hook.
+    unsafe { create_of(cx, call, array, shape, Driver::destroy_mipmapped_array) }
 }
 
 /// `cuArrayDestroy`, `cuMipmappedArrayDestroy`.
@@ -171,6 +311,8 @@ pub(crate) unsafe fn destroy(cx: Cx, call: impl FnOnce() -> CUresult, array: usi
 mod tests {
     use super::*;
 
+    const MIB: u64 = 1 << 20;
+
     fn image(width: usize, height: usize, flags: u32) -> CUDA_ARRAY3D_DESCRIPTOR {
         CUDA_ARRAY3D_DESCRIPTOR {
             Width: width,
@@ -182,10 +324,21 @@ mod tests {
         }
     }
 
+    fn expected(descriptor: &CUDA_ARRAY3D_DESCRIPTOR, level_count: u32) -> u64 {
+        Shape::new(descriptor, level_count).expected_bytes()
+    }
+
+    fn seen(bytes: u64, is_certain: bool) -> Size {
+        Size {
+            bytes: Bytes::new(bytes),
+            is_certain,
+        }
+    }
+
     #[test]
     fn an_array_takes_its_texels_rounded_up_to_tiles() {
-        assert_eq!(array_bytes(&image(1024, 1024, 0), 1), 16 << 20);
-        assert_eq!(array_bytes(&image(1, 0, 0), 1), TILE_BYTES);
+        assert_eq!(expected(&image(1024, 1024, 0), 1), 16 * MIB);
+        assert_eq!(expected(&image(1, 0, 0), 1), TILE_BYTES);
     }
 
     #[test]
@@ -196,7 +349,7 @@ mod tests {
             Format: CU_AD_FORMAT_FLOAT,
             NumChannels: 4,
         };
-        assert_eq!(array_bytes(&plane.volume(), 1), 8 << 20);
+        assert_eq!(expected(&plane.volume(), 1), 8 * MIB);
         let volume = CUDA_ARRAY3D_DESCRIPTOR_v1 {
             Width: 1024,
             Height: 512,
@@ -205,26 +358,74 @@ mod tests {
             NumChannels: 4,
             Flags: 0,
         };
-        assert_eq!(array_bytes(&volume.volume(), 1), 24 << 20);
+        assert_eq!(expected(&volume.volume(), 1), 24 * MIB);
     }
 
     #[test]
     fn every_level_is_counted() {
         // 1024² + 512² + 256² texels of 16 bytes
-        assert_eq!(array_bytes(&image(1024, 1024, 0), 3), 21 << 20);
+        assert_eq!(expected(&image(1024, 1024, 0), 3), 21 * MIB);
+    }
+
+    #[test]
+    fn every_level_has_all_layers() {
+        let layers = CUDA_ARRAY3D_DESCRIPTOR {
+            Depth: 4,
+            ..image(1024, 1024, CUDA_ARRAY3D_LAYERED)
+        };
+        assert_eq!(expected(&layers, 3), 4 * 21 * MIB);
     }
 
     #[test]
     fn an_array_without_memory_of_its_own_takes_none() {
-        assert_eq!(array_bytes(&image(1024, 1024, CUDA_ARRAY3D_SPARSE), 1), 0);
+        assert_eq!(expected(&image(1024, 1024, CUDA_ARRAY3D_SPARSE), 1), 0);
         assert_eq!(
-            array_bytes(&image(1024, 1024, CUDA_ARRAY3D_DEFERRED_MAPPING), 1),
+            expected(&image(1024, 1024, CUDA_ARRAY3D_DEFERRED_MAPPING), 1),
             0
         );
     }
 
     #[test]
     fn an_absurd_size_does_not_wrap() {
-        assert_eq!(array_bytes(&image(usize::MAX, usize::MAX, 0), 64), u64::MAX);
+        assert_eq!(expected(&image(usize::MAX, usize::MAX, 0), 64), u64::MAX);
+    }
+
+    #[test]
+    fn what_its_texels_do_not_explain_is_the_arrays_too() {
+        let shape = Shape::new(&image(1024, 1056, 0), 1); // 16.5 MiB of texels
+        let texels = shape.expected_bytes();
+        assert_eq!(shape.exact_bytes(0), texels, "nothing was seen");
+        assert_eq!(shape.exact_bytes(18 * MIB), texels, "rounded up to pages");
+        assert_eq!(shape.exact_bytes(20 * MIB), 20 * MIB, "padding");
+    }
+
+    #[test]
+    fn a_format_without_channels_takes_what_was_seen() {
+        let compressed = CUDA_ARRAY3D_DESCRIPTOR {
+            Format: CU_AD_FORMAT_BC1_UNORM,
+            ..image(1024, 1024, 0)
+        };
+        let shape = Shape::new(&compressed, 1);
+        assert_eq!(shape.exact_bytes(0), 16 * MIB, "nothing was seen");
+        assert_eq!(shape.exact_bytes(2 * MIB), 2 * MIB);
+    }
+
+    #[test]
+    fn a_size_that_is_certain_is_not_measured_again() {
+        let (sizes, shape) = (Sizes::default(), Shape::new(&image(1024, 1024, 0), 1));
+        assert_eq!(sizes.get(0, shape), None);
+        assert_eq!(sizes.learn(0, shape, seen(18 * MIB, true)), 18 * MIB);
+        assert_eq!(sizes.get(0, shape), Some(18 * MIB));
+        assert_eq!(sizes.get(1, shape), None, "another device");
+    }
+
+    #[test]
+    fn of_sizes_that_others_may_be_counted_in_the_least_is_taken() {
+        let (sizes, shape) = (Sizes::default(), Shape::new(&image(1024, 1024, 0), 1));
+        assert_eq!(sizes.learn(0, shape, seen(40 * MIB, false)), 40 * MIB);
+        assert_eq!(sizes.learn(0, shape, seen(18 * MIB, false)), 18 * MIB);
+        assert_eq!(sizes.get(0, shape), None, "seen twice");
+        assert_eq!(sizes.learn(0, shape, seen(20 * MIB, false)), 18 * MIB);
+        assert_eq!(sizes.get(0, shape), Some(18 * MIB));
     }
 }

@@ -16,9 +16,10 @@ use parking_lot::Mutex;
 
 use crate::charge;
 use crate::driver::Nvml;
+use crate::ends::Moment;
 use crate::entry::{Api, Bare, Cuda, Cx};
 use crate::hooks::{measure, memory, pool};
-use crate::live::{Block, Key, Owner};
+use crate::live::{Block, Key};
 use crate::runtime;
 
 /// `cuInit`: where limits are in force they are in force before the program's first context, or the driver is not
@@ -108,7 +109,11 @@ pub(crate) fn charged(
         .filter(|&index| attachment.ledger.max(index).is_some())
         .and_then(|index| Some((index, attachment.share.board(index)?)))
     else {
-        return call();
+        let status = call();
+        if status == CUDA_SUCCESS {
+            was_made(cx, made());
+        }
+        return status;
     };
     let cost = board.context_cost(cx.driver.version().unwrap_or(0));
     let expected = cost.expect();
@@ -126,11 +131,12 @@ pub(crate) fn charged(
         return status;
     }
     let context = made();
+    was_made(cx, context);
     let key = Key::Context(context.addr());
     let block = Block {
         bytes: charge.commit(),
         device_index,
-        owner: Owner(context.addr()),
+        owner: attachment.owner(context),
     };
     memory::remember(cx, key, block);
     attachment.used.context_made();
@@ -273,46 +279,29 @@ pub(crate) unsafe fn set_limit(
     status
 }
 
-/// Whether a block ends with `context`: it is its own, or that of one that shares its memory.
-fn ends_with(cx: Cx, block: &Block, context: CUcontext) -> bool {
-    let Owner(owner) = block.owner;
-    cx.attachment.greens.primary_of(owner) == context.addr()
+/// Gives back what is on record as the context's that had this handle until `end`.
+fn give_back_until(cx: Cx, end: Moment, context: CUcontext) {
+    let is_its = |block: &Block| block.owner.context == context.addr() && block.owner.since < end;
+    for (_, block) in cx.attachment.live.take_all(is_its) {
+        memory::give_back(cx, block);
+    }
 }
 
-/// What was known of a context that is gone; what pools reserve may have gone with it.
-fn forget(cx: Cx, context: CUcontext) {
+/// A context was made: what had its handle before has ended, and its end may not be known yet.
+fn was_made(cx: Cx, context: CUcontext) {
+    let end = cx.attachment.context_ends.made(context.addr());
+    give_back_until(cx, end, context);
+}
+
+/// The context has ended that had this handle at `then`: what was taken in it is given back, and what was known of it forgotten.
+/// What pools reserve may have gone with it.
+fn has_ended(cx: Cx, context: CUcontext, then: Moment) {
+    let end = cx.attachment.context_ends.ended(context.addr(), then);
+    give_back_until(cx, end, context);
     cx.attachment.context_attachments.forget(context);
     cx.attachment.greens.forget_of(context);
     cx.attachment.used.forget();
     charge::refresh_all(cx);
-}
-
-fn give_back(cx: Cx, taken: Vec<(Key, Block)>) {
-    for (
-        _,
-        Block {
-            bytes,
-            device_index,
-            ..
-        },
-    ) in taken
-    {
-        cx.attachment.ledger.uncharge(device_index, bytes);
-    }
-}
-
-/// Takes out what `gone` names, calls, and gives it back, or puts it back on record if the driver refuses.
-fn ended(cx: Cx, call: impl FnOnce() -> CUresult, gone: impl FnMut(&Block) -> bool) -> CUresult {
-    let taken = cx.attachment.live.take_all(gone);
-    let status = call();
-    if status == CUDA_SUCCESS {
-        give_back(cx, taken);
-    } else {
-        for (key, block) in taken {
-            memory::remember(cx, key, block);
-        }
-    }
-    status
 }
 
 /// `cuCtxDestroy`.
@@ -327,9 +316,10 @@ pub(crate) unsafe fn destroy(
     cx.attachment
         .completion
         .forget_context(&cx.attachment.share, context);
-    let status = ended(cx, call, |block| ends_with(cx, block, context));
+    let then = cx.attachment.context_ends.now();
+    let status = call();
     if status == CUDA_SUCCESS {
-        forget(cx, context);
+        has_ended(cx, context, then);
     }
     status
 }
@@ -358,27 +348,26 @@ pub(crate) unsafe fn reset_primary(
     cx.attachment
         .completion
         .forget_context(&cx.attachment.share, context);
-    let status = ended(cx, call, |block| ends_with(cx, block, context));
+    let then = cx.attachment.context_ends.now();
+    let status = call();
     if status == CUDA_SUCCESS {
         if let Some(device_index) = device_index {
             pool::reset(cx, device_index);
         }
-        forget(cx, context);
+        has_ended(cx, context, then);
     }
     status
 }
 
-/// The primary context of `device` was released: if it is gone, so is what was allocated in it.
-pub(crate) fn primary_released(cx: Cx, device: CUdevice, context: CUcontext) {
+/// The primary context of `device` was released that was there at `then`: if it is gone, so is what was allocated in it.
+pub(crate) fn primary_released(cx: Cx, device: CUdevice, context: CUcontext, then: Moment) {
     if cx.driver.has_primary_context(device) != Ok(false) {
         return;
     }
     cx.attachment
         .completion
         .forget_context(&cx.attachment.share, context);
-    let live = &cx.attachment.live;
-    give_back(cx, live.take_all(|block| ends_with(cx, block, context)));
-    forget(cx, context);
+    has_ended(cx, context, then);
 }
 
 /// `cuDevicePrimaryCtxRelease`: the last release destroys the context, and only afterwards is it known to have been the last.
@@ -393,9 +382,10 @@ pub(crate) unsafe fn release_primary(
     let Some(context) = primary(cx, device) else {
         return call();
     };
+    let then = cx.attachment.context_ends.now();
     let status = call();
     if status == CUDA_SUCCESS {
-        primary_released(cx, device, context);
+        primary_released(cx, device, context, then);
     }
     status
 }

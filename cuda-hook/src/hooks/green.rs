@@ -8,30 +8,34 @@ use std::collections::HashMap;
 use std::ptr;
 
 use cuda_sys_stubs::abi::{CUDA_SUCCESS, CUcontext, CUdevice, CUgreenCtx, CUresult};
-use parking_lot::Mutex;
+use parking_lot::RwLock;
 
 use crate::entry::Cx;
 use crate::hooks::context::{self, Making};
 use crate::hooks::measure;
 
-/// The green contexts of this process, and to which primary context each belongs. What was allocated while one was current
-/// outlives it.
+/// The green contexts of this process, and to which primary context each belongs. What was allocated while one was current is
+/// the primary one's and outlives it.
 #[derive(Default)]
-pub(crate) struct Greens(Mutex<HashMap<usize, usize>>);
+pub(crate) struct Greens(RwLock<HashMap<usize, usize>>);
 
 impl Greens {
     /// The context whose end is the end of what was allocated in `context`.
     pub(crate) fn primary_of(&self, context: usize) -> usize {
-        self.0.lock().get(&context).copied().unwrap_or(context)
+        self.0.read().get(&context).copied().unwrap_or(context)
+    }
+
+    fn forget(&self, green: CUcontext) {
+        self.0.write().remove(&green.addr());
     }
 
     fn add(&self, green: CUcontext, primary: CUcontext) {
-        self.0.lock().insert(green.addr(), primary.addr());
+        self.0.write().insert(green.addr(), primary.addr());
     }
 
     /// The primary context is gone, and all that was its.
     pub(crate) fn forget_of(&self, primary: CUcontext) {
-        self.0.lock().retain(|_, of| *of != primary.addr());
+        self.0.write().retain(|_, of| *of != primary.addr());
     }
 }
 
@@ -76,7 +80,8 @@ pub(crate) unsafe fn destroy(
     call: impl FnOnce() -> CUresult,
     green: CUgreenCtx,
 ) -> CUresult {
-    if let Ok(context) = cx.driver.green_context(green) {
+    let own = cx.driver.green_context(green);
+    if let Ok(context) = own {
         cx.attachment
             .completion
             .forget_context(&cx.attachment.share, context);
@@ -86,10 +91,14 @@ pub(crate) unsafe fn destroy(
         .devices()
         .filter_map(|device| Some((device, context::primary(cx, device)?)))
         .collect();
+    let then = cx.attachment.context_ends.now();
     let status = call();
     if status == CUDA_SUCCESS {
+        if let Ok(context) = own {
+            cx.attachment.greens.forget(context);
+        }
         for (device, primary) in primaries {
-            context::primary_released(cx, device, primary);
+            context::primary_released(cx, device, primary, then);
         }
     }
     status

@@ -8,7 +8,8 @@
 //!
 //! Both looks are taken at a [`quiet`](crate::quiet) moment, so that what this process's other threads allocate between them is on
 //! its books as it is on the device. Calls that are measured at the same time may be charged for each other; together they
-//! are charged what they took.
+//! are charged what they took. Where other threads leave no such moment, what is certain is charged, and the rest
+//! [`owed`] until the next one.
 
 use cuda_sys_stubs::abi::{CUDA_ERROR_OUT_OF_MEMORY, CUDA_SUCCESS, CUcontext, CUresult};
 use limiter::units::Bytes;
@@ -16,16 +17,23 @@ use limiter::units::Bytes;
 use crate::charge;
 use crate::entry::Cx;
 use crate::live::{Block, Key, Owner};
+use crate::quiet::Look;
 use crate::runtime;
+
+pub(crate) mod owed;
 
 /// How much a measurement may cost.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Effort {
     /// NVML is asked before and after, which takes milliseconds: for calls that are seldom and take long themselves.
     Thorough,
-    /// NVML is asked only after the board's free memory has changed, and only bounds what is charged: for first uses.
+    /// NVML is asked only after the board's free memory has changed, and only bounds what is charged: for first uses. Beside
+    /// calls of other threads it is asked before, too.
     Quick,
 }
+
+/// NVML is asked so often before other threads were charged nothing meanwhile. Those that come are held back: few are left.
+const SAMPLES_MAX: u32 = 4;
 
 /// Memory as it is seen at one time, in bytes.
 #[derive(Clone, Copy, Debug)]
@@ -55,13 +63,54 @@ fn taken(before: Seen, after: Seen) -> i128 {
     }
 }
 
+/// What was taken since `before` by this process, where calls of other threads were under way. Their bytes are on the books before
+/// they are on the device, and longer: what NVML lists beyond the books is surely not theirs.
+fn taken_beside_others(before: Seen, after: Seen) -> i128 {
+    let bytes = taken(before, after);
+    match after.listed {
+        Some(listed) if bytes > 0 => bytes.min(change(after.own, listed).max(0)),
+        _ => bytes,
+    }
+}
+
+impl Seen {
+    /// What is to be seen now; `None` where the driver cannot be asked.
+    fn now(cx: Cx, context: CUcontext, device_index: usize, asks_nvml: bool) -> Option<Self> {
+        // What the driver has given back unseen is no longer on the device.
+        charge::refresh(cx, device_index);
+        let free = free(cx, context)?;
+        let (own, listed) = if asks_nvml {
+            listed_beside(cx, device_index)
+        } else {
+            (cx.attachment.ledger.own(device_index), None)
+        };
+        Some(Self { free, own, listed })
+    }
+}
+
+/// What NVML lists as this process's, and what was on its books meanwhile: all that can be in the former of what other threads have
+/// under way. Not listed, where they are charged all the time.
+fn listed_beside(cx: Cx, device_index: usize) -> (Bytes, Option<Bytes>) {
+    let ledger = &cx.attachment.ledger;
+    for _ in 0..SAMPLES_MAX {
+        let grants = ledger.own_grants(device_index);
+        let own = ledger.own(device_index);
+        let listed = listed(cx, device_index);
+        if ledger.own_grants(device_index) == grants {
+            return (own.max(ledger.own(device_index)), listed);
+        }
+    }
+    (ledger.own(device_index), None)
+}
+
 /// A measurement under way, in one context on a device with a quota.
 struct Meter {
     cx: Cx,
     context: CUcontext,
+    owner: Owner,
     device_index: usize,
     effort: Effort,
-    is_quiet: bool,
+    look: Look,
     before: Seen,
 }
 
@@ -81,10 +130,14 @@ impl Unpaid {
     }
 }
 
-/// Puts what was measured on the books of its context.
+/// Puts what was measured on the books of its context. Where that has ended since, so has what was taken in it.
 fn grow(cx: Cx, block: Block) {
-    let Owner(context) = block.owner;
+    let Owner { context, since } = block.owner;
     cx.attachment.live.grow(Key::Grown(context), block);
+    if cx.attachment.context_ends.has_ended(context, since) {
+        let less = cx.attachment.live.shrink(Key::Grown(context), block.bytes);
+        cx.attachment.ledger.uncharge(block.device_index, less);
+    }
 }
 
 /// Takes what was given back off the books of its context; what these do not hold, of the device's other contexts: a library
@@ -92,20 +145,35 @@ fn grow(cx: Cx, block: Block) {
 fn shrink(cx: Cx, block: Block) {
     let live = &cx.attachment.live;
     let is_grown = |key: &Key| matches!(key, Key::Grown(_));
-    let mut keys: Vec<Key> = live
-        .find_all(|key, other| is_grown(key) && other.device_index == block.device_index)
-        .into_iter()
-        .map(|(key, _)| key)
-        .collect();
-    keys.sort_by_key(|key| match (key, block.owner) {
-        (Key::Grown(context), Owner(owner)) => *context != owner,
-        _ => true,
-    });
+    let mut grown =
+        live.find_all(|key, other| is_grown(key) && other.device_index == block.device_index);
+    grown.sort_by_key(|(_, other)| other.owner.context != block.owner.context);
     let mut left = block.bytes.get();
-    for key in keys {
+    for (key, _) in grown {
         let less = live.shrink(key, Bytes::new(left));
         cx.attachment.ledger.uncharge(block.device_index, less);
         left = left.saturating_sub(less.get());
+    }
+}
+
+/// Charges what was taken, or gives back what is negative.
+fn settle(cx: Cx, owner: Owner, device_index: usize, bytes: i128) -> Result<(), Unpaid> {
+    let block = Block {
+        bytes: Bytes::new(u64::try_from(bytes.unsigned_abs()).unwrap_or(u64::MAX)),
+        device_index,
+        owner,
+    };
+    if bytes < 0 {
+        shrink(cx, block);
+        return Ok(());
+    }
+    match charge::try_charge(cx, device_index, block.bytes) {
+        Ok(charge) => {
+            charge.commit();
+            grow(cx, block);
+            Ok(())
+        }
+        Err(_) => Err(Unpaid { cx, block }),
     }
 }
 
@@ -129,78 +197,61 @@ impl Meter {
             .ok()?;
         let device_index = cx.attachment.device_index(device)?;
         cx.attachment.ledger.max(device_index)?;
-        cx.attachment.quiet.look(|is_quiet| {
-            // What the driver has given back unseen is no longer on the device.
-            charge::refresh(cx, device_index);
-            let listed = match effort {
-                Effort::Thorough => listed(cx, device_index),
-                Effort::Quick => None,
-            };
-            let before = Seen {
-                free: free(cx, context)?,
-                own: cx.attachment.ledger.own(device_index),
-                listed,
-            };
+        cx.attachment.quiet.look(|look| {
+            // Where another thread is in the way now, a later look will have to tell what was taken.
+            let asks_nvml = effort == Effort::Thorough || !look.is_quiet;
             Some(Self {
                 cx,
                 context,
+                owner: cx.attachment.owner(context),
                 device_index,
                 effort,
-                is_quiet,
-                before,
+                look,
+                before: Seen::now(cx, context, device_index, asks_nvml)?,
             })
         })
     }
 
+    /// What is to be seen after the call; `None` where it has changed nothing.
+    fn after(&self) -> Option<Seen> {
+        let Self {
+            cx,
+            context,
+            device_index,
+            ..
+        } = *self;
+        let asked = free(cx, context).filter(|free| *free != self.before.free);
+        asked.and_then(|_| Seen::now(cx, context, device_index, true))
+    }
+
     /// What the driver has taken since; negative: given back.
-    fn taken(&self, is_quiet: bool) -> i128 {
-        charge::refresh(self.cx, self.device_index);
-        let Some(free) = free(self.cx, self.context).filter(|free| *free != self.before.free)
-        else {
-            return 0;
-        };
-        let after = Seen {
-            free,
-            own: self.cx.attachment.ledger.own(self.device_index),
-            listed: listed(self.cx, self.device_index),
-        };
+    fn taken(&self, is_certain: bool) -> i128 {
+        let Some(after) = self.after() else { return 0 };
         let bytes = match self.effort {
-            Effort::Thorough => taken(self.before, after),
-            // Using something gives nothing back; and what others have under way is not to be taken for an image.
-            Effort::Quick if self.is_quiet && is_quiet => taken(self.before, after).max(0),
-            Effort::Quick => 0,
+            Effort::Thorough if is_certain => taken(self.before, after),
+            Effort::Thorough if is_certain => taken(self.before, after),
+            Effort::Thorough => taken_beside_others(self.before, after),
+            // Using something gives nothing back.
+            Effort::Quick if is_certain => taken(self.before, after).max(0),
+            Effort::Quick if after.listed.is_none() => 0,
+            Effort::Quick => taken_beside_others(self.before, after).max(0),
         };
-        tracing::debug!(%bytes, "measured what the driver took");
+        tracing::debug!(%bytes, is_certain, "measured what the driver took");
         bytes
     }
 
-    /// Charges the context what was taken since.
+    /// Charges the context what was taken since. Beside calls of other threads that may not be all: the rest is owed.
     fn finish(self) -> Result<(), Unpaid> {
         let quiet = &self.cx.attachment.quiet;
-        quiet.look(|is_quiet| self.settle(self.taken(is_quiet)))
-    }
-
-    fn settle(&self, bytes: i128) -> Result<(), Unpaid> {
-        let Self {
-            cx, device_index, ..
-        } = *self;
-        let block = Block {
-            bytes: Bytes::new(u64::try_from(bytes.unsigned_abs()).unwrap_or(u64::MAX)),
-            device_index,
-            owner: Owner(self.context.addr()),
-        };
-        if bytes < 0 {
-            shrink(cx, block);
-            return Ok(());
-        }
-        match charge::try_charge(cx, device_index, block.bytes) {
-            Ok(charge) => {
-                charge.commit();
-                grow(cx, block);
-                Ok(())
+        quiet.look(|look| {
+            let is_certain = self.look.is_quiet && look.is_quiet;
+            let bytes = self.taken(is_certain);
+            let settled = settle(self.cx, self.owner, self.device_index, bytes);
+            if !is_certain {
+                owed::put(&self, bytes);
             }
-            Err(_) => Err(Unpaid { cx, block }),
-        }
+            settled
+        })
     }
 }
 
@@ -252,6 +303,39 @@ pub(crate) fn grown(
             unpaid.charge();
             CUDA_ERROR_OUT_OF_MEMORY
         }),
+    )
+}
+
+/// What the driver took for something, where that could be seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Size {
+    /// What was taken, in whole pages as the device backs memory.
+    pub(crate) bytes: Bytes,
+    /// Whether it is this process's for certain: where NVML does not list the process, others may have been counted in.
+    pub(crate) is_certain: bool,
+}
+
+/// Calls, and says what the driver took in the current context; `None` where other threads were in the way. What is charged for
+/// the call is on the books already, so that it is in the others' way until it has returned.
+pub(crate) fn sized(cx: Cx, call: impl FnOnce() -> CUresult) -> (CUresult, Option<Size>) {
+    let context = cx.driver.current_context();
+    let meter = context
+        .ok()
+        .and_then(|context| Meter::start(cx, context, Effort::Thorough));
+    let status = call();
+    let look = |meter: Meter| {
+        cx.attachment.quiet.look(|look| {
+            let after = meter.after();
+            let after = after.filter(|_| look.is_next_after(meter.look))?;
+            Some(Size {
+                bytes: Bytes::new(u64::try_from(taken(meter.before, after)).unwrap_or(0)),
+                is_certain: meter.before.listed.and(after.listed).is_some(),
+            })
+        })
+    };
+    (
+        status,
+        meter.filter(|_| status == CUDA_SUCCESS).and_then(look),
     )
 }
 
@@ -311,6 +395,20 @@ mod tests {
             0,
             "another thread's, and paid for"
         );
+    }
+
+    #[test]
+    fn beside_other_threads_no_more_is_charged_than_is_surely_not_theirs() {
+        let before = seen(1000, 50, Some(50));
+        // An image took 6. Another thread's block of 10 is on the books and not on the device yet, or no longer.
+        assert_eq!(
+            taken_beside_others(before, seen(994, 60, Some(56))),
+            -i128::from(4 * MIB)
+        );
+        // It was so at the first look, and has come.
+        let coming = seen(1000, 60, Some(50));
+        let after = seen(984, 60, Some(66));
+        assert_eq!(taken_beside_others(coming, after), i128::from(6 * MIB));
     }
 
     #[test]

@@ -4,6 +4,8 @@
     reason = "reads what the driver has written to the caller's out-pointers"
 )]
 
+use std::mem::MaybeUninit;
+
 use cuda_sys_stubs::abi::{CUDA_ERROR_OUT_OF_MEMORY, CUDA_SUCCESS, CUresult};
 use limiter::units::Bytes;
 
@@ -68,7 +70,7 @@ impl Place {
         let context = cx.driver.current_context().ok()?;
         Some(Self {
             device_index,
-            owner: Owner(context.addr()),
+            owner: cx.attachment.owner(context),
         })
     }
 }
@@ -104,35 +106,69 @@ pub(crate) fn charged(
     status
 }
 
-/// Records a committed block. An address that was still on record had been freed where we could not see it.
+/// Gives the charge of a block back that is on record no more.
+pub(crate) fn give_back(cx: Cx, block: Block) {
+    let ledger = &cx.attachment.ledger;
+    ledger.uncharge(block.device_index, block.bytes);
+}
+
+/// Records a committed block. What was still on record there had been freed. Where the block's context has ended since the call, so
+/// has the block.
 pub(crate) fn remember(cx: Cx, key: Key, block: Block) {
-    if let Some(Block {
-        bytes,
-        device_index,
-        ..
-    }) = cx.attachment.live.insert(key, block)
-    {
-        tracing::warn!(?key, "freed unseen");
-        cx.attachment.ledger.uncharge(device_index, bytes);
+    let live = &cx.attachment.live;
+    let Some((record, replaced)) = live.insert(key, block) else {
+        return;
+    };
+    let Owner { context, since } = block.owner;
+    let is_gone = cx.attachment.context_ends.has_ended(context, since);
+    let gone = is_gone.then(|| live.take(key, record)).flatten();
+    for block in replaced.into_iter().chain(gone) {
+        tracing::debug!(?key, "freed unseen");
+        give_back(cx, block);
     }
 }
 
-/// Takes the block of `key` out, calls, and gives its charge back, or puts it back if the driver refuses.
+/// Calls, and gives back what is on record under `key`, if the call succeeds and nobody else has given it back.
 pub(crate) fn uncharged(cx: Cx, key: Key, call: impl FnOnce() -> CUresult) -> CUresult {
-    let taken = cx.attachment.live.take(key);
+    let live = &cx.attachment.live;
+    let record = live.find(key);
     let status = call();
-    match taken {
-        Some(Block {
-            bytes,
-            device_index,
-            ..
-        }) if status == CUDA_SUCCESS => {
-            cx.attachment.ledger.uncharge(device_index, bytes);
-        }
-        Some(block) => remember(cx, key, block),
-        None => {}
+    if status == CUDA_SUCCESS
+        && let Some(block) = record.and_then(|record| live.take(key, record))
+    {
+        give_back(cx, block);
     }
     status
+}
+
+/// What an out-pointer leads to before a call: where an allocation is undone it is put back, for a driver that refuses writes
+/// nothing.
+pub(crate) struct Untouched<T> {
+    place: *mut T,
+    before: MaybeUninit<T>,
+}
+
+impl<T> Untouched<T> {
+    /// # Safety
+    /// `place` is the caller's out-pointer: null, or memory that may be written.
+    pub(crate) unsafe fn of(place: *mut T) -> Self {
+        let before = if place.is_null() {
+            MaybeUninit::uninit()
+        } else {
+            // SAFETY: the caller's promise. Whether anything was ever written there does not matter.
+            unsafe { place.cast::<MaybeUninit<T>>().read() }
+        };
+        Self { place, before }
+    }
+
+    /// Puts it back.
+    ///
+    /// # Safety
+    /// The driver has written there: it is not null.
+    pub(crate) unsafe fn put_back(self) {
+        // SAFETY: the caller's promise.
+        unsafe { self.place.cast::<MaybeUninit<T>>().write(self.before) };
+    }
 }
 
 /// `cuMemAlloc`, `cuMemAllocManaged`. Managed memory is charged in full although its pages come and go.
@@ -178,6 +214,8 @@ pub(crate) unsafe fn alloc_pitch<P: Word, S: Word>(
     let row_bytes = width_bytes
         .checked_next_multiple_of(PITCH_ALIGNMENT_BYTES)
         .unwrap_or(u64::MAX);
+    // SAFETY: the caller's promise: its out-pointers.
+    let untouched = unsafe { (Untouched::of(dptr), Untouched::of(pitch)) };
     // SAFETY: the driver's promise: after success it has written there.
     let written = || unsafe { (dptr.read().get(), pitch.read().get()) };
     let status = charged(cx, place, row_bytes.saturating_mul(height), call, || {
@@ -195,46 +233,39 @@ pub(crate) unsafe fn alloc_pitch<P: Word, S: Word>(
         return CUDA_SUCCESS;
     }
     let undone = uncharged(cx, Key::Pointer(pointer), || cx.driver.free(pointer));
-    if undone == CUDA_SUCCESS {
-        CUDA_ERROR_OUT_OF_MEMORY
-    } else {
-        undone
+    if undone != CUDA_SUCCESS {
+        return undone;
     }
+    // SAFETY: as above.
+    unsafe {
+        untouched.0.put_back();
+        untouched.1.put_back();
+    }
+    CUDA_ERROR_OUT_OF_MEMORY
 }
 
 /// Corrects the charge of a block to what it turned out to take; `false` if the quota has no room for the rest of it.
 pub(crate) fn settle(cx: Cx, key: Key, exact: Bytes) -> bool {
-    let ledger = &cx.attachment.ledger;
-    // Not there: another thread has freed it already.
-    let Some(block) = cx.attachment.live.take(key) else {
-        return true;
+    let live = &cx.attachment.live;
+    let Some(record) = live.find(key) else {
+        return true; // another thread has freed it already
     };
     let Block {
         bytes,
         device_index,
         ..
-    } = block;
-    let (missing, excess) = (
-        exact.get().saturating_sub(bytes.get()),
-        bytes.get().saturating_sub(exact.get()),
-    );
-    let settled = match charge::try_charge(cx, device_index, Bytes::new(missing)) {
-        Ok(charge) => {
-            charge.commit();
-            ledger.uncharge(device_index, Bytes::new(excess));
-            true
-        }
-        Err(_) => false,
+    } = record.block;
+    let missing = Bytes::new(exact.get().saturating_sub(bytes.get()));
+    let Ok(charge) = charge::try_charge(cx, device_index, missing) else {
+        return false;
     };
-    remember(
-        cx,
-        key,
-        Block {
-            bytes: if settled { exact } else { bytes },
-            ..block
-        },
-    );
-    settled
+    // Where it was freed meanwhile, the rest goes with `charge`.
+    if live.resize(key, record, exact) {
+        charge.commit();
+        let excess = Bytes::new(bytes.get().saturating_sub(exact.get()));
+        cx.attachment.ledger.uncharge(device_index, excess);
+    }
+    true
 }
 
 /// `cuMemFree`. A pointer that is not on record is the driver's affair.

@@ -19,7 +19,7 @@ use parking_lot::{Mutex, RwLock};
 use crate::driver::Driver;
 use crate::entry::Cx;
 use crate::hooks::measure;
-use crate::live::{Block, Key, Owner};
+use crate::live::{Block, Key};
 
 /// A use that may make the driver load something: once in each context.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -76,7 +76,8 @@ impl Used {
 fn context_of(cx: Cx, module: CUmodule) -> CUcontext {
     let known = cx.attachment.used.loaded_in.lock().remove(&module.addr());
     let on_the_books = |context: &usize| {
-        let is_grown = |key: &Key, _: &Block| *key == Key::Grown(*context);
+        let owner = cx.attachment.greens.primary_of(*context);
+        let is_grown = |key: &Key, _: &Block| *key == Key::Grown(owner);
         !cx.attachment.live.find_all(is_grown).is_empty()
     };
     known
@@ -261,10 +262,7 @@ pub(crate) unsafe fn unload_library(cx: Cx, call: impl FnOnce() -> CUresult) -> 
         .live
         .find_all(|key, _| matches!(key, Key::Grown(_)))
         .into_iter()
-        .map(|(_, block)| {
-            let Owner(context) = block.owner;
-            (block.device_index, context)
-        })
+        .map(|(_, block)| (block.device_index, block.owner.context))
         .collect();
     let contexts = one_each.into_values().map(ptr::with_exposed_provenance_mut);
     let status = measure::uncharged(cx, contexts, call);

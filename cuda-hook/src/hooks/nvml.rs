@@ -14,6 +14,7 @@ use cuda_sys_stubs::nvml_abi::{
 
 use crate::charge;
 use crate::entry::{Bare, Cx, Management};
+use crate::hooks::measure::owed;
 use crate::hooks::report;
 use crate::runtime::{MemoryUse, Stance};
 
@@ -60,7 +61,9 @@ pub(crate) unsafe fn memory_info(
     if let Some(attachment) = cx.runtime.attached()
         && let Ok(driver) = cx.runtime.driver()
     {
-        charge::refresh_all(Cx { driver, attachment });
+        let cx = Cx { driver, attachment };
+        owed::pay(cx);
+        charge::refresh_all(cx);
     }
     let status = call();
     let Stance::Limited(limited) = cx.runtime.stance() else {

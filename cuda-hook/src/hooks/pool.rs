@@ -31,8 +31,18 @@ pub(crate) struct Pools(Mutex<State>);
 struct State {
     /// By handle. A destroyed pool is not among them, and its handle may be another's.
     pools: HashMap<usize, Arc<Pool>>,
-    /// The blocks that are out, and of which pool.
-    blocks: HashMap<CUdeviceptr, Arc<Pool>>,
+    /// The blocks that are out.
+    blocks: HashMap<CUdeviceptr, Out>,
+    /// How many were ever handed out.
+    handed_out: u64,
+}
+
+/// A block that is out of a pool.
+#[derive(Clone)]
+struct Out {
+    pool: Arc<Pool>,
+    /// No other block has it that ever was at the same address.
+    number: u64,
 }
 
 /// A pool on a device.
@@ -50,7 +60,7 @@ struct Pool {
 
 impl State {
     fn is_out(&self, pool: &Arc<Pool>) -> bool {
-        self.blocks.values().any(|other| Arc::ptr_eq(other, pool))
+        self.blocks.values().any(|out| Arc::ptr_eq(&out.pool, pool))
     }
 }
 
@@ -285,26 +295,43 @@ fn undo(cx: Cx, pool: &Pool, block: CUdeviceptr, stream: CUstream) -> CUresult {
 
 impl Pools {
     fn put_block(&self, block: CUdeviceptr, pool: &Arc<Pool>) {
-        self.0.lock().blocks.insert(block, Arc::clone(pool));
+        let mut state = self.0.lock();
+        state.handed_out = state.handed_out.wrapping_add(1);
+        let out = Out {
+            pool: Arc::clone(pool),
+            number: state.handed_out,
+        };
+        state.blocks.insert(block, out);
     }
 
-    /// The pool of a block, which is out no more.
-    fn take_block(&self, block: CUdeviceptr) -> Option<Arc<Pool>> {
-        self.0.lock().blocks.remove(&block)
+    fn find_block(&self, block: CUdeviceptr) -> Option<Out> {
+        self.0.lock().blocks.get(&block).cloned()
+    }
+
+    /// The block is out no more. What another thread was given at its address meanwhile, is.
+    fn take_block(&self, block: CUdeviceptr, number: u64) {
+        let mut state = self.0.lock();
+        if state
+            .blocks
+            .get(&block)
+            .is_some_and(|out| out.number == number)
+        {
+            state.blocks.remove(&block);
+        }
     }
 }
 
 /// Frees linear memory, of a pool or not, by `call`.
 pub(crate) fn freed(cx: Cx, block: CUdeviceptr, call: impl FnOnce() -> CUresult) -> CUresult {
     let pools = &cx.attachment.pools;
-    let Some(pool) = pools.take_block(block) else {
+    let Some(Out { pool, number }) = pools.find_block(block) else {
         return memory::uncharged(cx, Key::Pointer(block), call);
     };
     let status = call();
     if status != CUDA_SUCCESS {
-        pools.put_block(block, &pool);
         return status;
     }
+    pools.take_block(block, number);
     pool.is_freeing.store(true, Ordering::Relaxed);
     if !pool.is_destroyed.load(Ordering::Acquire) {
         pool.refresh(cx);
@@ -416,8 +443,8 @@ pub(crate) fn reset(cx: Cx, device_index: usize) {
     {
         let mut state = cx.attachment.pools.0.lock();
         let on_device = |pool: &Pool| pool.reservation.device_index() == device_index;
-        let blocks = state.blocks.extract_if(|_, pool| on_device(pool));
-        gone.extend(blocks.map(|(_, pool)| pool));
+        let blocks = state.blocks.extract_if(|_, out| on_device(&out.pool));
+        gone.extend(blocks.map(|(_, out)| out.pool));
     }
     let orphaned = gone
         .iter()

@@ -157,7 +157,11 @@ pub(crate) unsafe fn export_range(
     });
     if status == CUDA_SUCCESS && !is_mapped {
         let block = cx.driver.block_at(address);
-        let kept = block.map(|start| cx.attachment.live.take(Key::Pointer(start)));
+        let live = &cx.attachment.live;
+        let kept = block.ok().and_then(|start| {
+            let key = Key::Pointer(start);
+            live.take(key, live.find(key)?)
+        });
         tracing::debug!(?kept, "charged until the process ends");
     }
     status

@@ -25,6 +25,19 @@ fn set(dir: &Path, memory: &str) {
 }
 
 #[test]
+fn what_a_process_was_granted_is_counted_and_what_it_gives_back_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = attach(dir.path(), Some(100));
+    let _ = ledger.try_charge(0, bytes(101)).unwrap_err();
+    assert_eq!(ledger.own_grants(0), 0);
+    ledger.try_charge(0, bytes(60)).unwrap().commit();
+    ledger.charge(0, bytes(60));
+    assert_eq!(ledger.own_grants(0), 2);
+    ledger.uncharge(0, bytes(60));
+    assert_eq!(ledger.own_grants(0), 2);
+}
+
+#[test]
 fn a_refused_charge_leaves_nothing_charged() {
     let dir = tempfile::tempdir().unwrap();
     let ledger = attach(dir.path(), Some(100));
