@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::time::Duration;
 
-use clap::{ArgGroup, Args, CommandFactory, Parser, Subcommand};
+use clap::{ArgGroup, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 /// Share one NVIDIA GPU between programs: a memory quota and an SM share for each of them.
 ///
@@ -22,6 +22,8 @@ pub(crate) enum Command {
     Run(RunArgs),
     /// Show what every container may use, uses and waited for
     Status(StatusArgs),
+    /// The same, live: bars, shares, sorted
+    Top(TopArgs),
     /// Change a container's limits while its programs run
     Set(SetArgs),
     /// Say whether limits can be enforced on this machine, and if not, why and what to do
@@ -37,6 +39,7 @@ impl Command {
         let name = match self {
             Self::Run(_) => "run",
             Self::Status(_) => "status",
+            Self::Top(_) => "top",
             Self::Set(_) => "set",
             Self::Doctor(_) => "doctor",
             Self::Sim(_) => "sim",
@@ -91,13 +94,52 @@ pub(crate) struct RunArgs {
 
 /// Show what every container may use, uses and waited for
 ///
-/// Reads the folder of the shared state ($CUDA_HOOK_DIR, else /run/cuda-hook, else /dev/shm/cuda-hook-UID).
+/// Reads the folder of the shared state ($CUDA_HOOK_DIR, else /run/cuda-hook, else /dev/shm/cuda-hook-UID), and asks NVML, or the
+/// simulated machine that runs here, what it lists of each process. Says what was refused to whom and why, what is on nobody's books,
+/// and which processes use a GPU without any limit.
 #[derive(Args, Debug)]
 #[command(after_help = STATUS_EXAMPLES)]
 pub(crate) struct StatusArgs {
     /// Print JSON, for scripts; "schema" says which
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// What every container uses of its limits, live
+///
+/// As `cuda-hook status`, again and again, with bars, the share of GPU time that each had since the frame before, and the part of that
+/// time in which its launches waited. Keys: m memory, g GPU time, w waiting, r refusals, n name: what to sort by; up and down to scroll;
+/// q to quit. Where standard output is no terminal one frame is printed.
+#[derive(Args, Debug)]
+#[command(after_help = TOP_EXAMPLES)]
+pub(crate) struct TopArgs {
+    /// Print one frame as text and end
+    #[arg(long)]
+    pub(crate) once: bool,
+
+    /// Time between two frames: 1ms to 3600s
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = crate::ticks::period)]
+    pub(crate) every: Duration,
+
+    /// What stands first
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) sort: Sort,
+}
+
+/// What `top` sorts by: the most comes first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Sort {
+    /// Memory in use.
+    #[default]
+    Memory,
+    /// Share of GPU time.
+    Gpu,
+    /// Time for which launches waited.
+    Waiting,
+    /// Refused calls.
+    Refusals,
+    /// The container's name, from a to z.
+    Name,
 }
 
 /// Change a container's limits while its programs run
@@ -179,7 +221,7 @@ pub(crate) struct WatchArgs {
     pub(crate) json: bool,
 
     /// Time between two lines: 1ms to 3600s
-    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = crate::sim::period)]
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = crate::ticks::period)]
     pub(crate) every: Duration,
 
     /// Wait for a machine to start where none is running
@@ -201,6 +243,7 @@ Examples:
   cuda-hook run --memory 4GiB --sm 30 -- python3 train.py
   cuda-hook run --memory 4GiB --sm 30 --sim t4 -- python3 train.py      without a GPU
   cuda-hook status                                       what every container has and uses
+  cuda-hook top                                          the same, live
   cuda-hook set trainer-7 --memory 6GiB                  change it while it runs
 
 Exit status: 0 done, 1 failed, 2 wrong usage; of `run`, the program's own.";
@@ -232,6 +275,12 @@ Examples:
   cuda-hook status
   cuda-hook status --json
   CUDA_HOOK_DIR=/dev/shm/mine cuda-hook status";
+
+const TOP_EXAMPLES: &str = "\
+Examples:
+  cuda-hook top
+  cuda-hook top --sort gpu --every 250ms
+  cuda-hook top --once > frame.txt";
 
 const SET_EXAMPLES: &str = "\
 Examples:

@@ -4,6 +4,8 @@ mod args;
 mod artefacts;
 mod doctor;
 mod failure;
+mod listed;
+mod notes;
 mod output;
 mod quantity;
 mod run;
@@ -12,6 +14,8 @@ mod settings;
 mod sim;
 mod status;
 mod table;
+mod ticks;
+mod top;
 
 use std::process::ExitCode;
 
@@ -37,6 +41,7 @@ fn carry_out(command: &Command) -> Result<ExitCode, Failure> {
     match command {
         Command::Run(args) => match run::run(args)? {},
         Command::Status(args) => status::status(args),
+        Command::Top(args) => top::top(args),
         Command::Set(args) => set::set(args),
         Command::Doctor(args) => doctor::doctor(args),
         Command::Sim(command) => sim::sim(command).map(|()| ExitCode::SUCCESS),

@@ -14,7 +14,6 @@ use crate::output;
 use crate::quantity;
 use crate::table::{Align, Table};
 use report::{Report, compute_capability};
-pub(crate) use watch::period;
 
 /// Does what was asked of the simulated machine.
 pub(crate) fn sim(command: &SimCommand) -> Result<(), Failure> {

@@ -1,4 +1,4 @@
-//! `cuda-hook status`: what every container may use, uses, and waited for.
+//! `cuda-hook status`: what every container may use, uses, waited for, and was refused.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -7,6 +7,8 @@ use limiter::sample::{self, BoardSample, ContainerSample, DeviceSample, Sample};
 
 use crate::args::StatusArgs;
 use crate::failure::Failure;
+use crate::listed::Lists;
+use crate::notes;
 use crate::output;
 use crate::quantity;
 use crate::settings;
@@ -20,12 +22,7 @@ pub(crate) fn status(args: &StatusArgs) -> Result<ExitCode, Failure> {
     let folder = settings::of(&settings::environment())
         .map_err(Failure::failed)?
         .dir;
-    let sample = sample::read(&folder).map_err(|error| {
-        Failure::failed(format_args!(
-            "{}: {error}; CUDA_HOOK_DIR names another folder",
-            folder.display()
-        ))
-    })?;
+    let sample = sample_of(&folder, &mut Lists::default())?;
     for entry in &sample.skipped {
         output::complain(format_args!("warning: {entry}"));
     }
@@ -35,6 +32,19 @@ pub(crate) fn status(args: &StatusArgs) -> Result<ExitCode, Failure> {
         output::print(text(sample, &folder))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What the ledgers in `folder` say, beside what the GPUs' driver lists.
+pub(crate) fn sample_of(folder: &Path, lists: &mut Lists) -> Result<Sample, Failure> {
+    let sample = sample::read(folder, limiter::clock::monotonic());
+    let mut sample = sample.map_err(|error| {
+        Failure::failed(format_args!(
+            "{}: {error}; CUDA_HOOK_DIR names another folder",
+            folder.display()
+        ))
+    })?;
+    lists.explain(&mut sample);
+    Ok(sample)
 }
 
 fn text(mut sample: Sample, folder: &Path) -> String {
@@ -53,6 +63,8 @@ fn text(mut sample: Sample, folder: &Path) -> String {
         ("MEMORY", Align::Right),
         ("PEAK", Align::Right),
         ("QUOTA", Align::Right),
+        ("UNACCOUNTED", Align::Right),
+        ("REFUSED", Align::Right),
         ("SM", Align::Right),
         ("SM MAX", Align::Right),
         ("GPU TIME", Align::Right),
@@ -70,6 +82,7 @@ fn text(mut sample: Sample, folder: &Path) -> String {
     }
     let lines = [table.to_string()]
         .into_iter()
+        .chain(notes::of(&sample))
         .chain(sample.boards.iter().map(context_cost));
     lines.collect::<Vec<_>>().join("\n")
 }
@@ -84,7 +97,7 @@ pub(crate) fn context_cost(board: &BoardSample) -> String {
     )
 }
 
-fn row(container: &ContainerSample, device: &DeviceSample) -> [String; 11] {
+fn row(container: &ContainerSample, device: &DeviceSample) -> [String; 13] {
     let percent = |share: Option<f64>| share.map_or_else(|| "-".to_owned(), quantity::percent);
     [
         container.container.clone(),
@@ -94,6 +107,10 @@ fn row(container: &ContainerSample, device: &DeviceSample) -> [String; 11] {
         device
             .memory_bytes_max
             .map_or_else(|| "max".to_owned(), quantity::bytes),
+        device
+            .memory_bytes_unaccounted
+            .map_or_else(|| "?".to_owned(), quantity::bytes),
+        device.refusals_total.to_string(),
         percent(device.sm_percent),
         percent(device.sm_percent_max),
         quantity::nanoseconds(device.charged_ns_total),
@@ -110,7 +127,7 @@ pub(crate) fn short_uuid(uuid: &str) -> &str {
         .map_or(uuid, |(end, _)| uuid.get(..end).unwrap_or(uuid))
 }
 
-fn processes(container: &ContainerSample) -> String {
+pub(crate) fn processes(container: &ContainerSample) -> String {
     let mut pids: Vec<_> = container
         .processes
         .iter()
@@ -130,17 +147,20 @@ fn processes(container: &ContainerSample) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use limiter::sample::ProcessSample;
 
     use super::*;
 
-    fn container(name: &str, pids: &[u32]) -> ContainerSample {
+    pub(crate) fn container(name: &str, pids: &[u32]) -> ContainerSample {
         let device = DeviceSample {
             device_uuid: "GPU-7c6c3c6e-0000-0000-0000-000000000000".into(),
             memory_bytes_current: 1 << 30,
             memory_bytes_peak: 3 << 29,
             memory_bytes_max: Some(2 << 30),
+            memory_bytes_listed: Some(5 << 28),
+            memory_bytes_unaccounted: Some(1 << 28),
+            refusals_total: 4,
             sm_percent: Some(30.0),
             sm_percent_max: None,
             charged_ns_total: 2_000_000_000,
@@ -151,19 +171,26 @@ mod tests {
         let process = |pid: &u32| ProcessSample {
             pid: *pid,
             start_time_ticks: 0,
+            pid_namespace: 0,
             devices: Vec::new(),
+            refusals: Vec::new(),
+            last_refusal: None,
         };
         ContainerSample {
             container: name.into(),
             devices: vec![device],
             processes: pids.iter().map(process).collect(),
+            refusals: Vec::new(),
+            last_refusal: None,
         }
     }
 
-    fn sample(containers: Vec<ContainerSample>) -> Sample {
+    pub(crate) fn sample(containers: Vec<ContainerSample>) -> Sample {
         Sample {
             schema: sample::SCHEMA,
+            now_ns: 10_000_000_000,
             containers,
+            processes_without_slot: Vec::new(),
             boards: vec![BoardSample {
                 device_uuid: "GPU-7c6c3c6e-0000-0000-0000-000000000000".into(),
                 context_bytes: 104 << 20,
@@ -196,6 +223,8 @@ mod tests {
                 "1 GiB",
                 "1.5 GiB",
                 "2 GiB",
+                "256 MiB",
+                "4",
                 "30 %",
                 "-",
                 "2 s",
@@ -205,7 +234,7 @@ mod tests {
             ]
         );
         assert_eq!(rows[2][0], "b");
-        assert_eq!(rows[2][10], "1 2");
+        assert_eq!(rows[2][12], "1 2");
     }
 
     #[test]

@@ -6,7 +6,7 @@
 use limiter::ledger::{Charge, OverQuota};
 use limiter::units::Bytes;
 
-use crate::entry::Cx;
+use crate::entry::{self, Cx};
 use crate::hooks::{graph_memory, pool};
 use crate::reservation::Activity;
 
@@ -47,7 +47,7 @@ pub(crate) fn try_charge_beside(
         }
         std::thread::yield_now();
     }
-    attempt.inspect_err(|refusal| tracing::info!(device_index, "out of quota: {refusal}"))
+    attempt.inspect_err(|over| entry::note_over_quota(device_index, *over))
 }
 
 /// What other threads are doing with the driver's pools and graphs on a device.

@@ -9,12 +9,14 @@ use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use cuda_sys_stubs::Effect;
-use cuda_sys_stubs::abi::{self, CUresult};
+use cuda_sys_stubs::abi::{self, CUDA_ERROR_OUT_OF_MEMORY, CUresult};
 use cuda_sys_stubs::nvml_abi;
+use limiter::ledger::OverQuota;
 
 use crate::driver::{Driver, Nvml};
 use crate::hooks::measure::owed;
 use crate::log;
+use crate::refusal;
 use crate::runtime::{self, Attachment, Runtime, Stance};
 
 /// One of the two libraries that we stand in front of. Both answer with an unsigned integer, 0 for success.
@@ -94,6 +96,15 @@ impl Cx {
     }
 }
 
+/// A row of the table, as the door has to know it.
+#[derive(Clone, Copy)]
+pub(crate) struct Row {
+    /// The hooked symbol.
+    pub(crate) symbol: &'static str,
+    /// What it does to a quota.
+    pub(crate) effect: Effect,
+}
+
 /// Whether a call with this effect may go on when limits cannot be enforced.
 fn escapes_limits(effect: Effect) -> bool {
     matches!(effect, Effect::Attach | Effect::Charge | Effect::Throttle)
@@ -111,7 +122,7 @@ fn hands_out_functions(effect: Effect) -> bool {
 
 /// The door for rows that need no attachment.
 pub(crate) fn enter<A: Api>(
-    effect: Effect,
+    Row { effect, .. }: Row,
     forward: impl FnOnce(&'static A::Library) -> u32,
     hook: impl FnOnce(Bare<A>) -> u32,
 ) -> u32 {
@@ -148,12 +159,13 @@ fn without_library<A: Api>(runtime: &Runtime, effect: Effect) -> u32 {
 
 /// The door for rows of an attached process. Before `cuInit` there is nothing to attach to: the driver answers.
 pub(crate) fn enter_attached<A: Api<Library = Driver>>(
-    effect: Effect,
+    row: Row,
     forward: impl FnOnce(&'static Driver) -> u32 + Copy,
     hook: impl FnOnce(Cx) -> u32,
 ) -> u32 {
+    let effect = row.effect;
     enter::<A>(
-        effect,
+        row,
         forward,
         |Bare {
              runtime,
@@ -164,7 +176,13 @@ pub(crate) fn enter_attached<A: Api<Library = Driver>>(
                     let cx = Cx { driver, attachment };
                     owed::pay(cx);
                     let _under_way = moves_memory(effect).then(|| attachment.quiet.begin());
-                    hook(cx)
+                    let status = hook(cx);
+                    if status == CUDA_ERROR_OUT_OF_MEMORY
+                        && let Some((device_index, over)) = Inside::over_quota()
+                    {
+                        refusal::tell(attachment, row.symbol, device_index, over);
+                    }
+                    status
                 }
                 Err(unusable) if escapes_limits(effect) => {
                     unusable.say_once();
@@ -220,7 +238,25 @@ pub(crate) fn report_panics() {
 }
 
 thread_local! {
-    static INSIDE: Cell<bool> = const { Cell::new(false) };
+    static THREAD: Thread = const {
+        Thread {
+            is_inside: Cell::new(false),
+            over_quota: Cell::new(None),
+        }
+    };
+}
+
+/// What the door keeps of a thread.
+struct Thread {
+    is_inside: Cell<bool>,
+    /// The last charge of the call under way that the quota had no room for, and of which device.
+    over_quota: Cell<Option<(usize, OverQuota)>>,
+}
+
+/// The quota had no room for a charge of the call under way. If the call is refused in the end, that is why.
+pub(crate) fn note_over_quota(device_index: usize, over: OverQuota) {
+    // A thread that is ending has no call under way.
+    let _ = THREAD.try_with(|thread| thread.over_quota.set(Some((device_index, over))));
 }
 
 /// This thread is inside a hook. Made only when it was not before; a thread that is ending counts as inside.
@@ -228,8 +264,20 @@ struct Inside;
 
 impl Inside {
     fn enter() -> Option<Self> {
-        INSIDE
-            .try_with(|inside| (!inside.replace(true)).then(|| Self))
+        let entered = THREAD.try_with(|thread| {
+            let is_first = !thread.is_inside.replace(true);
+            is_first.then(|| {
+                thread.over_quota.set(None);
+                Self
+            })
+        });
+        entered.ok().flatten()
+    }
+
+    /// What [`note_over_quota`] noted since this thread went in.
+    fn over_quota() -> Option<(usize, OverQuota)> {
+        THREAD
+            .try_with(|thread| thread.over_quota.get())
             .ok()
             .flatten()
     }
@@ -238,7 +286,7 @@ impl Inside {
 impl Drop for Inside {
     fn drop(&mut self) {
         // `try_with` fails only when the thread ends, and the flag with it.
-        let _ = INSIDE.try_with(|inside| inside.set(false));
+        let _ = THREAD.try_with(|thread| thread.is_inside.set(false));
     }
 }
 

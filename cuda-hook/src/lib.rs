@@ -31,6 +31,7 @@ mod newer;
 #[cfg(test)]
 mod not_yet;
 mod quiet;
+mod refusal;
 mod reservation;
 mod runtime;
 #[cfg(second_door)]

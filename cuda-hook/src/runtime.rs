@@ -282,7 +282,7 @@ impl Limited {
 
     /// What the container's processes have written down.
     fn sampled(&self) -> Option<ContainerSample> {
-        let sample = sample::read(&self.settings.dir).ok()?;
+        let sample = sample::read(&self.settings.dir, clock::monotonic()).ok()?;
         sample
             .containers
             .into_iter()

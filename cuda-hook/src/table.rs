@@ -20,7 +20,7 @@ use cuda_sys_stubs::nvml_abi::*;
 use cuda_sys_stubs::{Effect, nvml_pfn, pfn};
 
 use crate::driver::{Driver, Nvml, functions};
-use crate::entry::{self, Cuda, Management};
+use crate::entry::{self, Cuda, Management, Row};
 use crate::fault::{self, Moment};
 use crate::hooks::{
     array, context, graph_memory, green, launch, memory, module, nvml, pool, processes, report,
@@ -83,7 +83,7 @@ macro_rules! hooks {
                     None => <$api as entry::Api>::NO_FUNCTION,
                 };
                 door!($api $effect)(
-                    Effect::$effect,
+                    Row { symbol: stringify!($name), effect: Effect::$effect },
                     forward,
                     |cx| {
                         let library = cx.library();

@@ -12,11 +12,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::config::ContainerName;
+use crate::refusals::{self, Refused};
 use crate::shm::AttachError;
 use crate::shm::layout::{ContainerFile, DEVICES_MAX, DeviceRow, SlotDevice};
 use crate::slot::{Company, Seat, used};
-use crate::sync::Ordering;
-use crate::units::{Bytes, DeviceUuid};
+use crate::sync::{AtomicU64, Ordering};
+use crate::units::{Bytes, DeviceUuid, MonotonicNs};
 
 /// This process's place in its container's ledger. All methods are thread-safe. One per process and container.
 #[derive(Debug)]
@@ -138,9 +139,7 @@ impl Ledger {
             return;
         };
         slot.grant(bytes.get());
-        row.memory
-            .peak
-            .fetch_max(self.granted(device_index), Ordering::Relaxed);
+        raise(&row.memory.peak, self.granted(device_index));
     }
 
     /// Give back `bytes` that this process had charged. More than it holds is all it holds.
@@ -152,6 +151,27 @@ impl Ledger {
         let _always_some = slot
             .bytes
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, less);
+    }
+
+    /// Notes that the program's `call` was answered with a refusal, for who asks why: see [`sample`](crate::sample).
+    ///
+    /// Charges nothing and allocates nothing. Names of calls have at most 48 bytes; more than 64 different ones are not told apart.
+    pub fn note_refused(&self, device_index: usize, call: &str, over: OverQuota, at: MonotonicNs) {
+        let slot = self.seat.file.slots.get(self.seat.index);
+        let (Some(slot), Some(&device)) = (slot, self.rows.get(device_index)) else {
+            return;
+        };
+        if !self.seat.is_ours() {
+            return;
+        }
+        let refused = Refused {
+            call: None,
+            device,
+            pid: self.seat.process.pid,
+            over,
+            at,
+        };
+        refusals::note(&self.seat.file, slot, call, refused);
     }
 
     /// What the container's living processes hold.
@@ -272,9 +292,7 @@ impl Ledger {
             && granted.checked_add(pending).is_some()
         {
             slot.grant(asked);
-            row.memory
-                .peak
-                .fetch_max(granted.saturating_add(asked), Ordering::Relaxed);
+            raise(&row.memory.peak, granted.saturating_add(asked));
             Attempt::Granted
         } else if pending == asked && grants_before == self.sum(device_index, |part| &part.grants) {
             // Nobody else was deciding and nothing was granted while summing: at its beginning the sum was at least this.
@@ -314,7 +332,7 @@ impl Ledger {
         self.sum(device_index, |part| &part.bytes)
     }
 
-    fn sum(&self, device_index: usize, of: impl Fn(&SlotDevice) -> &crate::sync::AtomicU64) -> u64 {
+    fn sum(&self, device_index: usize, of: impl Fn(&SlotDevice) -> &AtomicU64) -> u64 {
         self.parts(device_index)
             .map(|part| of(part).load(Ordering::SeqCst))
             .fold(0, u64::saturating_add)
@@ -330,14 +348,23 @@ impl Attempt {
     }
 }
 
+/// Makes a peak at least `bytes`; a line that others read too is written only where it has to be.
+fn raise(peak: &AtomicU64, bytes: u64) {
+    if peak.load(Ordering::Relaxed) < bytes {
+        peak.fetch_max(bytes, Ordering::Relaxed);
+    }
+}
+
 impl SlotDevice {
     /// Counted before it is added: whoever sums sees either the old count or the bytes.
     fn grant(&self, bytes: u64) {
         self.grants.fetch_add(1, Ordering::SeqCst);
         let more = |held: u64| Some(held.saturating_add(bytes));
-        let _always_some = self
+        let before = self
             .bytes
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, more);
+        let held = before.map_or(0, |held| held.saturating_add(bytes)); // it is always some
+        raise(&self.peak_bytes, held);
     }
 }
 

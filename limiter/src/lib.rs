@@ -4,7 +4,7 @@
 //! * memory: [`ledger`], one shared file per container, one slot per process; [`context`] says what a context takes;
 //! * GPU time: [`share`] asks [`price`] what a launch costs and [`bucket`] whether it may go; [`timing`] says what it took,
 //!   [`board`] who else was busy meanwhile;
-//! * what others read: [`sample`]; what they change: [`control`].
+//! * what others read: [`sample`], held against what the driver lists by [`explain`]; what they change: [`control`].
 //!
 //! Time is always an argument: [`clock::monotonic`] is the one function here that reads a clock.
 //! `unsafe` stands in [`shm`] alone.
@@ -25,9 +25,11 @@ pub mod clock;
 pub mod config;
 pub mod context;
 pub mod control;
+pub mod explain;
 pub mod ledger;
 mod limit;
 pub mod price;
+mod refusals;
 pub mod sample;
 pub mod share;
 pub mod shm;

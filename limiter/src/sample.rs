@@ -10,14 +10,17 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::config::ContainerName;
+use crate::refusals::{self, Refused};
 use crate::shm::Snapshot;
-use crate::shm::layout::{BoardFile, ContainerFile, DeviceRow, Entries, Slot};
+use crate::shm::layout::{
+    BoardFile, ContainerFile, DeviceRow, Entries, RefusalCounts, RefusalRecord, Slot,
+};
 use crate::slot::{Process, living_owner, used};
 use crate::sync::Ordering;
-use crate::units::{Bytes, DeviceUuid, Percent};
+use crate::units::{Bytes, DeviceUuid, MonotonicNs, Percent};
 use crate::{board, context, ledger};
 
-/// Version of the serialised form.
+/// Version of the serialised form: raised when a field goes or changes its meaning, not when one comes. `docs/status.md` describes it.
 pub const SCHEMA: u32 = 1;
 
 /// Every container of one state folder, at one time.
@@ -25,8 +28,12 @@ pub const SCHEMA: u32 = 1;
 pub struct Sample {
     /// [`SCHEMA`].
     pub schema: u32,
+    /// When it was taken, `CLOCK_MONOTONIC`.
+    pub now_ns: u64,
     /// The containers, by name.
     pub containers: Vec<ContainerSample>,
+    /// Processes that use a GPU and have no place in any ledger; filled by [`explain`](crate::explain).
+    pub processes_without_slot: Vec<ProcessWithoutSlot>,
     /// The GPUs that a context was measured on, by UUID.
     pub boards: Vec<BoardSample>,
     /// Entries of the folder that are no state of ours, and why: `path: reason`.
@@ -53,6 +60,57 @@ pub struct ContainerSample {
     pub devices: Vec<DeviceSample>,
     /// Its live processes.
     pub processes: Vec<ProcessSample>,
+    /// Calls that were refused since the container's ledger was made, by dead processes too; the most frequent first.
+    pub refusals: Vec<CallRefusals>,
+    /// The last of them.
+    pub last_refusal: Option<RefusalSample>,
+}
+
+/// How often a call was refused because the quota had no room.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct CallRefusals {
+    /// The driver's symbol.
+    pub call: String,
+    /// How often.
+    pub count: u64,
+}
+
+/// One refusal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RefusalSample {
+    /// The driver's symbol; `None` where more different calls were refused than are told apart.
+    pub call: Option<String>,
+    /// Whose call it was: process id in its own pid namespace.
+    pub pid: u32,
+    /// `GPU-…`.
+    pub device_uuid: String,
+    /// What was asked for.
+    pub memory_bytes_asked: u64,
+    /// What the container held then.
+    pub memory_bytes_current: u64,
+    /// What it might hold.
+    pub memory_bytes_max: u64,
+    /// What was left of that.
+    pub memory_bytes_left: u64,
+    /// When, `CLOCK_MONOTONIC`.
+    pub at_ns: u64,
+}
+
+/// A process that uses a GPU and has no place in a ledger: no limit reaches it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ProcessWithoutSlot {
+    /// As the GPU's driver lists it.
+    pub pid: u32,
+    /// Its name (proc_pid_comm(5)).
+    pub name: String,
+    /// `GPU-…`.
+    pub device_uuid: String,
+    /// What the driver lists it with; `None`: the driver does not say.
+    pub memory_bytes_listed: Option<u64>,
+    /// Text of its `/proc/<pid>/cgroup`.
+    pub cgroup: String,
+    /// The container in whose cgroup it runs; `None`: in none's, or in one that several share.
+    pub container: Option<String>,
 }
 
 /// A container on one GPU.
@@ -66,6 +124,12 @@ pub struct DeviceSample {
     pub memory_bytes_peak: u64,
     /// The quota; `None`: no limit.
     pub memory_bytes_max: Option<u64>,
+    /// What the driver lists the container's processes with; `None`: unknown. Filled by [`explain`](crate::explain), as the next.
+    pub memory_bytes_listed: Option<u64>,
+    /// What of that is on nobody's books: `memory_bytes_listed − memory_bytes_current`, or 0.
+    pub memory_bytes_unaccounted: Option<u64>,
+    /// Calls refused on this GPU.
+    pub refusals_total: u64,
     /// Guaranteed share.
     pub sm_percent: Option<f64>,
     /// Cap.
@@ -85,10 +149,16 @@ pub struct DeviceSample {
 pub struct ProcessSample {
     /// Process id in the process's own pid namespace.
     pub pid: u32,
-    /// Start time in clock ticks since boot.
+    /// Start time in clock ticks since boot; 0: unknown.
     pub start_time_ticks: u64,
+    /// Inode of that namespace; 0: unknown.
+    pub pid_namespace: u64,
     /// What it uses of each GPU.
     pub devices: Vec<ProcessDeviceSample>,
+    /// Its calls that were refused, the most frequent first.
+    pub refusals: Vec<CallRefusals>,
+    /// The last of them.
+    pub last_refusal: Option<RefusalSample>,
 }
 
 /// What a process uses of one GPU.
@@ -98,6 +168,14 @@ pub struct ProcessDeviceSample {
     pub device_uuid: String,
     /// In use.
     pub memory_bytes_current: u64,
+    /// The most that was in use.
+    pub memory_bytes_peak: u64,
+    /// What the driver lists it with; `None`: unknown.
+    pub memory_bytes_listed: Option<u64>,
+    /// What of that is not on its books.
+    pub memory_bytes_unaccounted: Option<u64>,
+    /// Its calls that were refused on this GPU.
+    pub refusals_total: u64,
     /// GPU time charged.
     pub charged_ns_total: u64,
     /// Launches admitted.
@@ -114,10 +192,12 @@ pub struct ProcessDeviceSample {
 ///
 /// # Errors
 /// The folder is there and cannot be listed.
-pub fn read(dir: &Path) -> Result<Sample, std::io::Error> {
+pub fn read(dir: &Path, now: MonotonicNs) -> Result<Sample, std::io::Error> {
     let mut sample = Sample {
         schema: SCHEMA,
+        now_ns: now.get(),
         containers: Vec::new(),
+        processes_without_slot: Vec::new(),
         boards: Vec::new(),
         skipped: Vec::new(),
     };
@@ -188,7 +268,51 @@ fn read_container(dir: &Path, path: &Path) -> Result<ContainerSample, String> {
             .iter()
             .map(|(process, slot)| process_sample(&file, process, slot))
             .collect(),
+        refusals: calls(&file, every(&file).chain([&file.retired])),
+        last_refusal: last_refusal(&file),
     })
+}
+
+/// The refusals of all processes, of the dead that nobody has reaped, too.
+fn every(file: &ContainerFile) -> impl Iterator<Item = &RefusalCounts> + Clone {
+    used(file).filter_map(|index| Some(&file.slots.get(index)?.refusals))
+}
+
+fn calls<'a>(
+    file: &ContainerFile,
+    counts: impl Iterator<Item = &'a RefusalCounts> + Clone,
+) -> Vec<CallRefusals> {
+    refusals::by_call(file, counts)
+        .into_iter()
+        .map(|(call, count)| CallRefusals { call, count })
+        .collect()
+}
+
+fn last_refusal(file: &ContainerFile) -> Option<RefusalSample> {
+    let of_slots = used(file).filter_map(|index| Some(&file.slots.get(index)?.last_refusal));
+    let records = of_slots.chain([&file.retired_last]);
+    let last = records
+        .filter_map(RefusalRecord::read)
+        .max_by_key(|refused| refused.at)?;
+    Some(refusal_sample(file, &last))
+}
+
+fn refusal_sample(file: &ContainerFile, refused: &Refused) -> RefusalSample {
+    let device = file.devices.get(refused.device);
+    let over = refused.over;
+    RefusalSample {
+        call: refused.call.and_then(|row| refusals::name(file, row)),
+        pid: refused.pid,
+        device_uuid: device
+            .and_then(DeviceRow::uuid)
+            .unwrap_or_default()
+            .to_string(),
+        memory_bytes_asked: over.asked.get(),
+        memory_bytes_current: over.current.get(),
+        memory_bytes_max: over.max.get(),
+        memory_bytes_left: over.max.get().saturating_sub(over.current.get()),
+        at_ns: refused.at.get(),
+    }
 }
 
 /// The GPUs of a container, with the numbers of their rows.
@@ -210,9 +334,11 @@ fn device_sample(
         .filter_map(|(_, slot)| slot.devices.get(row))
         .map(|part| part.bytes.load(Ordering::Relaxed));
     let mut usage = device.retired.read();
+    let mut refusals = device.memory.retired_refusals.load(Ordering::Relaxed);
     // Of the dead that nobody has reaped, too: what they used is used.
     for part in file.slots.iter().filter_map(|slot| slot.devices.get(row)) {
         usage = usage.plus(part.usage.read());
+        refusals = refusals.saturating_add(part.refusals.load(Ordering::Relaxed));
     }
     let limits = device.limits();
     DeviceSample {
@@ -220,6 +346,9 @@ fn device_sample(
         memory_bytes_current: held.fold(0, u64::saturating_add),
         memory_bytes_peak: device.memory.peak.load(Ordering::Relaxed),
         memory_bytes_max: limits.memory_bytes_max.map(Bytes::get),
+        memory_bytes_listed: None,
+        memory_bytes_unaccounted: None,
+        refusals_total: refusals,
         sm_percent: limits.sm.map(Percent::as_f64),
         sm_percent_max: limits.sm_max.map(Percent::as_f64),
         charged_ns_total: usage.charged_ns,
@@ -236,6 +365,10 @@ fn process_sample(file: &ContainerFile, process: &Process, slot: &Slot) -> Proce
         Some(ProcessDeviceSample {
             device_uuid: device.uuid()?.to_string(),
             memory_bytes_current: part.bytes.load(Ordering::Relaxed),
+            memory_bytes_peak: part.peak_bytes.load(Ordering::Relaxed),
+            memory_bytes_listed: None,
+            memory_bytes_unaccounted: None,
+            refusals_total: part.refusals.load(Ordering::Relaxed),
             charged_ns_total: usage.charged_ns,
             launches_total: usage.launches,
             throttled_ns_total: usage.throttled_ns,
@@ -245,7 +378,13 @@ fn process_sample(file: &ContainerFile, process: &Process, slot: &Slot) -> Proce
     ProcessSample {
         pid: process.pid,
         start_time_ticks: process.start_time,
+        pid_namespace: process.pid_namespace,
         devices: devices.collect(),
+        refusals: calls(file, std::iter::once(&slot.refusals)),
+        last_refusal: slot
+            .last_refusal
+            .read()
+            .map(|refused| refusal_sample(file, &refused)),
     }
 }
 
@@ -256,7 +395,6 @@ mod tests {
     use crate::ledger::Ledger;
     use crate::price::KernelKey;
     use crate::share::Share;
-    use crate::units::{Bytes, MonotonicNs};
 
     const GPU: DeviceUuid = DeviceUuid::from_bytes([7; 16]);
 
@@ -279,9 +417,13 @@ mod tests {
         (ledger, share)
     }
 
+    fn look(dir: &Path) -> Sample {
+        read(dir, MonotonicNs::new(7)).unwrap()
+    }
+
     #[test]
     fn an_absent_folder_holds_no_containers() {
-        let sample = read(Path::new("/nowhere/at/all")).unwrap();
+        let sample = look(Path::new("/nowhere/at/all"));
         assert!(sample.containers.is_empty() && sample.skipped.is_empty());
     }
 
@@ -292,7 +434,7 @@ mod tests {
         let _two = attach(dir.path(), "two");
         one.try_charge(0, Bytes::new(40)).unwrap().commit();
         let reservation = share.acquire(0, KernelKey(1), MonotonicNs::new(1));
-        let sample = read(dir.path()).unwrap();
+        let sample = look(dir.path());
         assert_eq!((sample.schema, sample.skipped.len()), (SCHEMA, 0));
         let names: Vec<_> = sample
             .containers
@@ -334,7 +476,7 @@ mod tests {
     fn a_board_is_told_once_a_context_was_measured_on_it() {
         let dir = tempfile::tempdir().unwrap();
         let (_ledger, share) = attach(dir.path(), "a");
-        assert_eq!(read(dir.path()).unwrap().boards, []);
+        assert_eq!(look(dir.path()).boards, []);
         let board = share.board(0).unwrap();
         for (version, mib) in [(12_040, 80), (12_040, 80), (13_000, 104)] {
             let turn = board.context_cost(version).expect().turn.unwrap();
@@ -345,7 +487,7 @@ mod tests {
             context_bytes: 104 << 20,
             cuda_version: 13_000,
         };
-        assert_eq!(read(dir.path()).unwrap().boards, [wanted]);
+        assert_eq!(look(dir.path()).boards, [wanted]);
     }
 
     #[test]
@@ -356,7 +498,7 @@ mod tests {
         share.completed(reservation, None, MonotonicNs::new(2));
         ledger.try_charge(0, Bytes::new(40)).unwrap().commit();
         drop((ledger, share));
-        let container = &read(dir.path()).unwrap().containers[0];
+        let container = &look(dir.path()).containers[0];
         assert!(container.processes.is_empty());
         let device = &container.devices[0];
         assert_eq!(
@@ -378,7 +520,7 @@ mod tests {
         fs::create_dir(dir.path().join("short")).unwrap();
         fs::write(dir.path().join("short/ledger"), "x").unwrap();
         fs::write(dir.path().join("file"), "x").unwrap();
-        let sample = read(dir.path()).unwrap();
+        let sample = look(dir.path());
         assert_eq!(sample.containers.len(), 1);
         assert_eq!(sample.skipped.len(), 4);
         assert!(
@@ -395,7 +537,9 @@ mod tests {
     fn a_sample_says_which_form_it_has() {
         let sample = Sample {
             schema: SCHEMA,
+            now_ns: 0,
             containers: Vec::new(),
+            processes_without_slot: Vec::new(),
             boards: Vec::new(),
             skipped: Vec::new(),
         };

@@ -9,6 +9,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use crate::refusals;
 use crate::shm::layout::{ContainerFile, ENTRIES_MAX, Entries, Owner, Slot, UsageRow};
 use crate::shm::{AttachError, Exclusive, Mapping};
 use crate::sync::Ordering;
@@ -55,11 +56,15 @@ impl Process {
 }
 
 /// Start time of a running process of this pid namespace in clock ticks since boot.
+fn start_time(pid: u32) -> Option<u64> {
+    start_time_of(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// The same from the text of its `/proc/<pid>/stat`.
 ///
 /// proc_pid_stat(5): `pid (comm) state ppid …`, field 22 is the start time. `comm` may hold anything, parentheses too.
 /// A zombie (`Z`) or dead (`X`) process has given back all it had.
-fn start_time(pid: u32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+pub(crate) fn start_time_of(stat: &str) -> Option<u64> {
     let (_, after_name) = stat.rsplit_once(')')?;
     let mut fields = after_name.split_ascii_whitespace();
     if matches!(fields.next()?, "Z" | "X" | "x") {
@@ -254,7 +259,7 @@ impl Entries for ContainerFile {
         self.slots.get(index).map(|slot| &slot.owner)
     }
 
-    /// Its bytes are free; its use of GPU time stays counted. Read and emptied in one step, so that a death in between
+    /// Its bytes are free; its use of GPU time and what it was refused stay counted. Read and emptied in one step, so that a death in between
     /// loses a count and never doubles one.
     fn retire(&self, index: usize) {
         let Some(slot) = self.slots.get(index) else {
@@ -263,6 +268,7 @@ impl Entries for ContainerFile {
         for (device, row) in slot.devices.iter().zip(&self.devices) {
             device.pending_bytes.store(0, Ordering::SeqCst);
             device.bytes.store(0, Ordering::SeqCst);
+            device.peak_bytes.store(0, Ordering::Relaxed);
             for (from, to) in device
                 .usage
                 .counters()
@@ -272,6 +278,7 @@ impl Entries for ContainerFile {
                 to.fetch_add(from.swap(0, Ordering::Relaxed), Ordering::Relaxed);
             }
         }
+        refusals::retire(self, slot);
     }
 }
 

@@ -311,7 +311,10 @@ fn a_sample_from_outside_sees_the_living_and_disturbs_none() {
         assert_eq!(worker.ask("charge 30"), "30");
     }
     workers[0].kill_unburied();
-    let [container] = &sample::read(dir.path()).unwrap().containers[..] else {
+    let [container] = &sample::read(dir.path(), limiter::clock::monotonic())
+        .unwrap()
+        .containers[..]
+    else {
         panic!("one container")
     };
     assert_eq!(container.devices[0].memory_bytes_current, 60);

@@ -37,7 +37,8 @@ pub fn loads_at_first_use(symbol: &str) -> bool {
 
 /// The accounts of a container, by device.
 pub fn of(machine: &Machine, container: &str) -> Vec<Accounts> {
-    let sample = sample::read(&machine.hook_dir()).expect("the folder of the ledgers");
+    let sample = sample::read(&machine.hook_dir(), limiter::clock::monotonic())
+        .expect("the folder of the ledgers");
     let mut containers = sample.containers.into_iter();
     let ledger = containers.find(|sample| sample.container == container);
     let ledger: Vec<DeviceSample> = ledger.map_or_else(Vec::new, |sample| sample.devices);

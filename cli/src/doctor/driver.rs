@@ -49,8 +49,8 @@ pub(crate) fn examine(name: &Path, preload: Option<&Image>, newcomers: Newcomers
     findings
 }
 
-/// The simulated driver has its device process beside it.
-fn is_simulated(driver: &Path) -> bool {
+/// The simulated driver, and its NVML, have their device process beside them.
+pub(crate) fn is_simulated(driver: &Path) -> bool {
     driver.with_file_name("gpu-sim-device").exists()
 }
 

@@ -1,7 +1,6 @@
 //! What the dynamic loader of this very process says: the glibc it is part of, and the driver it finds.
 //!
-//! The only file of this crate with `unsafe`: a driver must be opened and asked to know that it can be, and glibc
-//! tells its version by a C function.
+//! With `unsafe`: a driver must be opened and asked to know that it can be, and glibc tells its version by a C function.
 #![expect(
     unsafe_code,
     reason = "dlopen of the driver, one call into it, and gnu_get_libc_version"
@@ -34,7 +33,7 @@ pub(crate) fn open_driver(name: &Path) -> Result<Driver, libloading::Error> {
     let path = if name.is_absolute() {
         fs::canonicalize(name).ok()
     } else {
-        mapped_driver()
+        mapped("libcuda.so")
     };
     let cuda_version = cuda_version(&library);
     Ok(Driver {
@@ -53,17 +52,15 @@ fn cuda_version(library: &Library) -> Option<i32> {
     (status == CUDA_SUCCESS).then_some(version)
 }
 
-/// The file that stands behind the driver in this process's memory (proc(5), `/proc/pid/maps`).
-fn mapped_driver() -> Option<PathBuf> {
+/// The file in this process's memory whose name begins so (proc_pid_maps(5)).
+pub(crate) fn mapped(name: &str) -> Option<PathBuf> {
     let maps = fs::read_to_string("/proc/self/maps").ok()?;
-    let mut files = maps
-        .lines()
-        .filter_map(|line| line.find('/').and_then(|start| line.get(start..)));
+    let mut files = maps.lines().filter_map(|line| line.get(line.find('/')?..));
     files
         .find(|file| {
             file.rsplit('/')
                 .next()
-                .is_some_and(|file| file.starts_with("libcuda.so"))
+                .is_some_and(|file| file.starts_with(name))
         })
         .map(PathBuf::from)
 }

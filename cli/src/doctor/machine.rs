@@ -40,7 +40,7 @@ pub(crate) fn refused(refusal: String) -> Finding {
 
 /// What contexts were measured to take, where one was; it is part of what each container holds.
 pub(crate) fn contexts(folder: &Path) -> Finding {
-    let boards = sample::read(folder).map(|sample| sample.boards);
+    let boards = sample::read(folder, limiter::clock::monotonic()).map(|sample| sample.boards);
     let known: Vec<_> = boards.iter().flatten().map(status::context_cost).collect();
     if known.is_empty() {
         return Finding::ok(

@@ -1,9 +1,9 @@
 //! `cuda-hook doctor`: is this machine able to enforce limits, and if not, why not.
 
-mod driver;
+pub(crate) mod driver;
 mod elf;
 mod finding;
-mod loader;
+pub(crate) mod loader;
 mod machine;
 mod preload;
 pub(crate) mod program;

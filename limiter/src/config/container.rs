@@ -29,7 +29,7 @@ impl ContainerName {
     ///
     /// `cgroup` is the text of `/proc/<pid>/cgroup`: lines `id:controllers:path`; the unified hierarchy's (`0::`) counts
     /// first, then any that is not the root (cgroups(7)).
-    pub(super) fn from_cgroup(cgroup: &str) -> Self {
+    pub(crate) fn from_cgroup(cgroup: &str) -> Self {
         let path_of = |line: &str| {
             line.splitn(3, ':')
                 .nth(2)

@@ -1,5 +1,6 @@
 use super::*;
 use crate::config::Change;
+use crate::shm::Shared;
 use crate::{clock, control};
 use std::fs;
 
@@ -242,9 +243,13 @@ fn another_layout_is_refused() {
     let error = Ledger::attach(dir.path(), &container(), &[])
         .unwrap_err()
         .to_string();
+    let ours = ContainerFile::LAYOUT_VERSION;
+    let told = format!(
+        "has layout {}, this version of cuda-hook has {ours}",
+        ours + 1
+    );
     assert!(
-        error.contains("has layout 2, this version of cuda-hook has 1")
-            && error.ends_with("remove it when no limited program runs"),
+        error.contains(&told) && error.ends_with("remove it when no limited program runs"),
         "{error}"
     );
 }

@@ -10,6 +10,8 @@ use crate::sync::{AtomicU32, AtomicU64};
 
 /// Measurements of what a context takes that a board keeps.
 pub(crate) const CONTEXT_COSTS: usize = 5;
+/// Calls whose refusals one container's file counts apart.
+pub(crate) const CALLS_MAX: usize = 64;
 /// GPUs that one container's file has place for.
 pub(crate) const DEVICES_MAX: usize = 16;
 /// Processes that one file has place for.
@@ -49,6 +51,12 @@ pub(crate) struct Owner {
 #[repr(C)]
 pub(crate) struct ContainerFile {
     preamble: Preamble,
+    /// The calls that were ever refused; what counts or names one is by the number of its row.
+    pub(crate) calls: [CallName; CALLS_MAX],
+    /// Refusals of processes that are gone.
+    pub(crate) retired: RefusalCounts,
+    /// The last of those.
+    pub(crate) retired_last: RefusalRecord,
     pub(crate) devices: [DeviceRow; DEVICES_MAX],
     pub(crate) slots: [Slot; ENTRIES_MAX],
 }
@@ -92,6 +100,50 @@ pub(crate) struct LimitCell {
 pub(crate) struct MemoryRow {
     pub(crate) max: LimitCell,
     pub(crate) peak: AtomicU64,
+    /// Calls of processes that are gone, refused on this GPU.
+    pub(crate) retired_refusals: AtomicU64,
+}
+
+/// A call of the programs, by its name.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub(crate) struct CallName {
+    /// 0: free, 1: the name is written.
+    pub(crate) state: AtomicU32,
+    reserved: AtomicU32,
+    /// Zero bytes behind it.
+    pub(crate) text: [AtomicU64; CALL_NAME_WORDS],
+}
+
+/// A call's name has at most eight times as many bytes.
+pub(crate) const CALL_NAME_WORDS: usize = 6;
+
+/// How often each call was refused, by row of [`ContainerFile::calls`].
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub(crate) struct RefusalCounts {
+    pub(crate) by_call: [AtomicU64; CALLS_MAX],
+}
+
+/// A refusal in full. Whole only where `check` is of all the rest: see `refusals`.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub(crate) struct RefusalRecord {
+    /// 1: a thread writes. One that died there leaves it so, until the entry is given to another process.
+    pub(crate) writing: AtomicU32,
+    /// Row of the call from 1 on; 0: nobody knows which.
+    pub(crate) call: AtomicU32,
+    /// Row of the GPU.
+    pub(crate) device: AtomicU32,
+    /// In the process's own pid namespace.
+    pub(crate) pid: AtomicU32,
+    pub(crate) asked_bytes: AtomicU64,
+    pub(crate) current_bytes: AtomicU64,
+    pub(crate) max_bytes: AtomicU64,
+    /// `CLOCK_MONOTONIC`.
+    pub(crate) at_ns: AtomicU64,
+    /// 0: there is none.
+    pub(crate) check: AtomicU64,
 }
 
 /// Shares of the container on one GPU, in thousandths of a percent.
@@ -124,8 +176,10 @@ pub(crate) struct UsageRow {
 #[repr(C, align(64))]
 pub(crate) struct Slot {
     pub(crate) owner: Owner,
+    pub(crate) last_refusal: RefusalRecord,
     /// By row of [`ContainerFile::devices`].
     pub(crate) devices: [SlotDevice; DEVICES_MAX],
+    pub(crate) refusals: RefusalCounts,
 }
 
 /// What a process has of one GPU.
@@ -140,7 +194,12 @@ pub(crate) struct SlotDevice {
     pub(crate) grants: AtomicU64,
     /// Waiting launches sleep on it; changes when they should look again.
     pub(crate) gate: AtomicU32,
-    reserved: [AtomicU32; 9],
+    reserved: AtomicU32,
+    /// The most that `bytes` was.
+    pub(crate) peak_bytes: AtomicU64,
+    /// How often a call was refused.
+    pub(crate) refusals: AtomicU64,
+    reserved_too: [AtomicU64; 2],
     pub(crate) usage: UsageRow,
 }
 
@@ -200,13 +259,14 @@ pub(crate) struct Activity {
 
 const _: () = assert!(size_of::<Preamble>() == 64 && size_of::<Owner>() == 64);
 const _: () = assert!(size_of::<DeviceRow>() == 5 * 64 && size_of::<SlotDevice>() == 128);
-const _: () = assert!(size_of::<Slot>() == 2176 && size_of::<BoardEntry>() == 128);
+const _: () = assert!(size_of::<CallName>() == 64 && size_of::<RefusalRecord>() == 64);
+const _: () = assert!(size_of::<Slot>() == 2688 && size_of::<BoardEntry>() == 128);
 const _: () = assert!(size_of::<ContextRow>() == 64 && size_of::<LeaseRow>() == 64);
 
 // SAFETY: `repr(C)`, begins with a `Preamble`, atomics and arrays and structs of them only.
 unsafe impl Shared for ContainerFile {
     const MAGIC: u64 = u64::from_be_bytes(*b"cuhkledg");
-    const LAYOUT_VERSION: u32 = 1;
+    const LAYOUT_VERSION: u32 = 2;
     const HEADER_BYTES: usize = offset_of!(Self, slots);
 
     fn preamble(&self) -> &Preamble {
