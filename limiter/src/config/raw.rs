@@ -18,10 +18,7 @@ pub(super) struct Setting {
 
 /// A setting that is not accepted. Displays as the one line for stderr, without a line break.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "cuda-hook: {source_name}: {key}{}: {problem}; allowed: {allowed}",
-    Shown(value)
-)]
+#[error("{}", self.line())]
 pub struct Refusal {
     pub(super) source_name: String,
     pub(super) key: String,
@@ -30,15 +27,24 @@ pub struct Refusal {
     pub(super) allowed: String,
 }
 
-/// A refused value, quoted and on one line; nothing where there is none.
-struct Shown<'a>(&'a Option<String>);
-
-impl fmt::Display for Shown<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Some(value) => write!(f, " = {value:?}"),
-            None => Ok(()),
-        }
+impl Refusal {
+    /// Names and values are anybody's: what a terminal would obey is spelt out.
+    fn line(&self) -> String {
+        let Self {
+            source_name,
+            key,
+            problem,
+            allowed,
+            ..
+        } = self;
+        let value = self.value.as_ref();
+        let value = value.map_or_else(String::new, |value| format!(" = {value:?}"));
+        let line = format!("cuda-hook: {source_name}: {key}{value}: {problem}; allowed: {allowed}");
+        let spelt_out = line.chars().map(|c| match c.is_control() {
+            true => c.escape_default().to_string(),
+            false => c.to_string(),
+        });
+        spelt_out.collect()
     }
 }
 

@@ -1,0 +1,7 @@
+#![no_main]
+
+#[path = "../properties.rs"]
+#[allow(dead_code, reason = "the other target's")]
+mod properties;
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| properties::configuration(input));
