@@ -176,11 +176,15 @@ pub(crate) unsafe fn release(
     call: impl FnOnce() -> CUresult,
     handle: CUmemGenericAllocationHandle,
 ) -> CUresult {
-    let released = cx.attachment.vmm.0.lock().release(handle);
+    let references = &cx.attachment.vmm.0;
+    // Of two threads that release one handle only the driver knows which does: each looks before, and takes after its success.
+    let id = references.lock().find(handle);
     let status = call();
-    match released {
-        Some(id) if status != CUDA_SUCCESS => cx.attachment.vmm.0.lock().unrelease(handle, id),
-        released => settle(cx, released),
+    if status == CUDA_SUCCESS
+        && let Some(id) = id
+    {
+        references.lock().release(handle, id);
+        settle(cx, [id]);
     }
     status
 }
