@@ -387,7 +387,10 @@ mod tests {
 
     #[test]
     fn an_absurd_size_does_not_wrap() {
-        assert_eq!(expected(&image(usize::MAX, usize::MAX, 0), 64), u64::MAX);
+        for level_count in [1, 64] {
+            let bytes = expected(&image(usize::MAX, usize::MAX, 0), level_count);
+            assert_eq!(bytes, u64::MAX, "{level_count}");
+        }
     }
 
     #[test]
