@@ -175,10 +175,10 @@ hooks! {
     Charge   fn cuLibraryGetGlobal(dptr: *mut CUdeviceptr, bytes: *mut usize, library: CUlibrary, name: *const c_char) => module::use_by_name(library, name);
     Charge   fn cuLibraryGetManaged(dptr: *mut CUdeviceptr, bytes: *mut usize, library: CUlibrary, name: *const c_char) => module::use_by_name(library, name);
     Charge   fn cuKernelGetFunction(pFunc: *mut CUfunction, kernel: CUkernel) => module::use_of(kernel);
-    Charge   fn cuKernelGetAttribute(pi: *mut c_int, attrib: CUfunction_attribute, kernel: CUkernel, dev: CUdevice) => module::attribute_of(kernel);
-    Charge   fn cuKernelSetAttribute(attrib: CUfunction_attribute, val: c_int, kernel: CUkernel, dev: CUdevice) => module::attribute_of(kernel);
-    Charge   fn cuFuncGetAttribute(pi: *mut c_int, attrib: CUfunction_attribute, hfunc: CUfunction) => module::attribute_of(hfunc);
-    Charge   fn cuFuncSetAttribute(hfunc: CUfunction, attrib: CUfunction_attribute, value: c_int) => module::attribute_of(hfunc);
+    Charge   fn cuKernelGetAttribute(pi: *mut c_int, attrib: CUfunction_attribute, kernel: CUkernel, dev: CUdevice) => module::attribute_of(kernel, module::GET);
+    Charge   fn cuKernelSetAttribute(attrib: CUfunction_attribute, val: c_int, kernel: CUkernel, dev: CUdevice) => module::attribute_of(kernel, module::SET);
+    Charge   fn cuFuncGetAttribute(pi: *mut c_int, attrib: CUfunction_attribute, hfunc: CUfunction) => module::attribute_of(hfunc, module::GET);
+    Charge   fn cuFuncSetAttribute(hfunc: CUfunction, attrib: CUfunction_attribute, value: c_int) => module::attribute_of(hfunc, module::SET);
     Charge   fn cuFuncGetModule(hmod: *mut CUmodule, hfunc: CUfunction) => module::use_of(hfunc);
     Charge   fn cuFuncLoad(function: CUfunction) => module::use_of(function);
     Track    fn cuGraphAddKernelNode(phGraphNode: *mut CUgraphNode, hGraph: CUgraph, dependencies: *const CUgraphNode, numDependencies: usize, nodeParams: *const CUDA_KERNEL_NODE_PARAMS_v1) => module::use_of_node(nodeParams);

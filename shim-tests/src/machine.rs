@@ -50,6 +50,18 @@ impl Machine {
         Self::on(Some(profile.to_owned()))
     }
 
+    /// So many T4, with everything switched on that a profile can switch on.
+    pub fn with_every_feature(devices: usize) -> Self {
+        let mut machine = Self::on(None);
+        let path = machine.path("profile.toml");
+        let text = format!(
+            "[[device]]\nprofile = \"t4\"\ncount = {devices}\naccounting = true\nmulticast = true\n"
+        );
+        fs::write(&path, text).expect("a profile");
+        machine.profile = Some(path.display().to_string());
+        machine
+    }
+
     /// This very machine, with the driver that the loader finds. It keeps no books, and no traces.
     pub fn real() -> Self {
         Self::on(None)

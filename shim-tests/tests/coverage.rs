@@ -32,6 +32,22 @@ fn begun<'a>(machine: &'a Machine, case: &Case, purpose: &str) -> Stage<'a> {
     stage
 }
 
+/// Plays every case of an effect: its call succeeds, and leaves the books right. They are judged as they were before, and after.
+#[track_caller]
+fn assert_books_stay_right(wanted: Effect, judge: impl Fn(&Case, Accounts, Accounts)) {
+    let machine = Machine::with_every_feature(1);
+    for case in cases_of(wanted) {
+        let mut stage = begun(&machine, &case, "books");
+        let before = stage.books();
+        let status = stage.player.make(&case.call);
+        assert_eq!(status, "0", "{}", case.call);
+        let after = stage.books();
+        assert!(after.agree(), "{}: {after:?}", case.call);
+        judge(&case, before, after);
+        stage.end();
+    }
+}
+
 #[test]
 fn every_hooked_function_has_a_case() {
     let have: BTreeSet<String> = cases().into_iter().map(|case| case.symbol).collect();
@@ -45,20 +61,12 @@ fn every_hooked_function_has_a_case() {
 
 #[test]
 fn what_takes_memory_is_charged_what_the_device_gave() {
-    let machine = Machine::new();
-    for case in cases_of(Effect::Charge) {
-        let mut stage = begun(&machine, &case, "charge");
-        let status = stage.player.make(&case.call);
-        assert_eq!(status, "0", "{}", case.call);
-        let books = stage.books();
-        assert!(books.agree(), "{}: {books:?}", case.call);
-        stage.end();
-    }
+    assert_books_stay_right(Effect::Charge, |_, _, _| ());
 }
 
 #[test]
 fn what_takes_memory_beyond_the_quota_is_refused_and_changes_nothing() {
-    let machine = Machine::new();
+    let machine = Machine::with_every_feature(1);
     let mut refused = 0;
     for case in cases_of(Effect::Charge) {
         let mut stage = begun(&machine, &case, "refuse");
@@ -86,22 +94,14 @@ fn what_takes_memory_beyond_the_quota_is_refused_and_changes_nothing() {
 
 #[test]
 fn what_gives_memory_back_gives_back_what_the_device_got() {
-    let machine = Machine::new();
-    for case in cases_of(Effect::Uncharge) {
-        let mut stage = begun(&machine, &case, "uncharge");
-        let before = stage.books();
-        let status = stage.player.make(&case.call);
-        assert_eq!(status, "0", "{}", case.call);
-        let after = stage.books();
-        assert!(after.agree(), "{}: {after:?}", case.call);
+    assert_books_stay_right(Effect::Uncharge, |case, before, after| {
         assert!(after.charged_bytes <= before.charged_bytes, "{}", case.call);
-        stage.end();
-    }
+    });
 }
 
 #[test]
 fn what_launches_is_admitted_by_the_share() {
-    let machine = Machine::new();
+    let machine = Machine::with_every_feature(1);
     for case in cases_of(Effect::Throttle) {
         let mut stage = Stage::of(&machine, &case, "launch");
         case.begin(&mut stage.player);
@@ -130,7 +130,7 @@ fn total_bytes(case: &Case, stage: &mut Stage<'_>) -> Option<u64> {
 
 #[test]
 fn what_tells_of_memory_tells_of_the_quota() {
-    let machine = Machine::new();
+    let machine = Machine::with_every_feature(1);
     let mut told = 0;
     for case in cases_of(Effect::Report) {
         let mut stage = Stage::of(&machine, &case, "report");
@@ -152,20 +152,12 @@ fn what_tells_of_memory_tells_of_the_quota() {
 
 #[test]
 fn what_is_only_followed_leaves_the_books_right() {
-    let machine = Machine::new();
-    for case in cases_of(Effect::Track) {
-        let mut stage = begun(&machine, &case, "track");
-        let status = stage.player.make(&case.call);
-        assert_eq!(status, "0", "{}", case.call);
-        let books = stage.books();
-        assert!(books.agree(), "{}: {books:?}", case.call);
-        stage.end();
-    }
+    assert_books_stay_right(Effect::Track, |_, _, _| ());
 }
 
 #[test]
 fn a_call_that_the_driver_refuses_charges_nothing() {
-    let (hooked, machine) = (hooked(), Machine::new());
+    let (hooked, machine) = (hooked(), Machine::with_every_feature(1));
     let not_simulated = not_simulated();
     for case in cases() {
         let symbol = case.symbol.as_str();

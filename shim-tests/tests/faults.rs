@@ -41,7 +41,8 @@ fn starts_with_one_of(symbol: &str, starts: &[&str]) -> bool {
 
 /// Plays the case of each hooked function with a panic at `moment`; what may then still be done, and what is on the books.
 fn panic_in_every_hook(moment: &str) {
-    let (machine, hooked, not_simulated) = (Machine::new(), hooked(), not_simulated());
+    let (machine, hooked, not_simulated) =
+        (Machine::with_every_feature(1), hooked(), not_simulated());
     let is_played = |case: &Case| {
         let symbol = case.symbol.as_str();
         let is_needed_before = case.before.iter().any(|call| {

@@ -90,36 +90,31 @@ fn starting_under_limits_makes_no_context() {
     assert_eq!(contexts, 0);
 }
 
-/// Row 12: a free is booked where the block lies, whatever is current.
-#[test]
-fn a_block_is_given_back_to_its_own_device_whatever_is_current() {
+/// Makes something of so many bytes on device 0 and ends it while device 1's context is current.
+#[track_caller]
+fn assert_given_back_to_its_own_device(make: &str, bytes: u64, end: &str) {
     let machine = two_devices();
     let mut player = player(&machine);
     contexts_of_both(&mut player);
     let idle = charged_bytes(&machine);
-    make_all(
-        &mut player,
-        &["0 cuMemAlloc_v2 &96 4194304", "0 cuCtxSetCurrent $64"],
-    );
-    assert_eq!(charged_bytes(&machine), [idle[0] + 4 * MIB, idle[1]]);
-    make_all(&mut player, &["0 cuMemFree_v2 $96"]);
+    make_all(&mut player, &[make, "0 cuCtxSetCurrent $64"]);
+    assert_eq!(charged_bytes(&machine), [idle[0] + bytes, idle[1]]);
+    make_all(&mut player, &[end]);
     assert_eq!(charged_bytes(&machine), idle);
+}
+
+/// Row 12: a free is booked where the block lies, whatever is current.
+#[test]
+fn a_block_is_given_back_to_its_own_device_whatever_is_current() {
+    let make = "0 cuMemAlloc_v2 &96 4194304";
+    assert_given_back_to_its_own_device(make, 4 * MIB, "0 cuMemFree_v2 $96");
 }
 
 /// Row 12, of images: a module goes back to the context that it was loaded into.
 #[test]
 fn a_module_is_given_back_to_its_own_device_whatever_is_current() {
-    let machine = two_devices();
-    let mut player = player(&machine);
-    contexts_of_both(&mut player);
-    let idle = charged_bytes(&machine);
-    make_all(
-        &mut player,
-        &["0 cuModuleLoadData &96 @ptx", "0 cuCtxSetCurrent $64"],
-    );
-    assert_eq!(charged_bytes(&machine), [idle[0] + 2 * MIB, idle[1]]);
-    make_all(&mut player, &["0 cuModuleUnload $96"]);
-    assert_eq!(charged_bytes(&machine), idle);
+    let make = "0 cuModuleLoadData &96 @ptx";
+    assert_given_back_to_its_own_device(make, 2 * MIB, "0 cuModuleUnload $96");
 }
 
 /// Row 14: the attributes of a kernel can be had without its image, which the launch then loads.
@@ -136,6 +131,25 @@ fn an_image_that_only_a_launch_loads_is_charged() {
             "0 cuLibraryGetKernel &128 $96 'spin'",
             "0 cuKernelSetAttribute 8 1024 $128 0",
             "0 cuLaunchKernel $128 1 1 1 32 1 1 0 0 {d:{w:4}} 0",
+        ],
+    );
+    assert_eq!(charged_bytes(&machine), [idle[0] + 2 * MIB, idle[1]]);
+}
+
+/// Row 14, the other way round: an attribute can be set without the image that asking for one loads.
+#[test]
+fn an_image_that_only_a_question_loads_is_charged() {
+    let machine = two_devices();
+    let mut player = player(&machine);
+    contexts_of_both(&mut player);
+    let idle = charged_bytes(&machine);
+    make_all(
+        &mut player,
+        &[
+            "0 cuLibraryLoadData &96 @ptx 0 0 0 0 0 0",
+            "0 cuLibraryGetKernel &128 $96 'spin'",
+            "0 cuKernelSetAttribute 8 1024 $128 0",
+            "0 cuKernelGetAttribute & 4 $128 0",
         ],
     );
     assert_eq!(charged_bytes(&machine), [idle[0] + 2 * MIB, idle[1]]);

@@ -2,7 +2,6 @@
 #![cfg(test)]
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -216,11 +215,7 @@ fn what_nvml_does_not_tell_it_does_not_tell_behind_the_preload() {
 /// Where accounting is on, NVML has an account of each process.
 #[test]
 fn a_container_is_told_its_own_accounts_and_nobody_elses() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let profile = folder.path().join("profile.toml");
-    let text = "[[device]]\nprofile = \"t4\"\naccounting = true\n";
-    fs::write(&profile, text).expect("a profile");
-    let machine = Machine::with_profile(profile.to_str().expect("a path in text"));
+    let machine = Machine::with_every_feature(1);
     let (mut mine, other) = (
         with_context(&machine, "mine"),
         with_context(&machine, "other"),

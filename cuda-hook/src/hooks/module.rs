@@ -27,12 +27,14 @@ struct Use {
     context: usize,
     /// Of a module, library, kernel or function.
     handle: usize,
-    /// Of what is asked of a module or library by name; 0: by handle; [`ATTRIBUTE`].
+    /// Of what is asked of a module or library by name; 0: by handle; [`GET`], [`SET`].
     name_hash: u64,
 }
 
-/// In the place of a name's hash: of the attributes of what has that handle.
-const ATTRIBUTE: u64 = u64::MAX;
+/// In the place of a name's hash: an attribute of what has that handle is asked for.
+pub(crate) const GET: u64 = u64::MAX;
+/// One is set, for which a driver may not need the image that asking takes.
+pub(crate) const SET: u64 = u64::MAX - 1;
 
 /// What this process has used.
 #[derive(Default)]
@@ -161,8 +163,9 @@ pub(crate) unsafe fn attribute_of<T>(
     cx: Cx,
     call: impl FnOnce() -> CUresult,
     handle: *mut T,
+    get_or_set: u64,
 ) -> CUresult {
-    let attribute = (handle.addr(), ATTRIBUTE);
+    let attribute = (handle.addr(), get_or_set);
     answer(first(cx, call, attribute, || current(cx)))
 }
 

@@ -184,6 +184,28 @@ fn listed_by<R: Row>(
     listed(|count, rows| unsafe { list(device, count, rows) })
 }
 
+/// Answers a call that lists by an array with those rows that `choose` leaves.
+///
+/// # Safety
+/// As [`hooks`](crate::hooks).
+unsafe fn in_array<R: Row>(
+    cx: &Bare<Management>,
+    call: impl FnOnce() -> nvmlReturn_t,
+    list: fn(&NvmlRows) -> Option<List<R>>,
+    device: nvmlDevice_t,
+    (count, array): (*mut c_uint, *mut R),
+    choose: impl FnOnce(&View, &[R]) -> Vec<R>,
+) -> nvmlReturn_t {
+    let Some(view) = View::of(cx, device).filter(|_| !count.is_null()) else {
+        return call();
+    };
+    match listed_by(&view, list, device) {
+        // SAFETY: not null, and the caller's promise.
+        Ok(rows) => unsafe { give(&choose(&view, &rows), count, array) },
+        Err(status) => status,
+    }
+}
+
 /// `nvmlDeviceGetComputeRunningProcesses` and its versions: `list` is the one that was called.
 ///
 /// # Safety
@@ -196,13 +218,11 @@ pub(crate) unsafe fn compute<R: MemoryRow>(
     count: *mut c_uint,
     array: *mut R,
 ) -> nvmlReturn_t {
-    let Some(view) = View::of(&cx, device).filter(|_| !count.is_null()) else {
-        return call();
-    };
-    match listed_by(&view, list, device) {
-        // SAFETY: not null, and the caller's promise.
-        Ok(rows) => unsafe { give(&holders(&rows, &view.own, view.has_quota), count, array) },
-        Err(status) => status,
+    // SAFETY: the caller's promise.
+    unsafe {
+        in_array(&cx, call, list, device, (count, array), |view, rows| {
+            holders(rows, &view.own, view.has_quota)
+        })
     }
 }
 
@@ -218,13 +238,11 @@ pub(crate) unsafe fn own<R: Row>(
     count: *mut c_uint,
     array: *mut R,
 ) -> nvmlReturn_t {
-    let Some(view) = View::of(&cx, device).filter(|_| !count.is_null()) else {
-        return call();
-    };
-    match listed_by(&view, list, device) {
-        // SAFETY: not null, and the caller's promise.
-        Ok(rows) => unsafe { give(&own_rows(&rows, &view.own), count, array) },
-        Err(status) => status,
+    // SAFETY: the caller's promise.
+    unsafe {
+        in_array(&cx, call, list, device, (count, array), |view, rows| {
+            own_rows(rows, &view.own)
+        })
     }
 }
 

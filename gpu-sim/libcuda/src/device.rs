@@ -93,6 +93,7 @@ fn board(profile: &Profile, attribute: CUdevice_attribute) -> Option<i32> {
         CU_DEVICE_ATTRIBUTE_GPU_PCI_DEVICE_ID => profile.pci_device_id.cast_signed(),
         CU_DEVICE_ATTRIBUTE_GPU_PCI_SUBSYSTEM_ID => profile.pci_subsystem_id.cast_signed(),
         CU_DEVICE_ATTRIBUTE_ECC_ENABLED => profile.ecc.into(),
+        CU_DEVICE_ATTRIBUTE_MULTICAST_SUPPORTED => profile.multicast.into(),
         CU_DEVICE_ATTRIBUTE_CLUSTER_LAUNCH | CU_DEVICE_ATTRIBUTE_TENSOR_MAP_ACCESS_SUPPORTED => {
             (profile.compute_capability.0 >= 9).into()
         }

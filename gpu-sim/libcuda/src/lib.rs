@@ -31,6 +31,7 @@ mod log;
 mod managed;
 mod memory;
 mod module;
+mod multicast;
 mod occupancy;
 mod pool;
 mod process;

@@ -14,6 +14,7 @@ use crate::address::{Access, Backing, Range};
 use crate::door::Answer;
 use crate::host_memory::HostMemory;
 use crate::location::Location;
+use crate::multicast::Multicast;
 use crate::process::{Process, State, refused};
 use crate::table::Key;
 use crate::window::{duplicate, hide, reserve, share};
@@ -30,6 +31,8 @@ enum Memory {
         ordinal: usize,
     },
     Host(HostMemory),
+    /// A stretch for memory of several devices.
+    Multicast(Multicast),
 }
 
 impl Memory {
@@ -37,6 +40,7 @@ impl Memory {
         match self {
             Self::Device { block, .. } => block.bytes,
             Self::Host(memory) => memory.bytes,
+            Self::Multicast(object) => object.pages.bytes,
         }
     }
 
@@ -52,7 +56,7 @@ impl Memory {
                 let pages = process.machine.vram(block.device, block.offset, bytes);
                 duplicate(pages.ok_or(CUDA_ERROR_INVALID_VALUE)?, at, bytes)
             }
-            Self::Host(memory) => {
+            Self::Host(memory) | Self::Multicast(Multicast { pages: memory, .. }) => {
                 share(memory.file(), at, bytes, CU_MEM_ACCESS_FLAGS_PROT_READWRITE)
             }
         }
@@ -68,6 +72,8 @@ pub(crate) struct Physical {
     handles: u32,
     /// Places at which it is mapped.
     mappings: u32,
+    /// Parts of multicast objects that it is bound to.
+    bindings: u32,
 }
 
 impl Physical {
@@ -78,15 +84,55 @@ impl Physical {
             handle_types,
             handles: 1,
             mappings: 0,
+            bindings: 0,
         }
     }
 
-    pub(crate) fn location(&self) -> Location {
+    /// Where it lies; a multicast object at the first device of its team, which must be complete.
+    pub(crate) fn location(&self) -> Answer<Location> {
         match &self.memory {
-            Memory::Device { ordinal, .. } => Location::Device(*ordinal),
-            Memory::Host(memory) => memory.location,
+            Memory::Device { ordinal, .. } => Ok(Location::Device(*ordinal)),
+            Memory::Host(memory) => Ok(memory.location),
+            Memory::Multicast(object) => object.first_device().map(Location::Device),
         }
     }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        self.memory.bytes()
+    }
+
+    pub(crate) fn is_multicast(&self) -> bool {
+        matches!(self.memory, Memory::Multicast(_))
+    }
+
+    /// The multicast object, if it is one.
+    pub(crate) fn multicast(&mut self) -> Option<&mut Multicast> {
+        match &mut self.memory {
+            Memory::Multicast(object) => Some(object),
+            Memory::Device { .. } | Memory::Host(_) => None,
+        }
+    }
+}
+
+/// A multicast object with its first handle.
+pub(crate) fn insert_multicast(state: &mut State, object: Multicast) -> Key<Physical> {
+    let physical = Physical::new(Memory::Multicast(object), CU_MEM_HANDLE_TYPE_NONE);
+    state.physicals.insert(physical)
+}
+
+/// Memory has become part of a multicast object, which keeps it.
+pub(crate) fn bind(state: &mut State, key: Key<Physical>) -> Answer {
+    let physical = state.physicals.get_mut(key);
+    physical.ok_or(CUDA_ERROR_INVALID_VALUE)?.bindings += 1;
+    Ok(())
+}
+
+/// Memory is no longer part of a multicast object.
+pub(crate) fn unbind(process: &Process, state: &mut State, key: Key<Physical>) -> Answer {
+    if let Some(physical) = state.physicals.get_mut(key) {
+        physical.bindings = physical.bindings.saturating_sub(1);
+    }
+    end_if_unused(process, state, key)
 }
 
 /// Addresses without memory, until some is mapped.
@@ -99,7 +145,7 @@ pub(crate) struct Reservation {
 /// All reservations, by their start.
 pub(crate) type Reservations = BTreeMap<CUdeviceptr, Reservation>;
 
-fn check_size(bytes: u64) -> Answer {
+pub(crate) fn check_size(bytes: u64) -> Answer {
     if bytes > 0 && bytes.is_multiple_of(GRANULARITY) {
         Ok(())
     } else {
@@ -144,6 +190,7 @@ pub(crate) fn export(
         match &physical.memory {
             Memory::Device { block, .. } => *block,
             Memory::Host(memory) => return memory.export(),
+            Memory::Multicast(_) => return Err(CUDA_ERROR_NOT_SUPPORTED),
         }
     };
     let exported = process.machine.export(Exported::Block(block.id));
@@ -196,14 +243,14 @@ fn import_host(state: &mut State, memory: HostMemory) -> Key<Physical> {
     state.physicals.insert(physical)
 }
 
-/// The memory behind a handle, which is a number.
+/// The memory behind a handle, which is a number. Memory that is only mapped or bound has none.
 pub(crate) fn find(state: &State, handle: CUmemGenericAllocationHandle) -> Answer<Key<Physical>> {
     let address = usize::try_from(handle).map_err(|_| CUDA_ERROR_INVALID_VALUE)?;
     let key =
         Key::of(std::ptr::without_provenance_mut::<()>(address)).ok_or(CUDA_ERROR_INVALID_VALUE)?;
-    state
-        .physicals
-        .get(key)
+    let physical = state.physicals.get(key);
+    physical
+        .filter(|physical| physical.handles > 0)
         .map(|_| key)
         .ok_or(CUDA_ERROR_INVALID_VALUE)
 }
@@ -243,7 +290,7 @@ fn end_if_unused(process: &Process, state: &mut State, key: Key<Physical>) -> An
     let is_used = state
         .physicals
         .get(key)
-        .is_some_and(|physical| physical.handles > 0 || physical.mappings > 0);
+        .is_some_and(|physical| physical.handles + physical.mappings + physical.bindings > 0);
     let ended = if is_used {
         None
     } else {
@@ -251,6 +298,9 @@ fn end_if_unused(process: &Process, state: &mut State, key: Key<Physical>) -> An
     };
     match ended.map(|physical| physical.memory) {
         Some(Memory::Device { block, .. }) => process.machine.free(block.id).map_err(refused),
+        Some(Memory::Multicast(object)) => object
+            .bound()
+            .try_for_each(|memory| unbind(process, state, memory)),
         Some(Memory::Host(_)) | None => Ok(()),
     }
 }
@@ -324,9 +374,10 @@ pub(crate) fn map(
     if state.book.overlaps(start, bytes) {
         return Err(CUDA_ERROR_ALREADY_MAPPED);
     }
+    let location = physical.location()?;
     physical.memory.show(process, shadow, bytes)?;
     // Memory of the host is nobody's in particular; the first device stands for it.
-    let (device, is_host) = match physical.location() {
+    let (device, is_host) = match location {
         Location::Device(ordinal) => (ordinal, false),
         Location::Host | Location::HostNode => (0, true),
     };

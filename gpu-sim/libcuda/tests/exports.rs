@@ -150,15 +150,16 @@ fn cuda_get_proc_address_itself_is_the_version_that_the_caller_can_call() {
 #[test]
 fn what_is_not_simulated_answers_as_on_a_device_without_it() {
     ok!(cuInit(0));
-    let (mut array, mut handle) = (std::ptr::null_mut(), 0);
+    let (mut array, mut descriptor) = (std::ptr::null_mut(), 0_i32);
     let of_32_bits = cu!(cuArrayCreate(&mut array, std::ptr::null()));
     assert_eq!(of_32_bits, CUDA_ERROR_INVALID_CONTEXT);
-    let multicast = cu!(cuMulticastCreate(&mut handle, std::ptr::null()));
-    assert_eq!(multicast, CUDA_ERROR_NOT_SUPPORTED);
+    let to = (&raw mut descriptor).cast();
+    let dma_buf = cu!(cuMemGetHandleForAddressRange(to, 0, 0, 1, 0));
+    assert_eq!((dma_buf, descriptor), (CUDA_ERROR_NOT_SUPPORTED, 0));
     let mut supported = 9;
     ok!(cuDeviceGetAttribute(
         &mut supported,
-        CU_DEVICE_ATTRIBUTE_MULTICAST_SUPPORTED,
+        CU_DEVICE_ATTRIBUTE_DMA_BUF_SUPPORTED,
         0
     ));
     assert_eq!(supported, 0);

@@ -79,6 +79,10 @@ pub struct Profile {
     pub power_idle_mw: u32,
     /// Whether the board has ECC memory, switched on.
     pub ecc: bool,
+    /// Whether it can be part of multicast objects, as boards behind NVSwitches that reduce on their way can. Not where the file does
+    /// not say.
+    #[serde(default)]
+    pub multicast: bool,
     /// Whether accounting mode is on, as `nvidia-smi -am 1` switches it: NVML then tells of processes what they did, also when
     /// they have ended. Off where the file does not say.
     #[serde(default)]

@@ -17,10 +17,11 @@ const ROW_BYTES: u64 = 2048;
 const NEEDS_MAX: usize = 4;
 
 /// What ends handles of a kind, in the order in which everything is freed at the end.
-const ENDS: [(&str, &str); 11] = [
+const ENDS: [(&str, &str); 12] = [
     ("range", "cuMemUnmap $ 2097152"),
     ("range", "cuMemUnmap $ 4194304"),
     ("range", "cuMemUnmap $ 8388608"),
+    ("team", "cuMemRelease $"),
     ("physical", "cuMemRelease $"),
     ("shared_physical", "cuMemRelease $"),
     ("imported", "cuMemRelease $"),

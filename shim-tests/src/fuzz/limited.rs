@@ -87,7 +87,7 @@ fn settled(machine: &Machine, patience: Patience) -> Vec<Accounts> {
 
 /// Plays a sequence under the quota of its seed.
 pub(super) fn play(sequence: &Sequence, seed: u64, patience: Patience) -> Result<Tally, Failure> {
-    let machine = Machine::with_profile("2xt4");
+    let machine = Machine::with_every_feature(2);
     let quota_bytes = quota_bytes(seed);
     let world = World::memory(CONTAINER, &quota_bytes.to_string());
     let mut told = Telling::start(&machine, &world, patience);

@@ -10,7 +10,7 @@ fn observe(
     world: &World,
     patience: Patience,
 ) -> Result<(Vec<String>, Trace), Failure> {
-    let machine = Machine::with_profile("2xt4");
+    let machine = Machine::with_every_feature(2);
     let mut told = Telling::start(&machine, world, patience);
     let steps = sequence.steps().enumerate();
     let statuses = steps

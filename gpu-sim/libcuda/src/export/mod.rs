@@ -33,6 +33,7 @@ mod managed;
 mod memory;
 mod memory_query;
 mod module;
+mod multicast;
 mod pool;
 mod resolver;
 mod staged_launch;

@@ -44,7 +44,7 @@ pub(super) unsafe fn descriptor<'a>(
     Ok(unsafe { BorrowedFd::borrow_raw(number) })
 }
 
-fn number<T>(handle: *mut T) -> CUmemGenericAllocationHandle {
+pub(super) fn number<T>(handle: *mut T) -> CUmemGenericAllocationHandle {
     u64::try_from(handle.addr()).unwrap_or(0)
 }
 
@@ -93,7 +93,10 @@ exports! {
         let process = process()?;
         let state = process.lock();
         let physical: &Physical = state.physicals.get(virtual_memory::find(&state, handle)?).ok_or(CUDA_ERROR_INVALID_VALUE)?;
-        let (location, requestedHandleTypes) = (physical.location().described()?, physical.handle_types);
+        if physical.is_multicast() {
+            return Err(CUDA_ERROR_INVALID_VALUE);
+        }
+        let (location, requestedHandleTypes) = (physical.location()?.described()?, physical.handle_types);
         let allocFlags = anonymous_allocFlags { compressionType: 0, gpuDirectRDMACapable: 0, usage: 0, reserved: [0; 4] };
         put(prop, CUmemAllocationProp { type_: CU_MEM_ALLOCATION_TYPE_PINNED, requestedHandleTypes, location, win32HandleMetaData: std::ptr::null_mut(), allocFlags })
     }
