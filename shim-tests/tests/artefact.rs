@@ -51,6 +51,26 @@ fn the_library_needs_what_every_process_has() {
     );
 }
 
+/// What ends a process or registers something for its end, handles its signals, starts programs, or changes its environment, umask,
+/// limits or folder. `abort` is not among these: std ends there when a panic cannot be handled.
+#[test]
+fn the_library_cannot_change_the_process_that_it_is_in() {
+    const CHANGES: &str = "exit _exit _Exit quick_exit atexit on_exit at_quick_exit __cxa_atexit __cxa_at_quick_exit \
+        kill tgkill raise signal sigaction sigprocmask setitimer alarm fork vfork clone execve execvp posix_spawn posix_spawnp \
+        system popen setenv putenv unsetenv clearenv setlocale umask setrlimit prlimit setpriority chdir fchdir chroot prctl";
+    let listing = output_of("nm", &["-D", "--undefined-only", "--format=posix"]);
+    let asked: BTreeSet<_> = listing
+        .lines()
+        .filter_map(|line| line.split([' ', '@']).next())
+        .collect();
+    assert!(asked.contains("malloc"), "the list was read: {asked:?}");
+    let changes: Vec<_> = CHANGES
+        .split_whitespace()
+        .filter(|name| asked.contains(name))
+        .collect();
+    assert_eq!(changes, Vec::<&str>::new());
+}
+
 #[test]
 fn the_library_stays_loaded_and_needs_no_writable_code() {
     let dynamic = output_of("readelf", &["--dynamic", "--wide"]);
