@@ -314,9 +314,18 @@ impl Driver {
     /// Frees linear memory that the program does not know of.
     pub(crate) fn free(&self, pointer: CUdeviceptr) -> CUresult {
         // SAFETY: the driver's own function; a pointer that is not its own is refused by it.
-        self.rows
+        let status = self
+            .rows
             .cuMemFree_v2
-            .map_or(CUDA_ERROR_NOT_FOUND, |free| unsafe { free(pointer) })
+            .map_or(CUDA_ERROR_NOT_FOUND, |free| unsafe { free(pointer) });
+        match (status, self.rows.cuMemFree, u32::try_from(pointer)) {
+            // A context of before CUDA 3.2 takes only the function of that time.
+            (CUDA_ERROR_INVALID_CONTEXT, Some(free), Ok(pointer)) => {
+                // SAFETY: as above.
+                unsafe { free(pointer) }
+            }
+            _ => status,
+        }
     }
 
     /// Ends an array that the program does not know of.

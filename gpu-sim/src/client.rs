@@ -400,7 +400,7 @@ impl Machine {
     }
 
     /// As [`Machine::submit`], with what has to happen in this process when the command completes.
-    /// A [`Command::HostCall`] wants an [`Effect::HostCall`], and nothing else does.
+    /// A [`Command::HostCall`] wants an [`Effect::HostCall`], a [`Command::FaultingKernel`] an [`Effect::Fault`], and nothing else does.
     pub fn submit_with(
         &self,
         stream: &Stream,

@@ -116,6 +116,9 @@ pub struct KernelCost {
 pub enum Command {
     /// Run a kernel on the compute engine.
     Kernel(KernelCost),
+    /// Run a kernel that its context does not survive: when it ends, nothing else of the context runs any more. What was, and
+    /// what is still, given to its streams counts as completed without having been done, so that nobody waits for it.
+    FaultingKernel(KernelCost),
     /// Move bytes. The client moves them; the device says when.
     Copy {
         /// Which way, and so which engine.

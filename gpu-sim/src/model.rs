@@ -9,6 +9,7 @@ mod compute;
 mod containers;
 mod copy;
 mod duration;
+mod fault;
 mod flow;
 mod graph;
 mod memory;
@@ -27,7 +28,7 @@ use crate::command::{
     Sequence, StreamId,
 };
 use crate::profile::{MachineProfile, Profile};
-use crate::wire::{Refusal, Submission};
+use crate::wire::Refusal;
 use compute::Compute;
 use containers::Containers;
 use copy::CopyEngine;
@@ -176,6 +177,8 @@ struct Context {
     process: ProcessId,
     device: u32,
     block: BlockId,
+    /// A kernel of its own has made it unusable.
+    is_faulted: bool,
 }
 
 /// Where a stream's commands run.
@@ -406,6 +409,7 @@ impl Model {
                 process,
                 device,
                 block,
+                is_faulted: false,
             },
         );
         let now_ns = self.now_ns;
@@ -536,47 +540,6 @@ impl Model {
             .remove(&(process, graph))
             .map(drop)
             .ok_or(Refusal::Unknown)
-    }
-
-    /// Appends a command to a stream. It can start a launch latency after its submission.
-    pub fn submit(&mut self, process: ProcessId, submission: Submission) -> Result<(), Refusal> {
-        let Submission {
-            stream: id,
-            sequence,
-            submitted_ns,
-            token,
-            logged_nodes,
-            command,
-        } = submission;
-        let graph = match command {
-            Command::Graph { graph } => {
-                let graph = self.graphs.get(&(process, graph)).ok_or(Refusal::Unknown)?;
-                Some((Arc::clone(graph), logged_nodes))
-            }
-            _ => None,
-        };
-        let Some(stream) = self.streams.get_mut(&id) else {
-            return Ok(()); // its context was destroyed while the submission was under way
-        };
-        let in_order = sequence == stream.last + 1
-            && (stream.queue.len() as u64) < self.profile.timing.queue_depth;
-        if stream.place.process != process || stream.closing || !in_order {
-            return Err(Refusal::Unknown);
-        }
-        stream.last = sequence;
-        let visible_ns = self.now_ns.max(submitted_ns) + self.profile.timing.launch_latency_ns;
-        stream.queue.push_back(Queued {
-            command,
-            sequence,
-            visible_ns,
-            token,
-            graph,
-        });
-        if stream.queue.len() == 1 {
-            self.ready.push_back(id);
-            self.settle();
-        }
-        Ok(())
     }
 
     /// A host call has returned.

@@ -7,7 +7,7 @@ use crate::command::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// Raised whenever a message or the shared memory changes its meaning.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// Largest message, in bytes.
 pub const MESSAGE_BYTES_MAX: usize = 64 * 1024;

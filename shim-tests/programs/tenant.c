@@ -15,6 +15,7 @@
  *     info | total | nvml                     status, then free and total | total | NVML's total, free, used by v1 and by v2
  *     kernel TRIPS                            loads the kernel that `launch` launches: a loop of so many trips, in a grid that
  *                                             the device holds at once
+ *     doomed trap|assertion                   the same, but the kernel faults
  *     measure                                 status, nanoseconds that the kernel takes on an idle device
  *     launch HOW COUNT                        COUNT times kernel|ex|cooperative|graph|capture; status, or the first that failed
  *     capture COUNT                           captures COUNT launches and drops the graph; status
@@ -172,19 +173,36 @@ static void do_nvml(char *answer, char *rest)
     snprintf(answer, ANSWER_MAX, "%u %llu %llu %llu %llu %llu %llu", status, v1.total, v1.free, v1.used, v2.total, v2.free, v2.used);
 }
 
+static CUresult load_text(const char *text)
+{
+    CUmodule module = NULL;
+    CUresult status = CU(cuModuleLoadData)(&module, text);
+    return status ? status : CU(cuModuleGetFunction)(&work_kernel, module, "work");
+}
+
 /* A counted loop: its trips are its cost, on hardware as in the simulation. */
 static CUresult load_kernel(unsigned long trips)
 {
     char text[2048];
-    CUmodule module = NULL;
     char *end = text + sprintf(text, ".version 7.0\n.target sm_70\n.address_size 64\n"
                                      ".visible .entry work(.param .u32 seed)\n{\n.reg .pred %%p<2>;\n.reg .b32 %%r<3>;\n"
                                      "ld.param.u32 %%r1, [seed];\nmov.u32 %%r2, 0;\nagain:\n");
     for (int at = 0; at < KERNEL_MULTIPLICATIONS; at++)
         end += sprintf(end, "mul.lo.u32 %%r1, %%r1, %%r1;\n");
     sprintf(end, "add.u32 %%r2, %%r2, 1;\nsetp.lt.u32 %%p1, %%r2, %lu;\n@%%p1 bra again;\nret;\n}\n", trips);
-    CUresult status = CU(cuModuleLoadData)(&module, text);
-    return status ? status : CU(cuModuleGetFunction)(&work_kernel, module, "work");
+    return load_text(text);
+}
+
+/* What every thread does first is an error. */
+static void do_doomed(char *answer, char *rest)
+{
+    char text[1024];
+    const char *fault = !strcmp(rest, "trap") ? "trap;\n"
+        : "{\n.param .b64 text;\n.param .b32 line;\ncall.uni __assertfail, (text, text, line, text, text);\n}\n";
+    sprintf(text, ".version 7.0\n.target sm_70\n.address_size 64\n"
+                  ".extern .func __assertfail(.param .b64 a, .param .b64 b, .param .b32 c, .param .b64 d, .param .b64 e);\n"
+                  ".visible .entry work(.param .u32 seed)\n{\n%sret;\n}\n", fault);
+    answer_status(answer, load_text(text));
 }
 
 static CUresult launch_plain(CUstream where)
@@ -482,6 +500,7 @@ static const struct {
     { "total", do_total },
     { "nvml", do_nvml },
     { "kernel", do_kernel },
+    { "doomed", do_doomed },
     { "measure", do_measure },
     { "launch", do_launch },
     { "capture", do_capture },

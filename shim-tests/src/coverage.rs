@@ -122,6 +122,15 @@ fn makes_do_without_context(symbol: &str) -> bool {
     starts.iter().any(|start| symbol.starts_with(start))
 }
 
+/// Functions of before CUDA 3.2 with addresses and sizes of 32 bits: only contexts of that time take them.
+fn is_for_old_contexts(symbol: &str) -> bool {
+    const ADDRESSES_GREW: u32 = 3020;
+    let successor = symbols::driver(&format!("{symbol}_v2"));
+    let starts = ["cuArray", "cuMem", "cuModule"];
+    starts.iter().any(|start| symbol.starts_with(start))
+        && successor.is_some_and(|successor| successor.introduced == ADDRESSES_GREW)
+}
+
 impl Planner<'_> {
     fn begin(&mut self, call: &Call) {
         if call.symbol.starts_with("nvml") {
@@ -130,8 +139,11 @@ impl Planner<'_> {
         self.made.push("0 cuInit 0".to_owned());
         if !makes_do_without_context(&call.symbol) {
             let context = self.handles.make("context", 0);
-            self.made
-                .push(format!("0 cuDevicePrimaryCtxRetain &{context} 0"));
+            self.made.push(if is_for_old_contexts(&call.symbol) {
+                format!("0 cuCtxCreate &{context} 0 0")
+            } else {
+                format!("0 cuDevicePrimaryCtxRetain &{context} 0")
+            });
             self.made.push(format!("0 cuCtxSetCurrent ${context}"));
         }
     }
@@ -278,7 +290,7 @@ impl<'a> Stage<'a> {
         outcome
     }
 
-    /// Takes what is left of the quota: a context, and the rest in it.
+    /// Takes what is left of the quota: a context, and the rest in it. What was current is current again.
     #[track_caller]
     pub fn fill(&mut self) {
         // Variables of their own, which no handle of the case has.
@@ -288,5 +300,6 @@ impl<'a> Stage<'a> {
             .player
             .make(&format!("0 cuMemAlloc_v2 &8 {left_bytes}"));
         assert_eq!(status, "0", "what is left of the quota, {left_bytes} bytes");
+        let _popped = self.player.make("0 cuCtxPopCurrent_v2 &");
     }
 }

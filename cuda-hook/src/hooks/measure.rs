@@ -11,7 +11,9 @@
 //! are charged what they took. Where other threads leave no such moment, what is certain is charged, and the rest
 //! [`owed`] until the next one.
 
-use cuda_sys_stubs::abi::{CUDA_ERROR_OUT_OF_MEMORY, CUDA_SUCCESS, CUcontext, CUresult};
+use cuda_sys_stubs::abi::{
+    CUDA_ERROR_INVALID_CONTEXT, CUDA_ERROR_OUT_OF_MEMORY, CUDA_SUCCESS, CUcontext, CUresult,
+};
 use limiter::units::Bytes;
 
 use crate::charge;
@@ -78,7 +80,7 @@ impl Seen {
     fn now(cx: Cx, context: CUcontext, device_index: usize, asks_nvml: bool) -> Option<Self> {
         // What the driver has given back unseen is no longer on the device.
         charge::refresh(cx, device_index);
-        let free = free(cx, context)?;
+        let free = free(cx, context, device_index)?;
         let (own, listed) = if asks_nvml {
             listed_beside(cx, device_index)
         } else {
@@ -220,7 +222,7 @@ impl Meter {
             device_index,
             ..
         } = *self;
-        let asked = free(cx, context).filter(|free| *free != self.before.free);
+        let asked = free(cx, context, device_index).filter(|free| *free != self.before.free);
         asked.and_then(|_| Seen::now(cx, context, device_index, true))
     }
 
@@ -255,11 +257,16 @@ impl Meter {
     }
 }
 
-/// Free memory of the device of `context`.
-fn free(cx: Cx, context: CUcontext) -> Option<Bytes> {
-    cx.driver
-        .in_context(context, || cx.driver.memory_free())
-        .ok()
+/// Free memory of the device of `context`, or a figure that changes as it does: a context of before CUDA 3.2 cannot be asked.
+fn free(cx: Cx, context: CUcontext, device_index: usize) -> Option<Bytes> {
+    match cx.driver.in_context(context, || cx.driver.memory_free()) {
+        Err(CUDA_ERROR_INVALID_CONTEXT) => {
+            let uuid = cx.attachment.uuid(device_index)?;
+            let used = runtime::get().nvml()?.memory_used(uuid)?;
+            Some(Bytes::new(u64::MAX.saturating_sub(used.get())))
+        }
+        asked => asked.ok(),
+    }
 }
 
 /// Calls, and charges `context` what the driver took for it. Where the quota has no room for that, it is undone.

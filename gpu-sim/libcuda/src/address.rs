@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use cuda_sys_stubs::abi::{
-    CU_MEM_ACCESS_FLAGS_PROT_READWRITE, CUDA_ERROR_INVALID_VALUE, CUdeviceptr, CUmemAccess_flags,
+    CU_MEM_ACCESS_FLAGS_PROT_READWRITE, CUDA_ERROR_INVALID_VALUE, CUDA_ERROR_OUT_OF_MEMORY,
+    CUdeviceptr, CUmemAccess_flags,
 };
 use gpu_sim::command::{Block, BlockId};
 use gpu_sim::profile::DEVICES_MAX;
@@ -16,6 +17,7 @@ use crate::pool::{Chunk, Pool};
 use crate::process::Device;
 use crate::table::Key;
 use crate::virtual_memory::Physical;
+use crate::window::Window;
 
 /// Whose memory a stretch is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,6 +121,10 @@ impl Range {
                 start: self.start,
                 bytes,
             }),
+            Backing::Managed(block) => Some(Chunk::Managed {
+                start: self.start,
+                block,
+            }),
             _ => self.block().map(Chunk::Device),
         }
     }
@@ -160,6 +166,8 @@ pub(crate) enum HostKind {
 pub(crate) struct AddressBook {
     ranges: BTreeMap<CUdeviceptr, Range>,
     next_id: u64,
+    /// Addresses of 32 bits, once there is a context that needs them.
+    low: Option<Window>,
 }
 
 impl AddressBook {
@@ -168,6 +176,36 @@ impl AddressBook {
         self.next_id = self.next_id.saturating_add(1);
         range.id = self.next_id;
         self.ranges.insert(range.start, range);
+    }
+
+    /// Makes sure that there are addresses of 32 bits.
+    pub(crate) fn open_low(&mut self) -> Answer {
+        if self.low.is_none() {
+            self.low = Some(Window::reserve_low()?);
+        }
+        Ok(())
+    }
+
+    /// The first address of 32 bits from which on `bytes` belong to nobody. `CUDA_ERROR_OUT_OF_MEMORY`: there are not as many.
+    pub(crate) fn low_gap(&self, bytes: u64, alignment: u64) -> Answer<CUdeviceptr> {
+        let low = self.low.ok_or(CUDA_ERROR_OUT_OF_MEMORY)?;
+        let aligned = |start: u64| start.next_multiple_of(alignment);
+        let mut start = aligned(low.start());
+        for range in self
+            .ranges
+            .range(low.start()..low.end())
+            .map(|(_, range)| range)
+        {
+            if range.start.saturating_sub(start) >= bytes {
+                break;
+            }
+            start = aligned(range.end());
+        }
+        if start.saturating_add(bytes) <= low.end() {
+            Ok(start)
+        } else {
+            Err(CUDA_ERROR_OUT_OF_MEMORY)
+        }
     }
 
     /// The stretch that has this byte.
@@ -218,18 +256,10 @@ impl AddressBook {
             .flatten()
     }
 
-    /// Takes out every stretch of a context.
-    pub(crate) fn remove_of(&mut self, context: Key<Context>) -> Vec<Range> {
-        let starts: Vec<_> = self
-            .ranges
-            .values()
-            .filter(|range| range.context == Some(context))
-            .map(|range| range.start)
-            .collect();
-        starts
-            .into_iter()
-            .filter_map(|start| self.ranges.remove(&start))
-            .collect()
+    /// Takes out every stretch that `which` names.
+    pub(crate) fn remove_all(&mut self, mut which: impl FnMut(&Range) -> bool) -> Vec<Range> {
+        let removed = self.ranges.extract_if(.., |_, range| which(range));
+        removed.map(|(_, range)| range).collect()
     }
 
     /// Where `bytes` at `address` are. Memory that nobody wrote down is pageable host memory, unless the address is one
@@ -240,9 +270,9 @@ impl AddressBook {
         address: CUdeviceptr,
         bytes: u64,
     ) -> Answer<Place> {
-        if self.find(address).is_none()
-            && !devices.iter().any(|device| device.window.contains(address))
-        {
+        let windows = devices.iter().map(|device| device.window);
+        let mut windows = windows.chain(self.low);
+        if self.find(address).is_none() && !windows.any(|window| window.contains(address)) {
             return if address == 0 {
                 Err(CUDA_ERROR_INVALID_VALUE)
             } else {

@@ -8,14 +8,15 @@ use cuda_sys_stubs::abi::*;
 use gpu_sim::command::ContextId;
 
 use crate::door::Answer;
+use crate::fault::Sticky;
 use crate::graph::memory::GraphPool;
 use crate::green::Sms;
 use crate::limit::{self, Limits};
 use crate::pool::Pools;
-use crate::process::{Process, State, refused};
+use crate::process::{Process, State, process, refused};
 use crate::stream::{self, Stream};
 use crate::table::Key;
-use crate::{capture, memory, module, pool};
+use crate::{abi, capture, graph, memory, module, pool};
 
 /// A context.
 pub(crate) struct Context {
@@ -38,6 +39,15 @@ pub(crate) struct Context {
     pub(crate) shared_config: CUsharedconfig,
     /// Contexts whose memory kernels of this one may reach.
     pub(crate) peers: BTreeSet<Key<Context>>,
+    /// Whether it can still be used.
+    pub(crate) sticky: Sticky,
+}
+
+impl Context {
+    /// Whether its device addresses have 32 bits.
+    pub(crate) fn is_narrow(&self) -> bool {
+        self.api_version == abi::NARROW
+    }
 }
 
 /// What a green context has of a device.
@@ -54,7 +64,7 @@ impl Context {
             device,
             gpu,
             flags: 0,
-            api_version: API_VERSION,
+            api_version: abi::WIDE,
             is_primary: false,
             green: None,
             usage_count: 1,
@@ -64,6 +74,7 @@ impl Context {
             cache_config: CU_FUNC_CACHE_PREFER_NONE,
             shared_config: CU_SHARED_MEM_CONFIG_FOUR_BYTE_BANK_SIZE,
             peers: BTreeSet::new(),
+            sticky: Sticky::default(),
         }
     }
 }
@@ -98,14 +109,26 @@ pub(crate) fn top() -> Option<Key<Context>> {
     STACK.with_borrow(|stack| stack.last().copied())
 }
 
-/// The calling thread's context.
+/// The calling thread's context, if it can be used.
 pub(crate) fn current(state: &State) -> Answer<Key<Context>> {
     let key = top().ok_or(CUDA_ERROR_INVALID_CONTEXT)?;
-    state
-        .contexts
-        .get(key)
-        .map(|_| key)
-        .ok_or(CUDA_ERROR_CONTEXT_IS_DESTROYED)
+    check(state, key)?;
+    Ok(key)
+}
+
+/// Refuses a call of another API version than the calling thread's context has.
+pub(crate) fn check_version(api_version: u32) -> Answer {
+    let state = process()?.lock();
+    let context = top().and_then(|key| state.contexts.get(key));
+    match context {
+        Some(context) if context.api_version != api_version => Err(CUDA_ERROR_INVALID_CONTEXT),
+        _ => Ok(()),
+    }
+}
+
+/// Answers the error that sticks to a context.
+pub(crate) fn check(state: &State, key: Key<Context>) -> Answer {
+    get(state, key)?.sticky.check()
 }
 
 /// The context that owns what the calling thread makes: its own, or the primary one behind a green one.
@@ -192,6 +215,9 @@ pub(crate) fn create(
     api_version: u32,
 ) -> Answer<Key<Context>> {
     check_flags(flags)?;
+    if api_version == abi::NARROW {
+        state.book.open_low()?;
+    }
     let index = process
         .devices
         .get(device)
@@ -212,8 +238,10 @@ pub(crate) fn create_green(
     sms: Sms,
 ) -> Answer<Key<Context>> {
     let Context { device, gpu, .. } = *get(state, primary)?;
+    let sticky = get(state, primary)?.sticky.clone();
     Ok(state.contexts.insert(Context {
         green: Some(Part { primary, sms }),
+        sticky,
         ..Context::new(device, gpu)
     }))
 }
@@ -229,7 +257,7 @@ pub(crate) fn retain_primary(process: &Process, device: usize) -> Answer<Key<Con
         Some(key) => key,
         None => {
             let flags = primary.flags;
-            let key = create(process, &mut state, device, flags, API_VERSION)?;
+            let key = create(process, &mut state, device, flags, abi::WIDE)?;
             state
                 .contexts
                 .get_mut(key)
@@ -247,10 +275,7 @@ pub(crate) fn retain_primary(process: &Process, device: usize) -> Answer<Key<Con
     Ok(key)
 }
 
-/// `cuCtxGetApiVersion` of contexts made by the current API (CUDA Driver API, `cuCtxGetApiVersion`).
-pub(crate) const API_VERSION: u32 = 3020;
-
-/// Gives a primary context back; the last one ends it.
+/// Gives a primary context back; the last one resets the device (CUDA Driver API, `cuDevicePrimaryCtxRelease`).
 pub(crate) fn release_primary(process: &Process, device: usize) -> Answer {
     let ended = {
         let mut state = process.lock();
@@ -268,10 +293,19 @@ pub(crate) fn release_primary(process: &Process, device: usize) -> Answer {
             None
         }
     };
-    ended.map_or(Ok(()), |key| destroy(process, key))
+    ended.map_or(Ok(()), |key| reset(process, device, key))
 }
 
-/// Ends a primary context whoever holds it.
+/// Ends a primary context, and with it all that the process has of its device and that is no context's: "all resources associated
+/// with the current device in the current process" (CUDA Driver API, `cuDevicePrimaryCtxReset`).
+fn reset(process: &Process, device: usize, primary: Key<Context>) -> Answer {
+    destroy(process, primary)?;
+    let mut state = process.lock();
+    pool::reset(process, &mut state, device)?;
+    graph::memory::reset(process, &mut state, device)
+}
+
+/// Ends a primary context whoever holds it. That does not release it: who retained it still has to.
 pub(crate) fn reset_primary(process: &Process, device: usize) -> Answer {
     let ended = {
         let mut state = process.lock();
@@ -282,13 +316,7 @@ pub(crate) fn reset_primary(process: &Process, device: usize) -> Answer {
             .context
             .take()
     };
-    ended.map_or(Ok(()), |key| {
-        destroy(process, key)?;
-        if let Some(primary) = process.lock().primaries.get_mut(device) {
-            primary.retained = 0;
-        }
-        Ok(())
-    })
+    ended.map_or(Ok(()), |key| reset(process, device, key))
 }
 
 /// Ends a green context with its streams, after their work is done.
@@ -329,7 +357,7 @@ pub(crate) fn destroy(process: &Process, key: Key<Context>) -> Answer {
     end_streams(process, &mut state, key)?;
     state.events.extract(|event| event.context == key);
     module::unload_all(&mut state, key);
-    for range in state.book.remove_of(key) {
+    for range in state.book.remove_all(|range| range.context == Some(key)) {
         pool::forget(&mut state, &range);
         memory::give_back(process, range)?;
     }
@@ -358,5 +386,7 @@ pub(crate) fn synchronize(process: &Process, key: Key<Context>) -> Answer {
         stream::pending(&state, Some(key))
     };
     stream::wait_all(process, &pending)?;
-    pool::reclaim(process, &mut process.lock())
+    let mut state = process.lock();
+    check(&state, key)?;
+    pool::reclaim(process, &mut state)
 }

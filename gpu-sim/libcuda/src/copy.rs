@@ -12,7 +12,7 @@ use crate::address::{HostKind, Place};
 use crate::door::{Answer, NullStream};
 use crate::graph::{self, Operation};
 use crate::process::{Process, State, lost};
-use crate::{array, bytes, capture, stream};
+use crate::{array, bytes, capture, context, stream};
 
 /// One side of a copy as the program describes it; lengths in bytes, `height` in rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -308,10 +308,12 @@ pub(crate) fn copy(
         Some(CopyDirection::DeviceToPageable) | None => true,
         Some(_) => when == Return::WhenDone,
     };
-    let gpu = std::sync::Arc::clone(&stream::get(&state, key)?.gpu);
+    let stream::Stream { context, gpu, .. } = stream::get(&state, key)?;
+    let (context, gpu) = (*context, std::sync::Arc::clone(gpu));
     drop(state);
     if waits {
         process.machine.wait_stream(&gpu, sequence).map_err(lost)?;
+        context::check(&process.lock(), context)?;
     }
     Ok(())
 }

@@ -8,8 +8,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use cuda_sys_stubs::abi::{CUDA_ERROR_UNKNOWN, CUDA_SUCCESS, CUresult};
 
-use crate::log;
 use crate::trace::{self, Argument};
+use crate::{context, log};
 
 /// What a call answers; the error is the driver's own status.
 pub(crate) type Answer<T = ()> = Result<T, CUresult>;
@@ -23,12 +23,16 @@ pub(crate) enum NullStream {
     PerThread,
 }
 
-/// Runs one call: its body, the trace line, and the last stop for a panic.
+/// Runs one call: its body, if the current context takes calls of its API version, the trace line, and the last stop for a panic.
 pub(crate) fn enter<const N: usize>(
-    symbol: &str,
+    (symbol, api_version): (&str, Option<u32>),
     arguments: impl FnOnce() -> [Argument; N],
     body: impl FnOnce() -> Answer,
 ) -> CUresult {
+    let body = || {
+        api_version.map_or(Ok(()), context::check_version)?;
+        body()
+    };
     let answer = catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|_| {
         log::error(format_args!(
             "{symbol}: the simulation panicked, and answers CUDA_ERROR_UNKNOWN"
@@ -83,8 +87,9 @@ macro_rules! export {
         #[allow(clippy::too_many_arguments, reason = "the driver's signature")]
         unsafe extern "C" fn $name($($arg: $type),*) -> cuda_sys_stubs::abi::CUresult {
             let arguments = || $crate::trace::arguments!($($arg),*);
+            let call = (stringify!($name), const { $crate::abi::version(stringify!($name)) });
             // SAFETY: arguments pass through unchanged under the caller's contract.
-            $crate::door::enter(stringify!($name), arguments, || unsafe { body($($null,)? $($arg),*) })
+            $crate::door::enter(call, arguments, || unsafe { body($($null,)? $($arg),*) })
         }
         const _: cuda_sys_stubs::pfn::$name = $name; // a row that disagrees with the ABI does not compile
     };

@@ -9,6 +9,7 @@ use gpu_sim::command::Command;
 use crate::capture::{self, Captured};
 use crate::context::{self, Context};
 use crate::door::{Answer, NullStream};
+use crate::fault::Sticky;
 use crate::graph::Operation;
 use crate::process::{Process, State, lost, refused};
 use crate::stream::{self, Kind, Stream};
@@ -269,32 +270,35 @@ pub(crate) fn wait_on_stream(
 
 /// `cuEventQuery`.
 pub(crate) fn query(process: &Process, handle: CUevent) -> Answer {
-    let (semaphore, payload) = outside_capture(process, handle)?;
+    let (semaphore, payload, sticky) = outside_capture(process, handle)?;
     if payload == 0 {
         return Ok(());
     }
-    process
-        .machine
-        .poll(&semaphore, payload)
-        .map_err(lost)?
-        .map(drop)
-        .ok_or(CUDA_ERROR_NOT_READY)
+    let reached = process.machine.poll(&semaphore, payload).map_err(lost)?;
+    reached.ok_or(CUDA_ERROR_NOT_READY)?;
+    sticky.check()
 }
 
 /// `cuEventSynchronize`.
 pub(crate) fn synchronize(process: &Process, handle: CUevent) -> Answer {
-    let (semaphore, payload) = outside_capture(process, handle)?;
+    let (semaphore, payload, sticky) = outside_capture(process, handle)?;
     if payload != 0 {
         process.machine.wait(&semaphore, payload).map_err(lost)?;
     }
-    Ok(())
+    sticky.check()
 }
 
-fn outside_capture(process: &Process, handle: CUevent) -> Answer<(Arc<SemaphoreHandle>, u64)> {
+/// What an event is reached by, and what to ask then.
+fn outside_capture(
+    process: &Process,
+    handle: CUevent,
+) -> Answer<(Arc<SemaphoreHandle>, u64, Sticky)> {
     let mut state = process.lock();
     let key = find(&state, handle)?;
     let event = get(&state, key)?;
-    let answer = (Arc::clone(&event.semaphore), event.recorded());
+    let sticky = context::get(&state, event.context)?.sticky.clone();
+    sticky.check()?;
+    let answer = (Arc::clone(&event.semaphore), event.recorded(), sticky);
     if let Some(captured) = &event.captured {
         let capture = captured.capture;
         capture::invalidate(&mut state, capture);
@@ -313,6 +317,7 @@ pub(crate) fn elapsed_ms(process: &Process, start: CUevent, end: CUevent) -> Ans
             get(&state, find(&state, start)?)?,
             get(&state, find(&state, end)?)?,
         );
+        context::check(&state, events.0.context)?;
         if untimed(events.0)
             || untimed(events.1)
             || events.0.captured.is_some()

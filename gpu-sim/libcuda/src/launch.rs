@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use cuda_sys_stubs::abi::*;
-use gpu_sim::command::KernelCost;
+use gpu_sim::client::Effect;
+use gpu_sim::command::{Command, KernelCost};
 use gpu_sim::profile::Profile;
 
 use crate::door::{Answer, NullStream};
+use crate::fault::Fault;
 use crate::graph::{self, Operation};
 use crate::image::Param;
 use crate::module::{self, Function};
@@ -59,10 +61,27 @@ pub(crate) struct Launch {
     pub(crate) handle: usize,
     pub(crate) shape: Shape,
     pub(crate) cost: KernelCost,
+    /// How it ends, if not well.
+    pub(crate) fault: Option<Fault>,
     /// Of a graph's node; kept, and without effect.
     pub(crate) priority: i32,
     /// Values of the parameters, kept for a graph's node.
     pub(crate) arguments: Arc<Arguments>,
+}
+
+impl Launch {
+    /// The device's command for it.
+    pub(crate) fn command(&self) -> Command {
+        match self.fault {
+            Some(_) => Command::FaultingKernel(self.cost),
+            None => Command::Kernel(self.cost),
+        }
+    }
+
+    /// What happens in this process when it ends.
+    pub(crate) fn effect(&self) -> Option<Effect> {
+        self.fault.as_ref().map(Fault::effect)
+    }
 }
 
 /// Values of a kernel's parameters. Kernels compute nothing: they are kept for who asks a graph's node.
@@ -107,10 +126,10 @@ pub(crate) fn plan(
         dynamic_shared_bytes_max,
         ..
     } = module::get_function(state, function)?;
-    let device = context::get(state, *context)?.device;
+    let owner = context::get(state, *context)?;
     let profile = &process
         .devices
-        .get(device)
+        .get(owner.device)
         .ok_or(CUDA_ERROR_INVALID_DEVICE)?
         .profile;
     let threads = check_dims(&shape)?;
@@ -147,6 +166,7 @@ pub(crate) fn plan(
         handle,
         shape,
         cost,
+        fault: kernel.fault.map(|kind| Fault::new(kind, &owner.sticky)),
         priority: 0,
         arguments: Arc::new(arguments),
     })

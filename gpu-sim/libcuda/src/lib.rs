@@ -5,6 +5,7 @@
 //! copied, in the order in which the simulated device completes commands. Kernels take modelled time ([`image`]) and
 //! **compute nothing**. What is not simulated answers what `absent.tsv` decides for it ([`symbols`]).
 
+mod abi;
 mod address;
 mod array;
 mod bytes;
@@ -15,6 +16,7 @@ mod device;
 mod door;
 mod event;
 mod export;
+mod fault;
 mod fill;
 mod graph;
 mod green;

@@ -8,7 +8,7 @@ use crate::process::Process;
 
 /// A `CUmemLocation` that memory can have. The machine's host has no NUMA (`CU_DEVICE_ATTRIBUTE_HOST_NUMA_ID` is -1), so its
 /// only node is 0 (cuda.h 13.4, `cuMemCreate`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Location {
     /// Ordinal of the device.
     Device(usize),
@@ -16,6 +16,57 @@ pub(crate) enum Location {
     Host,
     /// `CU_MEM_LOCATION_TYPE_HOST_NUMA`, node 0.
     HostNode,
+}
+
+/// Where the memory of a pool is to be, and of which kind it is. Managed memory may prefer no place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Home {
+    Pinned(Location),
+    Managed(Option<Location>),
+}
+
+impl Home {
+    /// `CUDA_ERROR_INVALID_VALUE`: there is no such memory.
+    pub(crate) fn of(
+        process: &Process,
+        location: &CUmemLocation,
+        kind: CUmemAllocationType,
+    ) -> Answer<Self> {
+        match (kind, location.type_) {
+            (CU_MEM_ALLOCATION_TYPE_PINNED, _) => Location::of(process, location).map(Self::Pinned),
+            (CU_MEM_ALLOCATION_TYPE_MANAGED, CU_MEM_LOCATION_TYPE_NONE) => Ok(Self::Managed(None)),
+            (CU_MEM_ALLOCATION_TYPE_MANAGED, _) => {
+                Location::of(process, location).map(|location| Self::Managed(Some(location)))
+            }
+            _ => Err(CUDA_ERROR_INVALID_VALUE),
+        }
+    }
+
+    /// The device that it names.
+    pub(crate) fn device(self) -> Option<usize> {
+        match self {
+            Self::Pinned(Location::Device(ordinal))
+            | Self::Managed(Some(Location::Device(ordinal))) => Some(ordinal),
+            _ => None,
+        }
+    }
+
+    /// Whether somebody may use the memory without having been allowed to: of managed memory, everybody.
+    pub(crate) fn is_open_to(self, user: Location) -> bool {
+        match self {
+            Self::Pinned(location) => location.index() == user.index(),
+            Self::Managed(_) => true,
+        }
+    }
+
+    /// Refuses to have memory shared in a way that there is not: managed memory in none (cuda.h 13.4, `cuMemPoolCreate`).
+    pub(crate) fn check_handle_types(self, wished: CUmemAllocationHandleType) -> Answer {
+        match self {
+            Self::Pinned(location) => location.check_handle_types(wished),
+            Self::Managed(_) if wished == CU_MEM_HANDLE_TYPE_NONE => Ok(()),
+            Self::Managed(_) => Err(CUDA_ERROR_INVALID_VALUE),
+        }
+    }
 }
 
 impl Location {

@@ -6,6 +6,7 @@ use cuda_sys_stubs::abi::*;
 
 use crate::address::Backing;
 use crate::door::Answer;
+use crate::location;
 use crate::process::State;
 
 /// A place as `CUmemLocation` has it; a device, or the host as [`CU_DEVICE_CPU`].
@@ -35,6 +36,17 @@ pub(crate) fn location(devices: usize, location: Location) -> Answer<Location> {
         Ok(location)
     } else {
         Err(CUDA_ERROR_INVALID_DEVICE)
+    }
+}
+
+/// Writes down where a new allocation's pool prefers it to be.
+pub(crate) fn prefer(state: &mut State, start: CUdeviceptr, preferred: location::Location) {
+    let at = match preferred {
+        location::Location::Device(ordinal) => CUdevice::try_from(ordinal).ok(),
+        location::Location::Host | location::Location::HostNode => Some(CU_DEVICE_CPU),
+    };
+    if let Some(range) = state.book.find(start) {
+        state.advice.entry(range.id).or_default().preferred = at;
     }
 }
 

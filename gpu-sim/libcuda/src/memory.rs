@@ -9,13 +9,17 @@ use gpu_sim::command::{AllocKind, MemoryInfo};
 use crate::address::{Backing, Range};
 use crate::context::{self, Context};
 use crate::door::Answer;
+use crate::pool::Chunk;
 use crate::process::{Process, State, refused};
 use crate::table::Key;
-use crate::window::{map_host, unmap_host};
+use crate::window::{LOW_END, hide, map_host, map_host_at, unmap_host};
 use crate::{capture, graph, ipc, pool, stream};
 
 /// Host memory is page-locked in pages of this size.
 const PAGE_BYTES: u64 = 4096;
+
+/// Blocks start at multiples of this.
+const BLOCK_ALIGNMENT: u64 = 512;
 
 /// Rows of `cuMemAllocPitch` start at multiples of this, as on every device since compute capability 2.0.
 pub(crate) const PITCH_ALIGNMENT: u64 = 512;
@@ -63,13 +67,16 @@ pub(crate) fn take(
             .machine
             .alloc(device.index, bytes, AllocKind::Device)
     })?;
-    let taken = range(
-        device.window.address(block.offset),
-        bytes,
-        Backing::Device(block),
-        context,
-        ordinal,
-    );
+    let start = if context::get(state, context)?.is_narrow() {
+        let gap = state.book.low_gap(bytes, BLOCK_ALIGNMENT);
+        gap.inspect_err(|_| {
+            // Out of addresses; that the block goes back as well can only fail with the device gone.
+            let _ = process.machine.free(block.id);
+        })?
+    } else {
+        device.window.address(block.offset)
+    };
+    let taken = range(start, bytes, Backing::Device(block), context, ordinal);
     state.book.insert(taken);
     Ok(taken)
 }
@@ -111,26 +118,11 @@ pub(crate) fn alloc_managed(process: &Process, bytes: u64, flags: u32) -> Answer
         return Err(CUDA_ERROR_INVALID_VALUE);
     }
     let ordinal = context::get(&state, context)?.device;
-    let device = process
-        .devices
-        .get(ordinal)
-        .ok_or(CUDA_ERROR_INVALID_DEVICE)?
-        .index;
-    let block = pool::with_reclaim(process, &mut state, |process| {
-        process.machine.alloc(device, bytes, AllocKind::Managed)
-    })?;
-    let start = map_host(length(bytes)?).inspect_err(|_| {
-        // Out of address space; that the block goes back as well can only fail with the device gone.
-        let _ = process.machine.free(block.id);
-    })?;
-    let start = u64::try_from(start).map_err(|_| CUDA_ERROR_OUT_OF_MEMORY)?;
-    state.book.insert(range(
-        start,
-        bytes,
-        Backing::Managed(block),
-        context,
-        ordinal,
-    ));
+    let chunk = Chunk::take_managed(process, &mut state, ordinal, bytes)?;
+    let (start, backing) = chunk.place(process, ordinal)?;
+    state
+        .book
+        .insert(range(start, bytes, backing, context, ordinal));
     Ok(start)
 }
 
@@ -151,7 +143,16 @@ pub(crate) fn alloc_host(process: &Process, bytes: u64, flags: u32) -> Answer<CU
         return Err(CUDA_ERROR_INVALID_VALUE);
     }
     let ordinal = context::get(&state, context)?.device;
-    let start = u64::try_from(map_host(length(bytes)?)?).map_err(|_| CUDA_ERROR_OUT_OF_MEMORY)?;
+    let start = if context::get(&state, context)?.is_narrow() {
+        let pages = length(bytes)?;
+        let start = state
+            .book
+            .low_gap(u64::try_from(pages).unwrap_or(u64::MAX), PAGE_BYTES)?;
+        map_host_at(start, pages)?;
+        start
+    } else {
+        u64::try_from(map_host(length(bytes)?)?).map_err(|_| CUDA_ERROR_OUT_OF_MEMORY)?
+    };
     state.book.insert(range(
         start,
         bytes,
@@ -264,6 +265,7 @@ pub(crate) fn take_back(
     };
     stream::wait_all(process, &pending)?;
     let mut state = process.lock();
+    context::current(&state)?;
     let range = state.book.remove(start, which).ok_or(otherwise)?;
     pool::forget(&mut state, &range);
     Ok(range)
@@ -275,11 +277,17 @@ pub(crate) fn give_back(process: &Process, range: Range) -> Answer {
         Backing::HostRegistered { .. } | Backing::Mapped { .. } | Backing::Graph { .. } => {
             return Ok(());
         }
-        Backing::Managed(_) | Backing::HostAllocated { .. } => {
+        Backing::HostAllocated { .. } if range.start < LOW_END => {
+            hide(range.start, range.bytes.next_multiple_of(PAGE_BYTES))?;
+        }
+        Backing::HostAllocated { .. } => {
             let start = usize::try_from(range.start).map_err(|_| CUDA_ERROR_INVALID_VALUE)?;
             unmap_host(start, length(range.bytes)?);
         }
-        Backing::Device(_) | Backing::Imported { .. } | Backing::HostPooled { .. } => {}
+        Backing::Device(_)
+        | Backing::Managed(_)
+        | Backing::Imported { .. }
+        | Backing::HostPooled { .. } => {}
     }
     range
         .chunk()

@@ -1,8 +1,12 @@
-//! Stream-ordered allocation: pools of a device or of the host, `cuMemAllocAsync`, `cuMemFreeAsync`.
+//! Stream-ordered allocation: pools of a device, of the host or of managed memory, `cuMemAllocAsync`, `cuMemFreeAsync`.
 //!
 //! An allocation is there when the call returns. A block that is freed in stream order goes back when its stream has come that
 //! far: to its pool, up to the pool's release threshold, else to the device; this is looked after whenever the program waits
 //! for something, asks for memory or asks how much there is.
+
+mod attribute;
+
+pub(crate) use attribute::{PoolAttribute, attribute, set_attribute};
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -15,15 +19,17 @@ use crate::address::{Access, Backing, Range};
 use crate::context;
 use crate::door::{Answer, NullStream};
 use crate::graph::Operation;
-use crate::location::Location;
+use crate::location::{Home, Location};
 use crate::process::{Process, State, lost, refused};
 use crate::table::Key;
 use crate::window::{map_host, unmap_host};
-use crate::{capture, graph, memory, stream};
+use crate::{capture, graph, managed, memory, stream};
 
 /// A memory pool.
 pub(crate) struct Pool {
-    pub(crate) location: Location,
+    pub(crate) home: Home,
+    /// Of managed memory that prefers no device: the one that it counts on, which was current when the pool was made.
+    device: Option<usize>,
     pub(crate) is_default: bool,
     pub(crate) release_threshold: u64,
     /// Values of the three reuse policies; kept, and without effect.
@@ -47,36 +53,83 @@ pub(crate) struct Pool {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Chunk {
     Device(Block),
-    Host { start: CUdeviceptr, bytes: u64 },
+    Host {
+        start: CUdeviceptr,
+        bytes: u64,
+    },
+    /// The bytes are the host's; the block is what the device counts for them.
+    Managed {
+        start: CUdeviceptr,
+        block: Block,
+    },
+}
+
+/// Maps host memory of whole pages; gives its address.
+fn take_host(bytes: u64) -> Answer<CUdeviceptr> {
+    let start = u64::try_from(map_host(memory::length(bytes)?)?);
+    start.map_err(|_| CUDA_ERROR_OUT_OF_MEMORY)
+}
+
+/// Takes memory that a device counts.
+fn take_block(
+    process: &Process,
+    state: &mut State,
+    ordinal: usize,
+    bytes: u64,
+    kind: AllocKind,
+) -> Answer<Block> {
+    let device = process.devices.get(ordinal);
+    let device = device.ok_or(CUDA_ERROR_INVALID_DEVICE)?.index;
+    with_reclaim(process, state, |process| {
+        process.machine.alloc(device, bytes, kind)
+    })
 }
 
 impl Chunk {
-    fn take(process: &Process, state: &mut State, location: Location, bytes: u64) -> Answer<Self> {
-        let Location::Device(ordinal) = location else {
-            let length = memory::length(bytes)?;
-            let start = u64::try_from(map_host(length)?);
-            return Ok(Self::Host {
-                start: start.map_err(|_| CUDA_ERROR_OUT_OF_MEMORY)?,
-                bytes: u64::try_from(length).map_err(|_| CUDA_ERROR_OUT_OF_MEMORY)?,
-            });
-        };
-        let device = process.devices.get(ordinal);
-        let device = device.ok_or(CUDA_ERROR_INVALID_DEVICE)?.index;
-        let block = with_reclaim(process, state, |process| {
-            process.machine.alloc(device, bytes, AllocKind::Device)
-        });
-        block.map(Self::Device)
+    /// Takes memory of a kind; a device's, or counted by it.
+    fn take(
+        process: &Process,
+        state: &mut State,
+        home: Home,
+        ordinal: usize,
+        bytes: u64,
+    ) -> Answer<Self> {
+        match home {
+            Home::Pinned(Location::Device(ordinal)) => {
+                take_block(process, state, ordinal, bytes, AllocKind::Device).map(Self::Device)
+            }
+            Home::Pinned(_) => Ok(Self::Host {
+                start: take_host(bytes)?,
+                bytes: u64::try_from(memory::length(bytes)?).unwrap_or(u64::MAX),
+            }),
+            Home::Managed(_) => Self::take_managed(process, state, ordinal, bytes),
+        }
+    }
+
+    /// Takes managed memory, which a device counts.
+    pub(crate) fn take_managed(
+        process: &Process,
+        state: &mut State,
+        ordinal: usize,
+        bytes: u64,
+    ) -> Answer<Self> {
+        let block = take_block(process, state, ordinal, bytes, AllocKind::Managed)?;
+        let start = take_host(bytes).inspect_err(|_| {
+            // Out of address space; that the block goes back as well can only fail with the device gone.
+            let _ = process.machine.free(block.id);
+        })?;
+        Ok(Self::Managed { start, block })
     }
 
     fn bytes(self) -> u64 {
         match self {
-            Self::Device(block) => block.bytes,
+            Self::Device(block) | Self::Managed { block, .. } => block.bytes,
             Self::Host { bytes, .. } => bytes,
         }
     }
 
     /// Where it is: its address, and what is written down of it.
-    fn place(self, process: &Process, ordinal: usize) -> Answer<(CUdeviceptr, Backing)> {
+    pub(crate) fn place(self, process: &Process, ordinal: usize) -> Answer<(CUdeviceptr, Backing)> {
         match self {
             Self::Device(block) => {
                 let device = process.devices.get(ordinal);
@@ -84,6 +137,7 @@ impl Chunk {
                 Ok((window.address(block.offset), Backing::Device(block)))
             }
             Self::Host { start, bytes } => Ok((start, Backing::HostPooled { bytes })),
+            Self::Managed { start, block } => Ok((start, Backing::Managed(block))),
         }
     }
 
@@ -91,13 +145,19 @@ impl Chunk {
     pub(crate) fn give_back(self, process: &Process) -> Answer {
         match self {
             Self::Device(block) => process.machine.free(block.id).map_err(refused),
-            Self::Host { start, bytes } => {
-                let start = usize::try_from(start).map_err(|_| CUDA_ERROR_INVALID_VALUE)?;
-                unmap_host(start, memory::length(bytes)?);
-                Ok(())
+            Self::Host { start, bytes } => give_host_back(start, bytes),
+            Self::Managed { start, block } => {
+                give_host_back(start, block.bytes)?;
+                process.machine.free(block.id).map_err(refused)
             }
         }
     }
+}
+
+fn give_host_back(start: CUdeviceptr, bytes: u64) -> Answer {
+    let start = usize::try_from(start).map_err(|_| CUDA_ERROR_INVALID_VALUE)?;
+    unmap_host(start, memory::length(bytes)?);
+    Ok(())
 }
 
 /// Bytes now, and the most there were since the figure was reset.
@@ -128,9 +188,10 @@ pub(crate) struct Retired {
 
 impl Pool {
     /// The default pool of a location.
-    pub(crate) fn new(location: Location) -> Self {
+    pub(crate) fn new(home: Home) -> Self {
         Self {
-            location,
+            home,
+            device: None,
             is_default: true,
             release_threshold: 0,
             reuse: [1; 3],
@@ -168,21 +229,25 @@ pub(crate) fn get(state: &mut State, key: Key<Pool>) -> Answer<&mut Pool> {
     state.pools.get_mut(key).ok_or(CUDA_ERROR_INVALID_VALUE)
 }
 
-/// Makes a pool at a location. `CUDA_ERROR_NOT_SUPPORTED`: one of the host that is to be shared; blocks are handed out one by
-/// one by the machine, which knows devices' only.
+/// Makes a pool. `CUDA_ERROR_NOT_SUPPORTED`: one of the host that is to be shared; blocks are handed out one by one by the
+/// machine, which knows devices' only.
 pub(crate) fn create(
     process: &Process,
-    location: Location,
+    home: Home,
     handle_types: CUmemAllocationHandleType,
 ) -> Answer<Key<Pool>> {
-    location.check_handle_types(handle_types)?;
-    if location.is_host() && handle_types != CU_MEM_HANDLE_TYPE_NONE {
+    home.check_handle_types(handle_types)?;
+    if home.device().is_none() && handle_types != CU_MEM_HANDLE_TYPE_NONE {
         return Err(CUDA_ERROR_NOT_SUPPORTED);
     }
-    Ok(process.lock().pools.insert(Pool {
+    let mut state = process.lock();
+    let current = context::current(&state).and_then(|key| context::get(&state, key));
+    let device = current.ok().map(|context| context.device);
+    Ok(state.pools.insert(Pool {
         is_default: false,
         handle_types,
-        ..Pool::new(location)
+        device,
+        ..Pool::new(home)
     }))
 }
 
@@ -201,15 +266,20 @@ impl Pools {
     }
 }
 
-/// The pools of a location.
-pub(crate) fn of(state: &mut State, location: Location) -> Answer<&mut Pools> {
-    let pools = match location {
-        Location::Device(ordinal) => state
+/// The pools of a location. Those of managed memory are made when they are first asked for.
+pub(crate) fn of(state: &mut State, home: Home) -> Answer<&mut Pools> {
+    let pools = match home {
+        Home::Pinned(Location::Device(ordinal)) => state
             .primaries
             .get_mut(ordinal)
             .map(|primary| &mut primary.pools),
-        Location::Host => state.host_pools.first_mut(),
-        Location::HostNode => state.host_pools.last_mut(),
+        Home::Pinned(Location::Host) => state.host_pools.first_mut(),
+        Home::Pinned(Location::HostNode) => state.host_pools.last_mut(),
+        Home::Managed(preferred) => {
+            let pools = &mut state.pools;
+            let made = state.managed_pools.entry(preferred);
+            Some(made.or_insert_with(|| Pools::new(pools.insert(Pool::new(home)))))
+        }
     };
     pools.ok_or(CUDA_ERROR_INVALID_DEVICE)
 }
@@ -227,9 +297,9 @@ pub(crate) fn export(
         if pool.handle_types & handle_type == 0 || pool.is_imported {
             return Err(CUDA_ERROR_INVALID_VALUE);
         }
-        pool.location.index()
+        pool.home.device()
     };
-    let device = process.devices.get(device);
+    let device = device.and_then(|ordinal| process.devices.get(ordinal));
     let device = device.ok_or(CUDA_ERROR_INVALID_DEVICE)?.index;
     let exported = process.machine.export(Exported::Pool { device });
     exported.map_err(refused)
@@ -248,7 +318,7 @@ pub(crate) fn import(process: &Process, descriptor: BorrowedFd) -> Answer<Key<Po
     Ok(process.lock().pools.insert(Pool {
         is_default: false,
         is_imported: true,
-        ..Pool::new(Location::Device(ordinal))
+        ..Pool::new(Home::Pinned(Location::Device(ordinal)))
     }))
 }
 
@@ -264,7 +334,9 @@ pub(crate) fn destroy(process: &Process, handle: CUmemoryPool) -> Answer {
     pool.release_threshold = 0;
     let objects = &mut *state;
     let of_devices = objects.primaries.iter_mut().map(|each| &mut each.pools);
-    for pools in of_devices.chain(&mut objects.host_pools) {
+    let of_others = objects.host_pools.iter_mut();
+    let of_others = of_others.chain(objects.managed_pools.values_mut());
+    for pools in of_devices.chain(of_others) {
         if pools.current == key {
             pools.current = pools.default;
         }
@@ -308,48 +380,58 @@ pub(crate) fn alloc(
     let of_device = context::get(&state, context)?.device;
     let pool = match pool {
         Some(handle) => find(&state, handle)?,
-        None => of(&mut state, Location::Device(of_device))?.current,
+        None => of(&mut state, Home::Pinned(Location::Device(of_device)))?.current,
     };
-    let location = get(&mut state, pool)?.location;
-    let ordinal = match location {
-        Location::Device(ordinal) => ordinal,
-        Location::Host | Location::HostNode => of_device,
+    let Pool { home, device, .. } = *get(&mut state, pool)?;
+    let ordinal = match home {
+        Home::Managed(_) => home.device().or(device).unwrap_or(of_device),
+        Home::Pinned(_) => home.device().unwrap_or(of_device),
     };
     if get(&mut state, pool)?.is_imported {
         return Err(CUDA_ERROR_INVALID_VALUE);
     }
     if capture::place(&mut state, stream)?.is_some() {
-        if location.is_host() {
+        if !matches!(home, Home::Pinned(Location::Device(_))) {
             return Err(CUDA_ERROR_NOT_SUPPORTED);
         }
         let alloc = graph::memory::reserve_alloc(&mut state, ordinal, bytes)?;
         capture::append(&mut state, stream, Operation::Alloc(alloc))?;
         return graph::memory::address(&state, alloc);
     }
-    let chunk = take(process, &mut state, pool, bytes)?;
+    let chunk = take(process, &mut state, pool, ordinal, bytes)?;
     let (start, backing) = chunk.place(process, ordinal)?;
     state.book.insert(Range {
         start,
         bytes,
         backing,
-        context: Some(context),
+        // It is the pool's, and outlives every context (CUDA Driver API, `cuCtxDestroy`).
+        context: None,
         device: ordinal,
         pool: Some(pool),
         id: 0,
         is_global: false,
     });
+    if let Home::Managed(Some(preferred)) = home {
+        managed::prefer(&mut state, start, preferred);
+    }
     Ok(start)
 }
 
-/// Takes what a pool keeps, or more for it.
-fn take(process: &Process, state: &mut State, key: Key<Pool>, bytes: u64) -> Answer<Chunk> {
+/// Takes what a pool keeps, or more for it; what a device has to count, this one does.
+fn take(
+    process: &Process,
+    state: &mut State,
+    key: Key<Pool>,
+    ordinal: usize,
+    bytes: u64,
+) -> Answer<Chunk> {
     reclaim(process, state)?;
     let pool = get(state, key)?;
-    let (spare, location) = (pool.take_spare(bytes), pool.location);
+    let (spare, home) = (pool.take_spare(bytes), pool.home);
     let chunk = match spare {
         Some(chunk) => chunk,
         None => {
-            let chunk = Chunk::take(process, state, location, bytes)?;
+            let chunk = Chunk::take(process, state, home, ordinal, bytes)?;
             get(state, key)?.reserved.add(chunk.bytes());
             chunk
         }
@@ -381,6 +463,7 @@ pub(crate) fn free(
     let freed = state.book.remove(start, |range| match range.backing {
         Backing::Device(_) => !range.is_global,
         Backing::HostPooled { .. } => true,
+        Backing::Managed(_) => range.pool.is_some(),
         Backing::Imported { .. } => range.pool.is_some(),
         _ => false,
     });
@@ -428,6 +511,24 @@ fn take_back(process: &Process, state: &mut State, retired: Retired) -> Answer {
         .map_or(Ok(()), |key| trim(process, state, key, threshold))
 }
 
+/// Gives back all that pools have on a device, whoever uses it.
+pub(crate) fn reset(process: &Process, state: &mut State, device: usize) -> Answer {
+    reclaim(process, state)?;
+    let of_device = state.pools.iter();
+    let of_device = of_device.filter(|(_, pool)| pool.home.device() == Some(device));
+    let of_device: Vec<_> = of_device.map(|(key, _)| key).collect();
+    for range in state
+        .book
+        .remove_all(|range| range.pool.is_some_and(|pool| of_device.contains(&pool)))
+    {
+        forget(state, &range);
+        memory::give_back(process, range)?;
+    }
+    of_device
+        .into_iter()
+        .try_for_each(|key| trim(process, state, key, 0))
+}
+
 /// Minds that a block of a pool was freed by other means than the pool's.
 pub(crate) fn forget(state: &mut State, range: &Range) {
     state.advice.remove(&range.id);
@@ -464,44 +565,4 @@ pub(crate) fn with_reclaim(
         trim(process, state, key, 0)?;
     }
     ask(process).map_err(refused)
-}
-
-/// A value of `cuMemPoolGetAttribute`.
-pub(crate) enum PoolAttribute {
-    Word(u32),
-    Long(u64),
-}
-
-/// What a pool says of itself.
-pub(crate) fn attribute(pool: &Pool, attribute: CUmemPool_attribute) -> Answer<PoolAttribute> {
-    let [events, opportunistic, internal] = pool.reuse;
-    Ok(match attribute {
-        CU_MEMPOOL_ATTR_REUSE_FOLLOW_EVENT_DEPENDENCIES => PoolAttribute::Word(events),
-        CU_MEMPOOL_ATTR_REUSE_ALLOW_OPPORTUNISTIC => PoolAttribute::Word(opportunistic),
-        CU_MEMPOOL_ATTR_REUSE_ALLOW_INTERNAL_DEPENDENCIES => PoolAttribute::Word(internal),
-        CU_MEMPOOL_ATTR_RELEASE_THRESHOLD => PoolAttribute::Long(pool.release_threshold),
-        CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT => PoolAttribute::Long(pool.reserved.current),
-        CU_MEMPOOL_ATTR_RESERVED_MEM_HIGH => PoolAttribute::Long(pool.reserved.high),
-        CU_MEMPOOL_ATTR_USED_MEM_CURRENT => PoolAttribute::Long(pool.used.current),
-        CU_MEMPOOL_ATTR_USED_MEM_HIGH => PoolAttribute::Long(pool.used.high),
-        _ => return Err(CUDA_ERROR_INVALID_VALUE),
-    })
-}
-
-/// Sets a policy, the release threshold, or a high-water mark (to 0: to what there is).
-pub(crate) fn set_attribute(pool: &mut Pool, attribute: CUmemPool_attribute, value: u64) -> Answer {
-    let word = u32::try_from(value & u64::from(u32::MAX)).unwrap_or(0);
-    let [events, opportunistic, internal] = &mut pool.reuse;
-    match attribute {
-        CU_MEMPOOL_ATTR_REUSE_FOLLOW_EVENT_DEPENDENCIES => *events = word,
-        CU_MEMPOOL_ATTR_REUSE_ALLOW_OPPORTUNISTIC => *opportunistic = word,
-        CU_MEMPOOL_ATTR_REUSE_ALLOW_INTERNAL_DEPENDENCIES => *internal = word,
-        CU_MEMPOOL_ATTR_RELEASE_THRESHOLD => pool.release_threshold = value,
-        CU_MEMPOOL_ATTR_RESERVED_MEM_HIGH if value == 0 => {
-            pool.reserved.high = pool.reserved.current
-        }
-        CU_MEMPOOL_ATTR_USED_MEM_HIGH if value == 0 => pool.used.high = pool.used.current,
-        _ => return Err(CUDA_ERROR_INVALID_VALUE),
-    }
-    Ok(())
 }

@@ -8,7 +8,7 @@
 )]
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Once, OnceLock};
 
 use cuda_sys_stubs::abi::*;
@@ -30,7 +30,7 @@ use crate::green::{Green, Sms};
 use crate::host_call::{self, HostCall};
 use crate::library::{Kernel, Library};
 use crate::link::Link;
-use crate::location::Location;
+use crate::location::{Home, Location};
 use crate::log;
 use crate::managed::Advice;
 use crate::module::{Function, Module};
@@ -91,6 +91,8 @@ pub(crate) struct State {
     pub(crate) primaries: Vec<Primary>,
     /// Of the host, and of its node.
     pub(crate) host_pools: Vec<Pools>,
+    /// Of managed memory, by where it prefers to be.
+    pub(crate) managed_pools: BTreeMap<Option<Location>, Pools>,
     /// Blocks given back by `cuMemFreeAsync` whose stream has not come so far.
     pub(crate) retired: Vec<Retired>,
 }
@@ -104,23 +106,36 @@ pub(crate) struct Process {
 
 static PROCESS: OnceLock<Process> = OnceLock::new();
 static FORKED: AtomicBool = AtomicBool::new(false);
-static LOST: AtomicBool = AtomicBool::new(false);
+/// The error that every call answers from now on; `CUDA_SUCCESS`: none.
+static STICKY: AtomicU32 = AtomicU32::new(CUDA_SUCCESS);
 
 /// The driver of this process. `CUDA_ERROR_NOT_INITIALIZED` before `cuInit`, and for good in a child that was forked after
 /// it; `CUDA_ERROR_NOT_PERMITTED` in a function that a stream calls, where the driver must not be called;
-/// `CUDA_ERROR_UNKNOWN` for good once the device was found gone. That is the only error that sticks: kernels compute nothing,
-/// so none does what would make a context unusable.
+/// for good, [`sticky`]'s.
 pub(crate) fn process() -> Answer<&'static Process> {
     if FORKED.load(Ordering::Relaxed) {
         return Err(CUDA_ERROR_NOT_INITIALIZED);
     }
-    if LOST.load(Ordering::Relaxed) {
-        return Err(CUDA_ERROR_UNKNOWN);
-    }
+    sticky()?;
     if host_call::is_inside() {
         return Err(CUDA_ERROR_NOT_PERMITTED);
     }
     PROCESS.get().ok_or(CUDA_ERROR_NOT_INITIALIZED)
+}
+
+/// The error that sticks to this process, until it ends: `CUDA_ERROR_UNKNOWN` once the device was found gone, or what a kernel
+/// did that the process does not survive ([`crate::fault`]).
+pub(crate) fn sticky() -> Answer {
+    match STICKY.load(Ordering::Relaxed) {
+        CUDA_SUCCESS => Ok(()),
+        error => Err(error),
+    }
+}
+
+/// Has every call from now on answer an error; the first one stays.
+pub(crate) fn stick(error: CUresult) {
+    let order = Ordering::Relaxed;
+    let _ = STICKY.compare_exchange(CUDA_SUCCESS, error, order, order);
 }
 
 /// `cuInit`: connects to the machine, which starts with its first user.
@@ -177,11 +192,13 @@ impl Process {
         }
         let mut state = State::default();
         for ordinal in 0..devices.len() {
-            let pool = state.pools.insert(Pool::new(Location::Device(ordinal)));
+            let pool = state
+                .pools
+                .insert(Pool::new(Home::Pinned(Location::Device(ordinal))));
             state.primaries.push(Primary::new(Pools::new(pool)));
         }
         for location in [Location::Host, Location::HostNode] {
-            let pool = state.pools.insert(Pool::new(location));
+            let pool = state.pools.insert(Pool::new(Home::Pinned(location)));
             state.host_pools.push(Pools::new(pool));
         }
         Ok(Self {
@@ -210,7 +227,7 @@ impl Process {
 /// when a board drops off the bus. Says once why.
 pub(crate) fn lost(gone: Lost) -> CUresult {
     static SAID: Once = Once::new();
-    LOST.store(true, Ordering::Relaxed);
+    stick(CUDA_ERROR_UNKNOWN);
     SAID.call_once(|| {
         log::error(format_args!(
             "{gone}: calls answer CUDA_ERROR_UNKNOWN until this program ends; the next one starts a new device"

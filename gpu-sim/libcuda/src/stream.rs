@@ -92,11 +92,8 @@ pub(crate) fn resolve(
         HANDLE_PER_THREAD => NullStream::PerThread,
         _ => {
             let key = Key::of(handle).ok_or(CUDA_ERROR_INVALID_HANDLE)?;
-            return state
-                .streams
-                .get(key)
-                .map(|_| key)
-                .ok_or(CUDA_ERROR_INVALID_HANDLE);
+            context::check(state, get(state, key)?.context)?;
+            return Ok(key);
         }
     };
     let context = context::current(state)?;
@@ -224,7 +221,7 @@ pub(crate) fn pending(state: &State, context: Option<Key<Context>>) -> Pending {
         .collect()
 }
 
-/// Waits for that work. The state must not be locked.
+/// Waits for that work, however it ends: who answers for it asks [`context::check`] next. The state must not be locked.
 pub(crate) fn wait_all(process: &Process, pending: &Pending) -> Answer {
     for (stream, sequence) in pending {
         process
@@ -241,7 +238,7 @@ fn asked_for(
     state: &mut State,
     handle: CUstream,
     null: NullStream,
-) -> Answer<Pending> {
+) -> Answer<(Key<Context>, Pending)> {
     let key = resolve(process, state, handle, null)?;
     capture::refuse_query(state, key)?;
     let Stream { context, kind, .. } = *get(state, key)?;
@@ -253,28 +250,30 @@ fn asked_for(
         joined || *other_key == key
     };
     let asked = state.streams.iter().filter(counts);
-    Ok(asked
-        .map(|(_, stream)| (Arc::clone(&stream.gpu), stream.gpu.submitted()))
-        .collect())
+    let asked = asked.map(|(_, stream)| (Arc::clone(&stream.gpu), stream.gpu.submitted()));
+    Ok((context, asked.collect()))
 }
 
 /// Waits for one stream.
 pub(crate) fn synchronize(process: &Process, handle: CUstream, null: NullStream) -> Answer {
-    let asked = asked_for(process, &mut process.lock(), handle, null)?;
+    let (context, asked) = asked_for(process, &mut process.lock(), handle, null)?;
     wait_all(process, &asked)?;
-    crate::pool::reclaim(process, &mut process.lock())
+    let mut state = process.lock();
+    context::check(&state, context)?;
+    crate::pool::reclaim(process, &mut state)
 }
 
 /// Whether a stream has done all its work.
 pub(crate) fn query(process: &Process, handle: CUstream, null: NullStream) -> Answer {
-    for (stream, sequence) in asked_for(process, &mut process.lock(), handle, null)? {
+    let (context, asked) = asked_for(process, &mut process.lock(), handle, null)?;
+    for (stream, sequence) in asked {
         let done = process
             .machine
             .poll_stream(&stream, sequence)
             .map_err(lost)?;
         done.ok_or(CUDA_ERROR_NOT_READY)?;
     }
-    Ok(())
+    context::check(&process.lock(), context)
 }
 
 /// `cuStreamDestroy`: work that was submitted still completes.

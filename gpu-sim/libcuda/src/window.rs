@@ -19,6 +19,9 @@ use cuda_sys_stubs::abi::{
 
 use crate::door::Answer;
 
+/// Pages of nobody else's, which take nothing until they are written.
+const RESERVED: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+
 /// Alignment of a device's first byte: a large page of the GPU.
 const ALIGNMENT: u64 = 2 << 20;
 
@@ -36,6 +39,29 @@ impl Window {
         Ok(Self { start, bytes })
     }
 
+    /// Reserves addresses that 32 bits can tell: all but those where programs that are not position-independent lie with their heap,
+    /// or as many of them as nobody else has. `CUDA_ERROR_OUT_OF_MEMORY`: somebody has some of each.
+    pub(crate) fn reserve_low() -> Answer<Self> {
+        let mut starts = (1..4).map(|gib: u64| gib << 30);
+        starts
+            .find_map(|start| {
+                let bytes = LOW_END - start;
+                let found = reserve_at(start, bytes).ok()?;
+                (found == start).then_some(Self { start, bytes })
+            })
+            .ok_or(CUDA_ERROR_OUT_OF_MEMORY)
+    }
+
+    /// The first address.
+    pub(crate) fn start(self) -> CUdeviceptr {
+        self.start
+    }
+
+    /// The first address behind the last.
+    pub(crate) fn end(self) -> CUdeviceptr {
+        self.start.saturating_add(self.bytes)
+    }
+
     /// The address of the byte at `offset` of the device's memory.
     pub(crate) fn address(self, offset: u64) -> CUdeviceptr {
         self.start.wrapping_add(offset)
@@ -46,6 +72,38 @@ impl Window {
         address
             .checked_sub(self.start)
             .is_some_and(|offset| offset < self.bytes)
+    }
+}
+
+/// Addresses from here on have more than 32 bits.
+pub(crate) const LOW_END: u64 = 1 << 32;
+
+/// Reserves these addresses, if nobody else has any of them; older kernels may give others instead.
+fn reserve_at(start: u64, bytes: u64) -> Answer<u64> {
+    let (at, length) = target(start, bytes)?;
+    let flags = RESERVED | libc::MAP_FIXED_NOREPLACE;
+    // SAFETY: a new mapping, which replaces none.
+    let got = unsafe { libc::mmap(at, length, libc::PROT_NONE, flags, -1, 0) };
+    if got == libc::MAP_FAILED {
+        return Err(CUDA_ERROR_OUT_OF_MEMORY);
+    }
+    let found = u64::try_from(got.expose_provenance()).map_err(|_| CUDA_ERROR_OUT_OF_MEMORY)?;
+    if found != start {
+        unmap_host(got.addr(), length);
+    }
+    Ok(found)
+}
+
+/// Makes whole pages of zeroed host memory of reserved addresses.
+pub(crate) fn map_host_at(at: u64, bytes: usize) -> Answer {
+    let (to, length) = target(at, u64::try_from(bytes).unwrap_or(u64::MAX))?;
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    // SAFETY: the target lies in a reservation of ours, which nothing else uses.
+    let mapped = unsafe { libc::mmap(to, length, protection, RESERVED | libc::MAP_FIXED, -1, 0) };
+    if mapped == libc::MAP_FAILED {
+        Err(CUDA_ERROR_OUT_OF_MEMORY)
+    } else {
+        Ok(())
     }
 }
 
@@ -119,8 +177,8 @@ pub(crate) fn share(file: BorrowedFd, at: u64, bytes: u64, flags: CUmemAccess_fl
 /// Takes pages away from reserved addresses, which stay reserved.
 pub(crate) fn hide(at: u64, bytes: u64) -> Answer {
     let (to, length) = target(at, bytes)?;
-    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;
-    // SAFETY: replaces a mapping of `duplicate` or `share`, which no pending work uses any more (ours).
+    let flags = RESERVED | libc::MAP_FIXED;
+    // SAFETY: replaces a mapping of `duplicate`, `share` or `map_host_at`, which no pending work uses any more (ours).
     let hidden = unsafe { libc::mmap(to, length, libc::PROT_NONE, flags, -1, 0) };
     if hidden == libc::MAP_FAILED {
         Err(CUDA_ERROR_UNMAP_FAILED)
@@ -136,9 +194,8 @@ fn target(at: u64, bytes: u64) -> Answer<(*mut libc::c_void, usize)> {
 }
 
 fn map(bytes: usize, protection: i32) -> Answer<usize> {
-    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
     // SAFETY: a new mapping at an address of the kernel's choice touches nothing of ours.
-    let start = unsafe { libc::mmap(std::ptr::null_mut(), bytes, protection, flags, -1, 0) };
+    let start = unsafe { libc::mmap(std::ptr::null_mut(), bytes, protection, RESERVED, -1, 0) };
     if start == libc::MAP_FAILED {
         Err(CUDA_ERROR_OUT_OF_MEMORY)
     } else {

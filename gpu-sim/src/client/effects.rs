@@ -24,6 +24,9 @@ pub enum Effect {
     /// The function of a [`crate::command::Command::HostCall`]; runs on a thread of its own, and the
     /// stream goes on when it has returned.
     HostCall(Box<dyn FnOnce() + Send>),
+    /// What the process is to know of a [`crate::command::Command::FaultingKernel`]; a thread runs it. Nothing else that its context
+    /// was to do has an effect any more.
+    Fault(Box<dyn FnOnce() + Send>),
 }
 
 /// The effects of commands that have not completed, and the thread that runs some of them.
@@ -90,6 +93,10 @@ impl Effects {
             match pending.remove(&token) {
                 Some((_, Effect::OnWait(run) | Effect::HostVisible(run))) => run(),
                 Some((_, Effect::HostCall(run))) => self.due.lock().push_back((token, run)),
+                Some((context, Effect::Fault(run))) => {
+                    run();
+                    pending.retain(|_, (of, _)| *of != context);
+                }
                 // The device logs only what it was told; a stranger's token releases nothing.
                 None => drop(connection.abandon()),
             }

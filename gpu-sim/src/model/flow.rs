@@ -5,9 +5,10 @@ use super::copy::CopyEngine;
 use super::duration::{self, Load};
 use super::graph::{Executable, Run};
 use super::memory::Pages;
-use super::{Counts, Due, Model, NEVER, Origin, Output, Place, ProcessId, Released};
+use super::{Counts, Due, Model, NEVER, Origin, Output, Place, ProcessId, Queued, Released};
 use crate::command::{Command, ContextId, CopyDirection, KernelCost, SemaphoreId, StreamId};
 use crate::parameters::Timing;
+use crate::wire::{Refusal, Submission};
 use std::cmp::Reverse;
 use std::sync::Arc;
 
@@ -20,6 +21,50 @@ impl Model {
     pub(super) fn id(&mut self) -> u64 {
         self.next_id += 1;
         self.next_id - 1
+    }
+
+    /// Appends a command to a stream. It can start a launch latency after its submission.
+    pub fn submit(&mut self, process: ProcessId, submission: Submission) -> Result<(), Refusal> {
+        let Submission {
+            stream: id,
+            sequence,
+            submitted_ns,
+            token,
+            logged_nodes,
+            command,
+        } = submission;
+        let graph = match command {
+            Command::Graph { graph } => {
+                let graph = self.graphs.get(&(process, graph)).ok_or(Refusal::Unknown)?;
+                Some((Arc::clone(graph), logged_nodes))
+            }
+            _ => None,
+        };
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return Ok(()); // its context was destroyed while the submission was under way
+        };
+        let in_order = sequence == stream.last + 1
+            && (stream.queue.len() as u64) < self.profile.timing.queue_depth;
+        if stream.place.process != process || stream.closing || !in_order {
+            return Err(Refusal::Unknown);
+        }
+        stream.last = sequence;
+        let visible_ns = self.now_ns.max(submitted_ns) + self.profile.timing.launch_latency_ns;
+        stream.queue.push_back(Queued {
+            command,
+            sequence,
+            visible_ns,
+            token,
+            graph,
+        });
+        let (context, is_first) = (stream.place.context, stream.queue.len() == 1);
+        if self.is_faulted(context) {
+            self.forsake(id);
+        } else if is_first {
+            self.ready.push_back(id);
+            self.settle();
+        }
+        Ok(())
     }
 
     pub(super) fn plan(&mut self, at_ns: u64, due: Due) {
@@ -111,8 +156,12 @@ impl Model {
                 }
             }
             Due::HostCall(process, token) => {
-                if self.host_calls.contains_key(&(process, token)) {
+                let origin = self.host_calls.get(&(process, token));
+                let place = origin.and_then(|&origin| self.place(origin));
+                if place.is_some_and(|place| !self.is_faulted(place.context)) {
                     self.outputs.push_back(Output::Log { process, token });
+                } else {
+                    self.host_calls.remove(&(process, token));
                 }
             }
             Due::Teardown(process) => self.teardown(process),
@@ -206,7 +255,7 @@ impl Model {
         let timing = &self.profile.timing;
         let profile = &self.profile.devices[place.device as usize];
         match command {
-            Command::Kernel(cost) => {
+            Command::Kernel(cost) | Command::FaultingKernel(cost) => {
                 let load = self.kernel_load(place, &cost);
                 self.compute(origin, place, load);
             }
@@ -336,6 +385,9 @@ impl Model {
             self.count(place, head.command, head.token);
         }
         self.raise(place.process, progress, payload);
+        if matches!(head.command, Command::FaultingKernel(_)) {
+            self.fault(place.context);
+        }
     }
 
     fn complete_node(&mut self, run: u64, node: u32) {
@@ -350,6 +402,9 @@ impl Model {
         let complete = launch.is_complete();
         if let Some(command) = command {
             self.count(place, command, token);
+        }
+        if matches!(command, Some(Command::FaultingKernel(_))) {
+            return self.fault(place.context);
         }
         let ready_ns = self.now_ns + self.profile.timing.graph_node_gap_ns;
         for node in ready {
@@ -372,7 +427,7 @@ impl Model {
     fn count(&mut self, place: Place, command: Command, token: u64) {
         if let Some(counts) = self.counts(place.process, place.device) {
             match command {
-                Command::Kernel(_) => counts.kernels_total += 1,
+                Command::Kernel(_) | Command::FaultingKernel(_) => counts.kernels_total += 1,
                 Command::Copy { direction, bytes } => counts.copied.count(direction, bytes),
                 _ => {}
             }

@@ -2,12 +2,14 @@
 
 mod books;
 mod engines;
+mod faults;
 mod graphs;
 mod histories;
 
 use super::*;
 use crate::command::Command::Kernel;
 use crate::command::KernelCost;
+use crate::wire::Submission;
 
 const MS: u64 = 1_000_000;
 const US: u64 = 1_000;

@@ -1,4 +1,4 @@
-//! Arrays. Those of before CUDA 3.2 (`cuArrayCreate`, …) have no row.
+//! Arrays.
 
 use std::ffi::c_void;
 
@@ -33,7 +33,7 @@ fn length(extent: u64) -> usize {
     usize::try_from(extent).unwrap_or(usize::MAX)
 }
 
-fn describe(handle: CUarray) -> Answer<CUDA_ARRAY3D_DESCRIPTOR> {
+pub(super) fn describe(handle: CUarray) -> Answer<CUDA_ARRAY3D_DESCRIPTOR> {
     let process = process()?;
     let Shape {
         width,
@@ -53,23 +53,56 @@ fn describe(handle: CUarray) -> Answer<CUDA_ARRAY3D_DESCRIPTOR> {
     })
 }
 
+/// An array of one or two dimensions, as one of three.
+pub(super) fn flat(description: &CUDA_ARRAY_DESCRIPTOR) -> CUDA_ARRAY3D_DESCRIPTOR {
+    let CUDA_ARRAY_DESCRIPTOR {
+        Width,
+        Height,
+        Format,
+        NumChannels,
+    } = *description;
+    CUDA_ARRAY3D_DESCRIPTOR {
+        Width,
+        Height,
+        Depth: 0,
+        Format,
+        NumChannels,
+        Flags: 0,
+    }
+}
+
+/// Makes an array as `read` describes it.
+///
+/// # Safety
+/// `handle` is null or can be written.
+pub(super) unsafe fn create(
+    handle: *mut CUarray,
+    read: impl FnOnce() -> Answer<CUDA_ARRAY3D_DESCRIPTOR>,
+) -> Answer {
+    let process = process()?;
+    wanted(handle)?;
+    let array = array::create(process, shape(&read()?))?;
+    // SAFETY: the caller's promise.
+    unsafe { put(handle, array.handle()) }
+}
+
 /// One row of an array, from a byte on.
-fn row(handle: CUarray, offset: usize) -> SideParams {
+pub(super) fn row(handle: CUarray, offset: usize) -> SideParams {
     SideParams {
         x: wide(offset),
         ..SideParams::linear(CU_MEMORYTYPE_ARRAY, address(handle))
     }
 }
 
-fn host(pointer: *const c_void) -> SideParams {
+pub(super) fn host(pointer: *const c_void) -> SideParams {
     SideParams::linear(CU_MEMORYTYPE_HOST, address(pointer))
 }
 
-fn device(pointer: CUdeviceptr) -> SideParams {
+pub(super) fn device(pointer: CUdeviceptr) -> SideParams {
     SideParams::linear(CU_MEMORYTYPE_DEVICE, pointer)
 }
 
-fn run(
+pub(super) fn run(
     dst: SideParams,
     src: SideParams,
     bytes: usize,
@@ -99,16 +132,10 @@ fn run(
 
 exports! {
     fn cuArrayCreate_v2(pHandle: *mut CUarray, pAllocateArray: *const CUDA_ARRAY_DESCRIPTOR) {
-        let process = process()?;
-        wanted(pHandle)?;
-        let CUDA_ARRAY_DESCRIPTOR { Width, Height, Format, NumChannels } = get(pAllocateArray)?;
-        let description = CUDA_ARRAY3D_DESCRIPTOR { Width, Height, Depth: 0, Format, NumChannels, Flags: 0 };
-        put(pHandle, array::create(process, shape(&description))?.handle())
+        create(pHandle, || Ok(flat(&get(pAllocateArray)?)))
     }
     fn cuArray3DCreate_v2(pHandle: *mut CUarray, pAllocateArray: *const CUDA_ARRAY3D_DESCRIPTOR) {
-        let process = process()?;
-        wanted(pHandle)?;
-        put(pHandle, array::create(process, shape(&get(pAllocateArray)?))?.handle())
+        create(pHandle, || get(pAllocateArray))
     }
     fn cuArrayDestroy(hArray: CUarray) {
         array::destroy(process()?, hArray)

@@ -3,12 +3,12 @@
 use cuda_sys_stubs::abi::*;
 
 use super::{list, put, put_if, wanted};
-use crate::context;
 use crate::door::{Answer, exports};
 use crate::limit;
 use crate::process::process;
 use crate::stream::{PRIORITY_GREATEST, PRIORITY_LEAST};
 use crate::table::Key;
+use crate::{abi, context};
 
 /// `cuCtxCreate`: the new context becomes the calling thread's.
 fn create(flags: u32, device: CUdevice, api_version: u32) -> Answer<CUcontext> {
@@ -92,11 +92,11 @@ fn set_primary_flags(device: CUdevice, flags: u32) -> Answer {
 exports! {
     fn cuCtxCreate(pctx: *mut CUcontext, flags: u32, dev: CUdevice) {
         wanted(pctx)?;
-        put(pctx, create(flags, dev, 3010)?)
+        put(pctx, create(flags, dev, abi::NARROW)?)
     }
     fn cuCtxCreate_v2(pctx: *mut CUcontext, flags: u32, dev: CUdevice) {
         wanted(pctx)?;
-        put(pctx, create(flags, dev, context::API_VERSION)?)
+        put(pctx, create(flags, dev, abi::WIDE)?)
     }
     fn cuCtxCreate_v3(pctx: *mut CUcontext, paramsArray: *mut CUexecAffinityParam, numParams: i32, flags: u32, dev: CUdevice) {
         wanted(pctx)?;
@@ -104,7 +104,7 @@ exports! {
             process()?;
             return Err(CUDA_ERROR_UNSUPPORTED_EXEC_AFFINITY);
         }
-        put(pctx, create(flags, dev, context::API_VERSION)?)
+        put(pctx, create(flags, dev, abi::WIDE)?)
     }
     fn cuCtxCreate_v4(pctx: *mut CUcontext, ctxCreateParams: *mut CUctxCreateParams, flags: u32, dev: CUdevice) {
         wanted(pctx)?;
@@ -116,7 +116,7 @@ exports! {
                 return Err(CUDA_ERROR_NOT_SUPPORTED);
             }
         }
-        put(pctx, create(flags, dev, context::API_VERSION)?)
+        put(pctx, create(flags, dev, abi::WIDE)?)
     }
     fn cuCtxDestroy(ctx: CUcontext) {
         destroy(ctx)

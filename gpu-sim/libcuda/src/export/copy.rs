@@ -17,7 +17,7 @@ const ANY: CUmemorytype = CU_MEMORYTYPE_UNIFIED;
 /// Synchronous calls take the null stream.
 const NONE: CUstream = std::ptr::null_mut();
 
-fn linear(
+pub(super) fn linear(
     dst: (CUmemorytype, u64),
     src: (CUmemorytype, u64),
     bytes: usize,
@@ -32,6 +32,11 @@ fn linear(
         null,
         when,
     )
+}
+
+/// Copies as the parameters say.
+pub(super) fn run(params: CopyParams, stream: CUstream, null: NullStream, when: Return) -> Answer {
+    copy(process()?, params, stream, null, when)
 }
 
 fn side(
@@ -190,28 +195,28 @@ exports! {
         linear((DEVICE, dstDevice), (DEVICE, srcDevice), ByteCount, hStream, null, Return::AtOnce)
     }
     fn cuMemcpy2D_v2 / cuMemcpy2D_v2_ptds |null| (pCopy: *const CUDA_MEMCPY2D) {
-        copy(process()?, from_2d(&get(pCopy)?), NONE, null, Return::WhenDone)
+        run(from_2d(&get(pCopy)?), NONE, null, Return::WhenDone)
     }
     fn cuMemcpy2DUnaligned_v2 / cuMemcpy2DUnaligned_v2_ptds |null| (pCopy: *const CUDA_MEMCPY2D) {
-        copy(process()?, from_2d(&get(pCopy)?), NONE, null, Return::WhenDone)
+        run(from_2d(&get(pCopy)?), NONE, null, Return::WhenDone)
     }
     fn cuMemcpy2DAsync_v2 / cuMemcpy2DAsync_v2_ptsz |null| (pCopy: *const CUDA_MEMCPY2D, hStream: CUstream) {
-        copy(process()?, from_2d(&get(pCopy)?), hStream, null, Return::AtOnce)
+        run(from_2d(&get(pCopy)?), hStream, null, Return::AtOnce)
     }
     fn cuMemcpy3D_v2 / cuMemcpy3D_v2_ptds |null| (pCopy: *const CUDA_MEMCPY3D) {
-        copy(process()?, from_3d(&get(pCopy)?), NONE, null, Return::WhenDone)
+        run(from_3d(&get(pCopy)?), NONE, null, Return::WhenDone)
     }
     fn cuMemcpy3DAsync_v2 / cuMemcpy3DAsync_v2_ptsz |null| (pCopy: *const CUDA_MEMCPY3D, hStream: CUstream) {
-        copy(process()?, from_3d(&get(pCopy)?), hStream, null, Return::AtOnce)
+        run(from_3d(&get(pCopy)?), hStream, null, Return::AtOnce)
     }
     fn cuMemcpy3DPeer / cuMemcpy3DPeer_ptds |null| (pCopy: *const CUDA_MEMCPY3D_PEER) {
         let params = get(pCopy)?;
         check_contexts([params.dstContext, params.srcContext])?;
-        copy(process()?, from_peer(&params), NONE, null, Return::WhenDone)
+        run(from_peer(&params), NONE, null, Return::WhenDone)
     }
     fn cuMemcpy3DPeerAsync / cuMemcpy3DPeerAsync_ptsz |null| (pCopy: *const CUDA_MEMCPY3D_PEER, hStream: CUstream) {
         let params = get(pCopy)?;
         check_contexts([params.dstContext, params.srcContext])?;
-        copy(process()?, from_peer(&params), hStream, null, Return::AtOnce)
+        run(from_peer(&params), hStream, null, Return::AtOnce)
     }
 }

@@ -1,8 +1,6 @@
 //! Allocation and release.
 //!
-//! The 32-bit calls of before CUDA 3.2 (`cuMemAlloc`, `cuMemAllocPitch`, `cuMemFree`, …) cannot name an address of a
-//! 64-bit device: they have no row (`absent.tsv`). `cuMemAllocHost` and `cuMemHostRegister` deal in host pointers and are there
-//! in both versions.
+//! The calls of before CUDA 3.2 that deal in device addresses are in [`super::narrow`].
 
 use std::ffi::c_void;
 

@@ -34,6 +34,7 @@ mod memory;
 mod memory_query;
 mod module;
 mod multicast;
+mod narrow;
 mod pool;
 mod resolver;
 mod staged_launch;

@@ -35,6 +35,23 @@ unsafe fn load_data(to: *mut CUmodule, code: *const c_void) -> Answer {
     unsafe { put(to, load(image(code)?)?.handle()) }
 }
 
+/// Address and size of a module's variable.
+///
+/// # Safety
+/// As [`text`].
+pub(super) unsafe fn global(hmod: CUmodule, name: *const c_char) -> Answer<(CUdeviceptr, u64)> {
+    let process = process()?;
+    // SAFETY: the caller's promise.
+    let name = unsafe { text(name)? };
+    let state = process.lock();
+    let module = module::get(&state, module::find(&state, hmod)?)?;
+    module
+        .globals
+        .get(name)
+        .copied()
+        .ok_or(CUDA_ERROR_NOT_FOUND)
+}
+
 exports! {
     fn cuModuleLoad(module: *mut CUmodule, fname: *const c_char) {
         context::current(&process()?.lock())?;
@@ -82,10 +99,7 @@ exports! {
         Ok(())
     }
     fn cuModuleGetGlobal_v2(dptr: *mut CUdeviceptr, bytes: *mut usize, hmod: CUmodule, name: *const c_char) {
-        let process = process()?;
-        let name = text(name)?;
-        let state = process.lock();
-        let (start, length) = *module::get(&state, module::find(&state, hmod)?)?.globals.get(name).ok_or(CUDA_ERROR_NOT_FOUND)?;
+        let (start, length) = global(hmod, name)?;
         put_if(dptr, start);
         put_if(bytes, usize::try_from(length).unwrap_or(usize::MAX));
         Ok(())

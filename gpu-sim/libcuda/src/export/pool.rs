@@ -8,49 +8,44 @@ use cuda_sys_stubs::abi::*;
 use super::virtual_memory::descriptor;
 use super::{get, list, put, wanted, wide};
 use crate::door::{Answer, exports};
-use crate::location::Location;
+use crate::location::{Home, Location};
 use crate::pool::{self, Pool, PoolAttribute};
 use crate::process::{Process, process};
-
-/// The location of pools of page-locked memory; there are none of managed memory.
-fn location(
-    process: &Process,
-    location: &CUmemLocation,
-    kind: CUmemAllocationType,
-) -> Answer<Location> {
-    match kind {
-        CU_MEM_ALLOCATION_TYPE_PINNED => Location::of(process, location),
-        CU_MEM_ALLOCATION_TYPE_MANAGED => Err(CUDA_ERROR_NOT_SUPPORTED),
-        _ => Err(CUDA_ERROR_INVALID_VALUE),
-    }
-}
 
 /// Who may use a pool's memory: the host, only what is its own.
 fn user(process: &Process, pool: &Pool, user: &CUmemLocation) -> Answer<Location> {
     let user = Location::of_user(process, user)?;
-    if user.is_host() && !pool.location.is_host() {
+    if user.is_host() && !pool.home.is_open_to(user) {
         return Err(CUDA_ERROR_NOT_SUPPORTED);
     }
     Ok(user)
 }
 
-/// Whether that is where the pool's memory is.
-fn is_own(pool: &Pool, user: Location) -> bool {
-    user.index() == pool.location.index()
+/// The pools that a location and a type stand for.
+///
+/// # Safety
+/// As [`get`].
+unsafe fn home(
+    process: &Process,
+    location: *mut CUmemLocation,
+    kind: CUmemAllocationType,
+) -> Answer<Home> {
+    // SAFETY: the caller's promise.
+    Home::of(process, &unsafe { get(location.cast_const())? }, kind)
 }
 
-fn device(process: &Process, device: CUdevice) -> Answer<Location> {
-    Ok(Location::Device(process.device(device)?.0))
+fn device(process: &Process, device: CUdevice) -> Answer<Home> {
+    Ok(Home::Pinned(Location::Device(process.device(device)?.0)))
 }
 
 /// Makes a pool the one that its location has; `cuMemAllocAsync` takes from a device's.
-fn set_current(process: &Process, location: Location, pool: CUmemoryPool) -> Answer {
+fn set_current(process: &Process, home: Home, pool: CUmemoryPool) -> Answer {
     let mut state = process.lock();
     let key = pool::find(&state, pool)?;
-    if pool::get(&mut state, key)?.location != location {
+    if pool::get(&mut state, key)?.home != home {
         return Err(CUDA_ERROR_INVALID_VALUE);
     }
-    pool::of(&mut state, location)?.current = key;
+    pool::of(&mut state, home)?.current = key;
     Ok(())
 }
 
@@ -72,8 +67,11 @@ exports! {
         let process = process()?;
         wanted(pool)?;
         let props = get(poolProps)?;
-        let location = location(process, &props.location, props.allocType)?;
-        put(pool, pool::create(process, location, props.handleTypes)?.handle())
+        let home = Home::of(process, &props.location, props.allocType)?;
+        if matches!(home, Home::Managed(_)) && (props.maxSize, props.usage) != (0, 0) {
+            return Err(CUDA_ERROR_INVALID_VALUE);
+        }
+        put(pool, pool::create(process, home, props.handleTypes)?.handle())
     }
     fn cuMemPoolExportToShareableHandle(handle_out: *mut c_void, pool: CUmemoryPool, handleType: CUmemAllocationHandleType, flags: u64) {
         let process = process()?;
@@ -131,7 +129,7 @@ exports! {
         let mut access = pool.access;
         for wish in wishes {
             let user = user(process, pool, &wish.location)?;
-            if is_own(pool, user) && wish.flags != CU_MEM_ACCESS_FLAGS_PROT_READWRITE {
+            if pool.home.is_open_to(user) && wish.flags != CU_MEM_ACCESS_FLAGS_PROT_READWRITE {
                 return Err(CUDA_ERROR_INVALID_VALUE);
             }
             access = access.with(user, wish.flags);
@@ -146,7 +144,7 @@ exports! {
         let key = pool::find(&state, memPool)?;
         let pool = pool::get(&mut state, key)?;
         let user = user(process, pool, &location)?;
-        put(flags, if is_own(pool, user) { CU_MEM_ACCESS_FLAGS_PROT_READWRITE } else { pool.access.of(user) })
+        put(flags, if pool.home.is_open_to(user) { CU_MEM_ACCESS_FLAGS_PROT_READWRITE } else { pool.access.of(user) })
     }
     fn cuDeviceGetDefaultMemPool(pool_out: *mut CUmemoryPool, dev: CUdevice) {
         let process = process()?;
@@ -162,16 +160,16 @@ exports! {
     }
     fn cuMemGetDefaultMemPool(pool_out: *mut CUmemoryPool, location: *mut CUmemLocation, r#type: CUmemAllocationType) {
         let process = process()?;
-        let location = self::location(process, &get(location.cast_const())?, r#type)?;
-        put(pool_out, pool::of(&mut process.lock(), location)?.default.handle())
+        let home = home(process, location, r#type)?;
+        put(pool_out, pool::of(&mut process.lock(), home)?.default.handle())
     }
     fn cuMemGetMemPool(pool: *mut CUmemoryPool, location: *mut CUmemLocation, r#type: CUmemAllocationType) {
         let process = process()?;
-        let location = self::location(process, &get(location.cast_const())?, r#type)?;
-        put(pool, pool::of(&mut process.lock(), location)?.current.handle())
+        let home = home(process, location, r#type)?;
+        put(pool, pool::of(&mut process.lock(), home)?.current.handle())
     }
     fn cuMemSetMemPool(location: *mut CUmemLocation, r#type: CUmemAllocationType, pool: CUmemoryPool) {
         let process = process()?;
-        set_current(process, self::location(process, &get(location.cast_const())?, r#type)?, pool)
+        set_current(process, home(process, location, r#type)?, pool)
     }
 }

@@ -27,7 +27,7 @@ fn bind(handle: CUtexref, find: impl FnOnce(&State) -> Answer<Bound>) -> Answer 
     })
 }
 
-fn bind_pitched(
+pub(super) fn bind_pitched(
     handle: CUtexref,
     description: &CUDA_ARRAY_DESCRIPTOR,
     address: CUdeviceptr,
@@ -43,6 +43,29 @@ fn bind_pitched(
         reference.format = description.Format;
         reference.channels = i32::try_from(description.NumChannels).unwrap_or(0);
         Ok(())
+    })
+}
+
+/// Binds memory; gives how far behind a multiple of the alignment it starts, which not every program wants to know.
+pub(super) fn set_address(
+    handle: CUtexref,
+    address: CUdeviceptr,
+    bytes: usize,
+    takes_offset: bool,
+) -> Answer<u64> {
+    let offset = check_memory(&process()?.lock(), address, wide(bytes))?;
+    if offset != 0 && !takes_offset {
+        return Err(CUDA_ERROR_INVALID_VALUE);
+    }
+    bind(handle, |_| Ok(Bound::Memory(address)))?;
+    Ok(offset)
+}
+
+/// The memory that is bound.
+pub(super) fn address_of(handle: CUtexref) -> Answer<CUdeviceptr> {
+    with(handle, |reference| match reference.bound {
+        Bound::Memory(address) => Ok(address),
+        _ => Err(CUDA_ERROR_INVALID_VALUE),
     })
 }
 
@@ -98,20 +121,12 @@ exports! {
         put(phMipmappedArray, mipmap?.handle())
     }
     fn cuTexRefSetAddress_v2(ByteOffset: *mut usize, hTexRef: CUtexref, dptr: CUdeviceptr, bytes: usize) {
-        let offset = check_memory(&process()?.lock(), dptr, wide(bytes))?;
-        if offset != 0 && ByteOffset.is_null() {
-            return Err(CUDA_ERROR_INVALID_VALUE);
-        }
-        bind(hTexRef, |_| Ok(Bound::Memory(dptr)))?;
+        let offset = set_address(hTexRef, dptr, bytes, !ByteOffset.is_null())?;
         put_if(ByteOffset, usize::try_from(offset).unwrap_or(0));
         Ok(())
     }
     fn cuTexRefGetAddress_v2(pdptr: *mut CUdeviceptr, hTexRef: CUtexref) {
-        let address = with(hTexRef, |reference| match reference.bound {
-            Bound::Memory(address) => Ok(address),
-            _ => Err(CUDA_ERROR_INVALID_VALUE),
-        });
-        put(pdptr, address?)
+        put(pdptr, address_of(hTexRef)?)
     }
     fn cuTexRefSetAddress2D_v2(hTexRef: CUtexref, desc: *const CUDA_ARRAY_DESCRIPTOR, dptr: CUdeviceptr, Pitch: usize) {
         bind_pitched(hTexRef, &get(desc)?, dptr, Pitch)

@@ -337,16 +337,23 @@ pub(crate) fn sweep(process: &Process, state: &mut State) -> Answer {
     Ok(())
 }
 
-fn give_back(state: &mut State, key: Key<GraphAlloc>) -> Answer {
+/// Takes an allocation's memory away from it, for others.
+fn release(state: &mut State, key: Key<GraphAlloc>) -> Answer {
     let alloc = get(state, key)?;
-    let (start, shadow, device, has_node) =
-        (alloc.start, alloc.shadow, alloc.device, alloc.has_node);
+    let (shadow, device) = (alloc.shadow, alloc.device);
     if let Some(block) = alloc.block.take() {
         hide(shadow, block.bytes)?;
         let pool = pool(state, device)?;
         pool.used.subtract(block.bytes);
         pool.spare.push(block);
     }
+    Ok(())
+}
+
+fn give_back(state: &mut State, key: Key<GraphAlloc>) -> Answer {
+    release(state, key)?;
+    let alloc = get(state, key)?;
+    let (start, has_node) = (alloc.start, alloc.has_node);
     if !has_node {
         state.graph_allocs.remove(key);
         state.book.remove(start, |_| true);
@@ -358,7 +365,26 @@ fn give_back(state: &mut State, key: Key<GraphAlloc>) -> Answer {
 pub(crate) fn trim(process: &Process, device: usize) -> Answer {
     let mut state = process.lock();
     sweep(process, &mut state)?;
-    let pool = pool(&mut state, device)?;
+    give_spare_back(process, &mut state, device)
+}
+
+/// Gives back all that a device has for graphs, whoever uses it: what was allocated is no more.
+pub(crate) fn reset(process: &Process, state: &mut State, device: usize) -> Answer {
+    let of_device = state.graph_allocs.iter();
+    let of_device = of_device.filter(|(_, alloc)| alloc.device == device);
+    let of_device: Vec<_> = of_device.map(|(key, _)| key).collect();
+    for key in of_device {
+        let alloc = get(state, key)?;
+        alloc.is_live = false;
+        alloc.uses.clear();
+        release(state, key)?;
+    }
+    sweep(process, state)?;
+    give_spare_back(process, state, device)
+}
+
+fn give_spare_back(process: &Process, state: &mut State, device: usize) -> Answer {
+    let pool = pool(state, device)?;
     while let Some(block) = pool.spare.pop() {
         pool.reserved.subtract(block.bytes);
         process.machine.free(block.id).map_err(refused)?;

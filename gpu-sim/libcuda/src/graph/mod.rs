@@ -92,7 +92,7 @@ impl Operation {
     /// The device's command for it. A record counts up: each call is one more.
     fn command(&self, state: &mut State) -> Answer<Command> {
         Ok(match self {
-            Self::Kernel(launch) => Command::Kernel(launch.cost),
+            Self::Kernel(launch) => launch.command(),
             Self::Copy(copy) => copy.command(),
             Self::Fill(fill) => fill.command(),
             Self::Host(_) => Command::HostCall,
@@ -111,6 +111,7 @@ impl Operation {
     /// What happens in this process when it completes.
     fn effect(&self, machine: &'static Machine) -> Option<Effect> {
         match self {
+            Self::Kernel(launch) => launch.effect(),
             Self::Copy(copy) => Some(copy.effect(machine)),
             Self::Fill(fill) => Some(fill.effect(machine)),
             &Self::Host(call) => Some(Effect::HostCall(Box::new(move || call.run()))),

@@ -236,6 +236,7 @@ fn kernel(
         instructions: instructions
             .saturating_mul(EXECUTIONS_PER_INSTRUCTION)
             .max(1),
+        fault: None,
     }
 }
 

@@ -13,6 +13,7 @@
 //! question.
 
 mod cost;
+mod doom;
 mod elf;
 mod fatbin;
 mod lines;
@@ -44,6 +45,17 @@ pub(crate) struct KernelImage {
     pub(crate) max_threads: u32,
     /// Estimated instructions that one thread executes.
     pub(crate) instructions: u64,
+    /// How every launch of it ends, if it cannot end well.
+    pub(crate) fault: Option<Fault>,
+}
+
+/// What a kernel does that is an error whatever its arguments are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// It executes `trap`.
+    Trap,
+    /// It calls `__assertfail`, which is what a failed `assert` does.
+    Assert,
 }
 
 /// A variable in global or constant memory.

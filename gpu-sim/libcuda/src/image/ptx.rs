@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use super::lines::Header;
-use super::{GlobalImage, Image, KernelImage, Param, Unreadable, cost};
+use super::{GlobalImage, Image, KernelImage, Param, Unreadable, cost, doom};
 
 /// Bytes of machine code that one PTX instruction is taken to become.
 const CODE_BYTES_PER_INSTRUCTION: u64 = 16;
@@ -147,6 +147,7 @@ impl<'a> Module<'a> {
             local_bytes: function.local_bytes.try_into().unwrap_or(u32::MAX),
             max_threads: function.max_threads,
             instructions: weights.instructions(function.name),
+            fault: doom::of(&function.steps),
         });
         Image {
             kernels: kernels.collect(),
