@@ -234,6 +234,7 @@ fn a_location_of_the_host_has_a_current_pool_of_its_own() {
 
 #[test]
 fn what_the_host_cannot_have_is_refused() {
+    let _measuring = measuring();
     context();
     let (mut handle, mut pool) = (0, std::ptr::null_mut());
     let current = location(CU_MEM_LOCATION_TYPE_HOST_NUMA_CURRENT, 0);
