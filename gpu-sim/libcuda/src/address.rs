@@ -37,7 +37,12 @@ pub(crate) enum Backing {
         is_host: bool,
     },
     /// Memory of a graph's own; its bytes can be reached at `shadow` while it is backed.
-    Graph { alloc: Key<GraphAlloc>, shadow: u64 },
+    Graph {
+        alloc: Key<GraphAlloc>,
+        shadow: u64,
+        /// Whether it is the host's.
+        is_host: bool,
+    },
     /// Page-locked host memory that the driver allocated.
     HostAllocated { flags: u32 },
     /// Page-locked host memory of a pool, which has so many bytes here.
@@ -136,6 +141,7 @@ impl Range {
                 | Backing::HostPooled { .. }
                 | Backing::HostRegistered { .. }
                 | Backing::Mapped { is_host: true, .. }
+                | Backing::Graph { is_host: true, .. }
         )
     }
 }
@@ -158,7 +164,10 @@ pub(crate) enum HostKind {
     /// The shadow of device memory that the program mapped.
     Mapped,
     /// The shadow of this allocation of a graph's: nothing is there unless it is backed.
-    Graph(Key<GraphAlloc>),
+    Graph {
+        alloc: Key<GraphAlloc>,
+        is_host: bool,
+    },
 }
 
 /// All stretches, by where they start. They never overlap.
@@ -312,9 +321,13 @@ impl AddressBook {
                 address,
                 kind: HostKind::Managed,
             },
-            Backing::Graph { alloc, shadow } => Place::Host {
+            Backing::Graph {
+                alloc,
+                shadow,
+                is_host,
+            } => Place::Host {
                 address: shadow + (address - range.start),
-                kind: HostKind::Graph(alloc),
+                kind: HostKind::Graph { alloc, is_host },
             },
             Backing::HostAllocated { .. }
             | Backing::HostPooled { .. }

@@ -252,9 +252,13 @@ impl Place {
         match self {
             Self::Vram { .. }
             | Self::Host {
-                kind: HostKind::Managed | HostKind::Mapped | HostKind::Graph(_),
+                kind: HostKind::Managed | HostKind::Mapped | HostKind::Graph { is_host: false, .. },
                 ..
             } => None,
+            Self::Host {
+                kind: HostKind::Graph { is_host: true, .. },
+                ..
+            } => Some(HostKind::PageLocked),
             Self::Host { kind, .. } => Some(kind),
         }
     }

@@ -391,10 +391,10 @@ pub(crate) fn alloc(
         return Err(CUDA_ERROR_INVALID_VALUE);
     }
     if capture::place(&mut state, stream)?.is_some() {
-        if !matches!(home, Home::Pinned(Location::Device(_))) {
+        let Home::Pinned(location) = home else {
             return Err(CUDA_ERROR_NOT_SUPPORTED);
-        }
-        let alloc = graph::memory::reserve_alloc(&mut state, ordinal, bytes)?;
+        };
+        let alloc = graph::memory::reserve_alloc(&mut state, location, bytes)?;
         capture::append(&mut state, stream, Operation::Alloc(alloc))?;
         return graph::memory::address(&state, alloc);
     }

@@ -261,11 +261,50 @@ fn what_the_host_cannot_have_is_refused() {
     let to = (&raw mut pool).cast();
     let exported = cu!(cuMemExportToShareableHandle(to, on_host, FD, 0));
     assert_eq!(exported, CUDA_ERROR_INVALID_VALUE);
-    let (stream, mut memory, mut graph) = (free_stream(), 0, std::ptr::null_mut());
-    ok!(cuMemPoolCreate(&mut pool, &props(HOST, 0)));
-    let mode = CU_STREAM_CAPTURE_MODE_RELAXED;
-    ok!(cuStreamBeginCapture_v2(stream, mode));
-    let captured = cu!(cuMemAllocFromPoolAsync(&mut memory, PAGE, pool, stream));
-    assert_eq!(captured, CUDA_ERROR_NOT_SUPPORTED);
+}
+
+#[test]
+fn a_capture_that_takes_from_a_pool_of_the_host_allocates_there() {
+    context();
+    let (stream, mut pool, mut start) = (free_stream(), std::ptr::null_mut(), 0);
+    let (mut graph, mut exec) = (std::ptr::null_mut(), std::ptr::null_mut());
+    ok!(cuMemPoolCreate(&mut pool, &props(NODE, 0)));
+    ok!(cuStreamBeginCapture_v2(
+        stream,
+        CU_STREAM_CAPTURE_MODE_RELAXED
+    ));
+    ok!(cuMemAllocFromPoolAsync(&mut start, PAGE, pool, stream));
+    ok!(cuMemsetD8Async(start, 7, PAGE, stream));
     ok!(cuStreamEndCapture(stream, &mut graph));
+    let (mut nodes, mut count) = ([std::ptr::null_mut(); 2], 2);
+    ok!(cuGraphGetNodes(graph, nodes.as_mut_ptr(), &mut count));
+    // SAFETY: a record of plain numbers and pointers; zero is a value of each.
+    let mut params: CUDA_MEM_ALLOC_NODE_PARAMS = unsafe { std::mem::zeroed() };
+    ok!(cuGraphMemAllocNodeGetParams(nodes[0], &mut params));
+    let location = params.poolProps.location;
+    assert_eq!(
+        (location.type_, location.id, params.dptr),
+        (NODE.type_, 0, start)
+    );
+    ok!(cuGraphInstantiateWithFlags(&mut exec, graph, 0));
+    ok!(cuGraphLaunch(exec, stream));
+    ok!(cuStreamSynchronize(stream));
+    // SAFETY: the host may read and write what the launch allocated here.
+    unsafe {
+        assert_eq!(on_host(start + PAGE as u64 - 1).read_volatile(), 7);
+        on_host(start).write_volatile(8);
+    }
+    assert_eq!(read(start, 2), [8, 7]);
+    assert_eq!(memory_type(start), CU_MEMORYTYPE_HOST);
+    let mut of_device = 9u64;
+    ok!(cuDeviceGetGraphMemAttribute(
+        0,
+        CU_GRAPH_MEM_ATTR_RESERVED_MEM_HIGH,
+        (&raw mut of_device).cast()
+    ));
+    assert_eq!(of_device, 0);
+    ok!(cuMemFree_v2(start));
+    ok!(cuGraphExecDestroy(exec));
+    ok!(cuGraphDestroy(graph));
+    assert_eq!(cu!(cuMemFree_v2(start)), CUDA_ERROR_INVALID_VALUE);
 }

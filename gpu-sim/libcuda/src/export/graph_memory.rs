@@ -8,19 +8,16 @@ use super::graph_node::{NO_EDGES, Position, add, ask};
 use super::{get, put, wanted, wide};
 use crate::door::{Answer, exports};
 use crate::graph::{Operation, memory};
-use crate::process::{State, process};
+use crate::location::Location;
+use crate::process::{Process, State, process};
 
-/// What memory of a graph can be: a device's, for this process alone (CUDA Driver API, `CUDA_MEM_ALLOC_NODE_PARAMS`).
-fn check_props(props: &CUmemPoolProps) -> Answer<CUdevice> {
+/// What memory of a graph can be: page-locked, for this process alone (CUDA Driver API, `CUDA_MEM_ALLOC_NODE_PARAMS`).
+fn check_props(process: &Process, props: &CUmemPoolProps) -> Answer<Location> {
     let is_pinned = props.allocType == CU_MEM_ALLOCATION_TYPE_PINNED;
-    let is_device = props.location.type_ == CU_MEM_LOCATION_TYPE_DEVICE;
     if !is_pinned || props.handleTypes != CU_MEM_HANDLE_TYPE_NONE {
-        Err(CUDA_ERROR_INVALID_VALUE)
-    } else if is_device {
-        Ok(props.location.id)
-    } else {
-        Err(CUDA_ERROR_NOT_SUPPORTED)
+        return Err(CUDA_ERROR_INVALID_VALUE);
     }
+    Location::of(process, &props.location)
 }
 
 /// Adds a node that allocates, and writes its address into the record.
@@ -35,11 +32,10 @@ pub(super) unsafe fn add_alloc(
     // SAFETY: the caller's promise.
     unsafe {
         let mut params = get(record.cast_const())?;
-        let device = check_props(&params.poolProps)?;
         let mut start = 0;
         add(out, position, |process, state| {
-            let (ordinal, _) = process.device(device)?;
-            let alloc = memory::reserve_alloc(state, ordinal, wide(params.bytesize))?;
+            let location = check_props(process, &params.poolProps)?;
+            let alloc = memory::reserve_alloc(state, location, wide(params.bytesize))?;
             start = memory::address(state, alloc)?;
             Ok(Operation::Alloc(alloc))
         })?;
@@ -62,10 +58,7 @@ pub(super) fn alloc_params(
         return None;
     };
     let alloc = state.graph_allocs.get(*alloc)?;
-    let location = CUmemLocation {
-        type_: CU_MEM_LOCATION_TYPE_DEVICE,
-        id: CUdevice::try_from(alloc.device).ok()?,
-    };
+    let location = alloc.location.described().ok()?;
     Some(CUDA_MEM_ALLOC_NODE_PARAMS {
         poolProps: CUmemPoolProps {
             allocType: CU_MEM_ALLOCATION_TYPE_PINNED,

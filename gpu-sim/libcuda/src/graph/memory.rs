@@ -3,7 +3,8 @@
 //! CUDA C++ Programming Guide, "Graph Memory Nodes". An allocation gets its addresses for good with its node, and device memory
 //! of its own with the first launch; the device memory stays with the executable graph, goes to a pool of the device when that
 //! ends, and back to the device with `cuDeviceGraphMemTrim`. Allocations that are never there at the same time do not share
-//! memory, as the driver may have them do: graphs can take more here than on hardware, never less.
+//! memory, as the driver may have them do: graphs can take more here than on hardware, never less. Memory of the host is the
+//! executable graph's own, and goes back to the host with it.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -16,17 +17,17 @@ use super::Operation;
 use super::exec::GraphExec;
 use crate::address::{Backing, HostKind, Place, Range};
 use crate::door::Answer;
+use crate::location::Location;
 use crate::pool::{self, Level};
 use crate::process::{Process, State, lost, refused};
 use crate::stream;
 use crate::table::Key;
 use crate::virtual_memory::GRANULARITY;
-use crate::window::{duplicate, hide, reserve};
+use crate::window::{duplicate, hide, map_host_at, reserve};
 
 /// One allocation node's memory.
 pub(crate) struct GraphAlloc {
-    /// Ordinal of the device.
-    pub(crate) device: usize,
+    pub(crate) location: Location,
     pub(crate) start: CUdeviceptr,
     /// As asked for.
     pub(crate) bytes: u64,
@@ -36,11 +37,18 @@ pub(crate) struct GraphAlloc {
     has_node: bool,
     /// The one executable graph that allocates it.
     exec: Option<Key<GraphExec>>,
-    block: Option<Block>,
+    backed: Option<Backed>,
     /// A launch has allocated it, and nothing has freed it since.
     is_live: bool,
     /// How far streams have to come until nobody uses it any more.
     uses: Vec<(Arc<GpuStream>, Sequence)>,
+}
+
+/// What an allocation's bytes are.
+#[derive(Clone, Copy)]
+enum Backed {
+    Device { block: Block, ordinal: usize },
+    Host { bytes: u64 },
 }
 
 /// What a device keeps for graphs.
@@ -87,29 +95,38 @@ fn pool(state: &mut State, device: usize) -> Answer<&mut GraphPool> {
 /// Reserves addresses for a node that is about to be added; [`keep`] is to be told when it is.
 pub(crate) fn reserve_alloc(
     state: &mut State,
-    device: usize,
+    location: Location,
     bytes: u64,
 ) -> Answer<Key<GraphAlloc>> {
     let padded = bytes.checked_next_multiple_of(GRANULARITY);
     let padded = padded
         .filter(|_| bytes > 0)
         .ok_or(CUDA_ERROR_INVALID_VALUE)?;
-    let (start, shadow) = (reserve(padded, GRANULARITY)?, reserve(padded, GRANULARITY)?);
+    let start = reserve(padded, GRANULARITY)?;
+    // The host reaches what is its own where the program knows it.
+    let (device, shadow) = match location {
+        Location::Device(ordinal) => (ordinal, reserve(padded, GRANULARITY)?),
+        Location::Host | Location::HostNode => (0, start),
+    };
     let key = state.graph_allocs.insert(GraphAlloc {
-        device,
+        location,
         start,
         bytes,
         shadow,
         has_node: false,
         exec: None,
-        block: None,
+        backed: None,
         is_live: false,
         uses: Vec::new(),
     });
     state.book.insert(Range {
         start,
         bytes,
-        backing: Backing::Graph { alloc: key, shadow },
+        backing: Backing::Graph {
+            alloc: key,
+            shadow,
+            is_host: location.is_host(),
+        },
         context: None,
         device,
         pool: None,
@@ -180,18 +197,35 @@ pub(super) fn back<'a>(
 ) -> Answer {
     for key in Plan::of(operations).allocs {
         let alloc = get(state, key)?;
-        if alloc.block.is_some() {
+        if alloc.backed.is_some() {
             continue;
         }
-        let (device, shadow) = (alloc.device, alloc.shadow);
+        let (location, shadow) = (alloc.location, alloc.shadow);
         let bytes = alloc.bytes.next_multiple_of(GRANULARITY);
-        let block = take(process, state, device, bytes)?;
-        let pages = process.machine.vram(block.device, block.offset, bytes);
-        duplicate(pages.ok_or(CUDA_ERROR_INVALID_VALUE)?, shadow, bytes)?;
-        pool(state, device)?.used.add(block.bytes);
-        get(state, key)?.block = Some(block);
+        let backed = match location {
+            Location::Device(ordinal) => back_on(process, state, ordinal, (shadow, bytes))?,
+            Location::Host | Location::HostNode => {
+                let length = usize::try_from(bytes).map_err(|_| CUDA_ERROR_OUT_OF_MEMORY)?;
+                map_host_at(shadow, length)?;
+                Backed::Host { bytes }
+            }
+        };
+        get(state, key)?.backed = Some(backed);
     }
     Ok(())
+}
+
+fn back_on(
+    process: &Process,
+    state: &mut State,
+    ordinal: usize,
+    (shadow, bytes): (u64, u64),
+) -> Answer<Backed> {
+    let block = take(process, state, ordinal, bytes)?;
+    let pages = process.machine.vram(block.device, block.offset, bytes);
+    duplicate(pages.ok_or(CUDA_ERROR_INVALID_VALUE)?, shadow, bytes)?;
+    pool(state, ordinal)?.used.add(block.bytes);
+    Ok(Backed::Device { block, ordinal })
 }
 
 /// A spare block that fits, or a new one.
@@ -264,9 +298,9 @@ impl Place {
     fn graph_alloc(self) -> Option<Key<GraphAlloc>> {
         match self {
             Self::Host {
-                kind: HostKind::Graph(key),
+                kind: HostKind::Graph { alloc, .. },
                 ..
-            } => Some(key),
+            } => Some(alloc),
             _ => None,
         }
     }
@@ -340,14 +374,18 @@ pub(crate) fn sweep(process: &Process, state: &mut State) -> Answer {
 /// Takes an allocation's memory away from it, for others.
 fn release(state: &mut State, key: Key<GraphAlloc>) -> Answer {
     let alloc = get(state, key)?;
-    let (shadow, device) = (alloc.shadow, alloc.device);
-    if let Some(block) = alloc.block.take() {
-        hide(shadow, block.bytes)?;
-        let pool = pool(state, device)?;
-        pool.used.subtract(block.bytes);
-        pool.spare.push(block);
+    let shadow = alloc.shadow;
+    match alloc.backed.take() {
+        Some(Backed::Device { block, ordinal }) => {
+            hide(shadow, block.bytes)?;
+            let pool = pool(state, ordinal)?;
+            pool.used.subtract(block.bytes);
+            pool.spare.push(block);
+            Ok(())
+        }
+        Some(Backed::Host { bytes }) => hide(shadow, bytes),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 fn give_back(state: &mut State, key: Key<GraphAlloc>) -> Answer {
@@ -371,7 +409,7 @@ pub(crate) fn trim(process: &Process, device: usize) -> Answer {
 /// Gives back all that a device has for graphs, whoever uses it: what was allocated is no more.
 pub(crate) fn reset(process: &Process, state: &mut State, device: usize) -> Answer {
     let of_device = state.graph_allocs.iter();
-    let of_device = of_device.filter(|(_, alloc)| alloc.device == device);
+    let of_device = of_device.filter(|(_, alloc)| alloc.location == Location::Device(device));
     let of_device: Vec<_> = of_device.map(|(key, _)| key).collect();
     for key in of_device {
         let alloc = get(state, key)?;
