@@ -33,13 +33,7 @@ pub(crate) const NOT_YET: &[(&str, &[&str])] = &[
     ),
     (
         "The nodes of a graph that allocate are asked of the driver when it is instantiated.",
-        &[
-            "cuGraphAddMemAllocNode",
-            "cuGraphAddMemFreeNode",
-            "cuGraphAddNode",
-            "cuGraphAddNode_v2",
-            "cuGraphAddNode_v3",
-        ],
+        &["cuGraphAddMemAllocNode", "cuGraphAddMemFreeNode"],
     ),
     (
         "A graph is priced as a whole by measuring its launches: how it was made or changed is seen in the next samples.",
@@ -48,10 +42,7 @@ pub(crate) const NOT_YET: &[(&str, &[&str])] = &[
             "cuGraphClone",
             "cuGraphConditionalHandleCreate",
             "cuGraphExecChildGraphNodeSetParams",
-            "cuGraphExecNodeSetParams",
             "cuGraphNodeSetEnabled",
-            "cuGraphNodeSetParams",
-            "cuGraphNodeSetParams_v2",
         ],
     ),
     (

@@ -13,6 +13,8 @@
     { "cuFuncLoad", load_library_by_load, unload_library }, \
     { "cuLaunchKernel", load_library_launch, unload_library }, \
     { "cuGraphAddKernelNode_v2", load_library_node, unload_library }, \
+    { "cuGraphAddNode", load_library_any_node, unload_library }, \
+    { "cuGraphNodeSetParams", load_library_other_node, unload_library }, \
     { "cuLaunchKernelEx", load_library_launch_ex, unload_library }, \
     { "cuLaunchHostFunc", hold_stream, let_go }, \
     { "cuMemFree_v2-behind", free_behind, join_free }, \

@@ -29,6 +29,9 @@ extern CUresult cuDeviceGetDevResource(CUdevice, CUdevResource *, int);
 extern CUresult cuDevResourceGenerateDesc(CUdevResourceDesc *, CUdevResource *, unsigned);
 extern CUresult cuGreenCtxCreate(CUgreenCtx *, CUdevResourceDesc, CUdevice, unsigned);
 extern CUresult cuGreenCtxDestroy(CUgreenCtx);
+typedef struct { int type, reserved[3]; CUDA_KERNEL_NODE_PARAMS kernel; char rest[160]; long long last; } CUgraphNodeParams;
+extern CUresult cuGraphAddNode(CUgraphNode *, CUgraph, const CUgraphNode *, size_t, CUgraphNodeParams *);
+extern CUresult cuGraphNodeSetParams(CUgraphNode, CUgraphNodeParams *);
 extern CUresult cuLaunchHostFunc(CUstream, void (*)(void *), void *);
 extern CUresult cuCtxFromGreenCtx(CUcontext *, CUgreenCtx);
 
@@ -142,6 +145,39 @@ static CUresult load_library_node(struct block *block, size_t bytes, size_t *cha
     status = status ? status : CU(cuGraphCreate)(&graph, 0);
     status = status ? status : CU(cuGraphAddKernelNode_v2)(&node, graph, NULL, 0, &params);
     return status ? status : CU(cuGraphDestroy)(graph);
+}
+
+/* Nodes of any kind: one of a kernel that is there already, if `first`, which is then made another's. */
+static CUresult add_any_node(struct block *block, size_t bytes, size_t *charged, CUfunction first)
+{
+    CUkernel kernel = NULL;
+    CUgraph graph = NULL;
+    CUgraphNode node = NULL;
+    CUresult status = load_library_kernel(block, bytes, charged, &kernel);
+    CUgraphNodeParams params = { .kernel = { .function = first ? first : (CUfunction)kernel, .grid = { 1, 1, 1 }, .block = { 1, 1, 1 } } };
+    status = status ? status : CU(cuGraphCreate)(&graph, 0);
+    status = status ? status : cuGraphAddNode(&node, graph, NULL, 0, &params);
+    params.kernel.function = (CUfunction)kernel;
+    if (first)
+        status = status ? status : cuGraphNodeSetParams(node, &params);
+    return status ? status : CU(cuGraphDestroy)(graph);
+}
+
+static CUresult load_library_any_node(struct block *block, size_t bytes, size_t *charged)
+{
+    return add_any_node(block, bytes, charged, NULL);
+}
+
+static CUresult load_library_other_node(struct block *block, size_t bytes, size_t *charged)
+{
+    static CUfunction first;
+    CUmodule module = NULL;
+    CUresult status = CUDA_SUCCESS;
+    if (!first) {
+        status = CU(cuModuleLoadData)(&module, image_of(8));
+        status = status ? status : CU(cuModuleGetFunction)(&first, module, "nothing");
+    }
+    return status ? status : add_any_node(block, bytes, charged, first);
 }
 
 /* Not an allocator: what NVML says that this process holds, by itself. */

@@ -9,7 +9,7 @@ const OUT_OF_MEMORY: u64 = 2;
 const QUOTA_BYTES: u64 = 350 * MIB + 12_345;
 
 /// What loads an image, at once or with the first use of something in it.
-const IMAGES: [&str; 10] = [
+const IMAGES: [&str; 11] = [
     "cuModuleLoadData",
     "cuLibraryGetModule",
     "cuLibraryGetGlobal",
@@ -20,6 +20,7 @@ const IMAGES: [&str; 10] = [
     "cuLaunchKernel",
     "cuLaunchKernelEx",
     "cuGraphAddKernelNode_v2",
+    "cuGraphAddNode",
 ];
 
 fn start(machine: &Machine, world: &World) -> Tenant {
@@ -71,6 +72,16 @@ fn an_image_is_charged_when_it_is_loaded_and_given_back_with_it() {
             "{kind}: nothing stays"
         );
     }
+}
+
+#[test]
+fn a_graphs_node_that_is_given_another_kernel_is_charged_for_its_image() {
+    let machine = Machine::new();
+    let mut tenant = tenant(&machine);
+    let idle_bytes = assert_on_the_books(&machine, &mut tenant, "a context");
+    assert_eq!(tenant.alloc("a", "cuGraphNodeSetParams", 6 * MIB), 0);
+    let held_bytes = assert_on_the_books(&machine, &mut tenant, "another kernel");
+    assert!(held_bytes >= idle_bytes + 6 * MIB, "{held_bytes}");
 }
 
 /// Loading a library takes nothing; using it does, in each context.

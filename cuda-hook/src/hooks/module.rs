@@ -227,6 +227,23 @@ pub(crate) unsafe fn use_of_node(
     first(cx, call, (params.function(), 0), || current(cx)).0
 }
 
+/// The same of nodes of any kind.
+///
+/// # Safety
+/// As [`hooks`](crate::hooks).
+pub(crate) unsafe fn use_of_any_node(
+    cx: Cx,
+    call: impl FnOnce() -> CUresult,
+    params: *const CUgraphNodeParams,
+) -> CUresult {
+    // SAFETY: the caller's promise: null or its parameters, of which those of the kind that they name are there.
+    let kernel = unsafe { params.as_ref() }
+        .filter(|params| params.type_ == CU_GRAPH_NODE_TYPE_KERNEL)
+        .map_or(ptr::null(), |params| &raw const params.anonymous.kernel);
+    // SAFETY: as of this hook.
+    unsafe { use_of_node(cx, call, kernel) }
+}
+
 /// Launches `function` on `stream`; its first launch may load it. What is launched runs: beyond the quota it is charged, not refused.
 pub(crate) fn launched(
     cx: Cx,
