@@ -4,7 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "this is how a test fails")]
 #![expect(clippy::print_stdout, reason = "the figures are part of the test")]
 
-use benches::evaluator::controllers::Limited;
+use benches::evaluator::controllers::{Limited, Native};
 use benches::evaluator::{Container, Kernel, Operation, Pace, Program, Scenario, Work, run};
 use gpu_sim::profile::MachineProfile;
 
@@ -52,6 +52,169 @@ fn assert_shares(what: &str, tenants: &[(f64, Program)], below: f64, above: f64)
                 "{what}, seed {seed}: {cap} % got {got:.2} %"
             );
         }
+    }
+}
+
+/// A GPU for these containers and what each runs.
+fn shared_by(tenants: &[(Container, Program)], seed: u64) -> Scenario {
+    let mut scenario = Scenario::new(MachineProfile::load("t4").unwrap(), 12 * S);
+    scenario.seed = seed;
+    for (container, program) in tenants {
+        scenario = scenario.with(container.clone(), program.clone());
+    }
+    scenario
+}
+
+/// A container with a guarantee and no cap.
+fn guaranteed(percent: f64, program: Program) -> (Container, Program) {
+    let name = format!("guaranteed-{percent}");
+    (Container::sharing(&name, percent), program)
+}
+
+/// Runs containers of these guarantees; asserts that each has its part of what all of them got, within so many points, and that the GPU
+/// has nearly no rest.
+#[track_caller]
+fn assert_parts(what: &str, tenants: &[(f64, Program)], within: f64) {
+    let whole: f64 = tenants.iter().map(|(percent, _)| percent).sum();
+    for seed in SEEDS {
+        let sharing = |(percent, program): &(f64, Program)| guaranteed(*percent, program.clone());
+        let sharing: Vec<_> = tenants.iter().map(sharing).collect();
+        let report = run(&shared_by(&sharing, seed), &mut Limited::new(seed).unwrap());
+        let (all, time) = (100.0 * report.busy(2 * S..12 * S), 2 * S..12 * S);
+        for (index, (percent, _)) in tenants.iter().enumerate() {
+            let part = 100.0 * report.part(index, time.clone());
+            let sigma = 100.0 * report.sigma(index, time.clone());
+            let wanted = 100.0 * percent / whole;
+            println!("{what}, seed {seed}: {wanted:.1} % of all had {part:.1} %, sigma {sigma:.1}");
+            assert!(
+                (part - wanted).abs() <= within,
+                "{what}, seed {seed}: {wanted} % got {part:.2} %"
+            );
+        }
+        println!("{what}, seed {seed}: {all:.1} % in all");
+        assert!(all > 95.5, "{what}, seed {seed}: the GPU had a rest");
+    }
+}
+
+#[test]
+fn containers_without_caps_share_in_proportion_to_their_guarantees() {
+    let k = kernels;
+    assert_parts(
+        "kernels of 1250 us",
+        &[(30.0, k(1_250 * US)), (70.0, k(1_250 * US))],
+        1.0,
+    );
+    assert_parts(
+        "kernels of 20 and 1000 us",
+        &[(50.0, k(20 * US)), (50.0, k(MS))],
+        1.0,
+    );
+    assert_parts(
+        "mixtures",
+        &[(50.0, mixture(1)), (30.0, mixture(2)), (20.0, mixture(3))],
+        1.5,
+    );
+    assert_parts(
+        "kernels of 50 ms and 20 us",
+        &[(20.0, k(50 * MS)), (80.0, k(20 * US))],
+        2.5,
+    );
+    assert_parts(
+        "graphs of 2 ms and kernels of 1 ms",
+        &[(30.0, graphs(2 * MS)), (70.0, k(MS))],
+        1.5,
+    );
+}
+
+#[test]
+fn what_is_guaranteed_to_nobody_is_shared_in_the_same_proportion() {
+    assert_parts(
+        "10 and 20 %",
+        &[(10.0, kernels(MS)), (20.0, kernels(MS))],
+        1.5,
+    );
+}
+
+#[test]
+fn a_container_alone_may_have_all_of_the_gpu() {
+    for kernel_ns in [50 * US, MS, 20 * MS] {
+        let report = run(
+            &shared_by(&[guaranteed(30.0, kernels(kernel_ns))], 1),
+            &mut Limited::new(1).unwrap(),
+        );
+        let native = run(
+            &shared_by(&[guaranteed(30.0, kernels(kernel_ns))], 1),
+            &mut Native,
+        );
+        let (got, all) = (report.busy(2 * S..12 * S), native.busy(2 * S..12 * S));
+        println!(
+            "alone, kernels of {} us: {:.2} % of native",
+            kernel_ns / US,
+            100.0 * got / all
+        );
+        assert!(
+            got > 0.99 * all,
+            "kernels of {kernel_ns} ns: {got} of {all}"
+        );
+    }
+}
+
+/// The first has all there is until the second comes, and again when it is gone.
+#[test]
+fn who_comes_has_its_guarantee_within_200_ms_and_who_stays_has_the_rest() {
+    for seed in SEEDS {
+        let tenants = [
+            guaranteed(30.0, kernels(MS)),
+            guaranteed(70.0, kernels(300 * US)),
+        ];
+        let mut scenario = shared_by(&tenants, seed);
+        scenario.processes[1].joins_ns = 5 * S;
+        scenario.processes[1].leaves_ns = Some(8 * S);
+        let report = run(&scenario, &mut Limited::new(seed).unwrap());
+        let got = |index, begin_ms: u64, end_ms: u64| {
+            100.0 * report.share(index, begin_ms * MS..end_ms * MS)
+        };
+        let [before, coming, beside, after] = [
+            got(0, 4_000, 5_000),
+            got(1, 5_200, 5_400),
+            got(0, 5_200, 5_400),
+            got(0, 8_200, 9_000),
+        ];
+        println!(
+            "seed {seed}: alone {before:.1} %, then {coming:.1} and {beside:.1} %, then {after:.1} %"
+        );
+        assert!(
+            before > 98.0 && after > 98.0,
+            "seed {seed}: {before} {after}"
+        );
+        assert!(
+            (63.0..=73.0).contains(&coming),
+            "seed {seed}: who came got {coming} %"
+        );
+        assert!(
+            (25.0..=35.0).contains(&beside),
+            "seed {seed}: who stayed got {beside} %"
+        );
+    }
+}
+
+/// One that must not have more beside one that may have the rest.
+#[test]
+fn a_cap_holds_beside_a_container_that_has_none() {
+    for seed in SEEDS {
+        let tenants = [
+            (Container::capped("capped", 30.0), kernels(MS)),
+            guaranteed(40.0, kernels(MS)),
+        ];
+        let report = run(&shared_by(&tenants, seed), &mut Limited::new(seed).unwrap());
+        let got = |index| 100.0 * report.share(index, 2 * S..12 * S);
+        println!(
+            "seed {seed}: {:.1} % under a cap of 30, {:.1} % beside it",
+            got(0),
+            got(1)
+        );
+        assert!((28.5..=30.5).contains(&got(0)), "seed {seed}: {}", got(0));
+        assert!(got(1) > 62.0, "seed {seed}: {}", got(1)); // and switching to and fro takes its part
     }
 }
 

@@ -348,7 +348,8 @@ impl Launch {
             .filter(|end| cx.driver.record_event(end.raw(), stream).is_ok());
         let Some(end) = recorded else {
             // Its end will not be seen: what was reserved is what it is charged.
-            return share.completed(reservation, None, clock::monotonic());
+            share.completed(reservation, None, clock::monotonic());
+            return;
         };
         if completion.state.lock().push(
             self.stream,

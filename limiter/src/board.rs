@@ -4,6 +4,8 @@
 //! was its own ([`VirtualClock`]). Nothing here limits anybody: a wrong entry costs accuracy, and for a second at most,
 //! for who does not say that it is busy no longer counts.
 
+pub(crate) mod turns;
+
 use std::path::{Path, PathBuf};
 
 use crate::context::ContextCost;
@@ -41,6 +43,8 @@ pub(crate) enum Lease {
 #[derive(Debug)]
 pub struct Board {
     seat: Seat<BoardFile>,
+    /// The row of its container, once it has joined it.
+    tenant: Option<usize>,
 }
 
 /// Where a GPU's board stands.
@@ -61,7 +65,7 @@ impl Board {
     /// Take a place on `<dir>/gpu-<uuid>.board`, which is created where missing.
     pub fn attach(dir: &Path, device: DeviceUuid) -> Result<Self, AttachError> {
         let (seat, ()) = Seat::take(&path(dir, device), |_: &BoardFile, _| Ok(()))?;
-        Ok(Self { seat })
+        Ok(Self { seat, tenant: None })
     }
 
     /// This process has work on the GPU: to be said again well within [`HEARTBEAT_NS_MAX`].
@@ -173,6 +177,9 @@ impl Entries for BoardFile {
 
     fn retire(&self, index: usize) {
         if let Some(entry) = self.entries.get(index) {
+            entry.activity.wants_until_ns.store(0, Ordering::Relaxed);
+            entry.activity.outstanding_ns.store(0, Ordering::Relaxed);
+            entry.activity.tenant.store(0, Ordering::Relaxed);
             entry.activity.busy.store(0, Ordering::Release);
         }
     }

@@ -201,7 +201,9 @@ mod tests {
         });
         assert_eq!(changed, expected);
         assert_eq!(ledger.max(1), Some(Bytes::new(50)));
-        assert!(!share.is_limited(0), "100 % is no cap");
+        assert!(share.is_limited(0), "no cap, but it launches in turn");
+        set(dir.path(), [None, Some("100"), Some("100")]).unwrap();
+        assert!(!share.is_limited(0), "all of it is its own");
     }
 
     #[test]

@@ -22,6 +22,7 @@ use crate::units::{Bytes, DeviceUuid, MonotonicNs};
 /// This process's place in its container's ledger. All methods are thread-safe. One per process and container.
 #[derive(Debug)]
 pub struct Ledger {
+    container: ContainerName,
     seat: Arc<Seat<ContainerFile>>,
     /// The file's row of each device index.
     rows: Vec<usize>,
@@ -110,6 +111,7 @@ impl Ledger {
             rows.collect::<Result<Vec<usize>, AttachError>>()
         })?;
         Ok(Self {
+            container: container.clone(),
             seat: Arc::new(seat),
             rows,
         })
@@ -225,6 +227,11 @@ impl Ledger {
     }
 
     /// The place in the container's file, for whoever keeps account of something else there.
+    /// Whose ledger it is.
+    pub(crate) fn container(&self) -> &ContainerName {
+        &self.container
+    }
+
     pub(crate) fn seat(&self) -> &Arc<Seat<ContainerFile>> {
         &self.seat
     }

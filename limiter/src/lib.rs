@@ -2,8 +2,9 @@
 //!
 //! * what is limited: [`config`], in [`units`];
 //! * memory: [`ledger`], one shared file per container, one slot per process; [`context`] says what a context takes;
-//! * GPU time: [`share`] asks [`price`] what a launch costs and [`bucket`] whether it may go; [`timing`] says what it took,
-//!   [`board`] who else was busy meanwhile;
+//! * GPU time: [`share`] asks [`price`] what a launch costs, [`bucket`] whether the cap lets it go, and, below the cap,
+//!   `board::turns` whose turn it is and `window` how much may be outstanding; [`timing`] says what it took, [`board`] who
+//!   else was busy meanwhile;
 //! * what others read: [`sample`], held against what the driver lists by [`explain`]; what they change: [`control`].
 //!
 //! Time is always an argument: [`clock::monotonic`] is the one function here that reads a clock.
@@ -37,3 +38,4 @@ mod slot;
 mod sync;
 pub mod timing;
 pub mod units;
+mod window;

@@ -7,15 +7,16 @@
 //! when it has finished: share.completed(reservation, timing if timed, now)
 //! ```
 //!
-//! What is enforced is the cap, `sm_max`: a [`Bucket`] of GPU time per container and GPU, in shared memory. A guarantee
-//! below the cap (`sm` < `sm_max`) is kept and shown but **not scheduled yet**: between the two, tenants get what the
-//! GPU's own round robin gives them.
+//! The cap, `sm_max`, is a [`Bucket`] of GPU time per container and GPU, in shared memory. A container whose guarantee is
+//! below it (`sm` < `sm_max`) launches in turn with the others, in proportion to the guarantees (`board::turns`), and has little
+//! on the GPU at a time: whatever one does not want, another may have.
 //!
 //! `device_index` is an index into the ledger's device list; any other is not limited.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::board::turns::{Wanting, Weight};
 use crate::board::{Board, Lease, VirtualClock};
 use crate::bucket::{BURST, Bucket, Correction, Decision};
 use crate::clock;
@@ -28,6 +29,7 @@ use crate::slot::{Seat, used};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use crate::timing::{FairTimings, Timing};
 use crate::units::{GpuNs, MonotonicNs, Percent};
+use crate::window::Window;
 
 /// This process's part in its container's share. All methods are thread-safe; none but `attach` allocates.
 #[derive(Debug)]
@@ -57,6 +59,7 @@ struct Device {
     progress_ns: AtomicU64,
     /// Timings that this process's lease is still for.
     lease_timings: AtomicU32,
+    window: Window,
 }
 
 /// The answer to a launch.
@@ -115,6 +118,10 @@ const LEASE_TIMINGS: u32 = 3;
 const LEASE_DRAIN_NS: u64 = 8_000_000;
 /// How often the holder of a lease looks whether the others' work has ended.
 const LEASE_LOOK_NS: u64 = 100_000;
+/// For so long after its time a process still counts as one that wants the GPU: hosts are late.
+const LATE_NS: u64 = 1_000_000;
+/// For so long after its last launch's end.
+const REST_NS: u64 = 100_000;
 /// The virtual clock is not advanced more often.
 const TICK_NS: u64 = 50_000;
 
@@ -164,9 +171,11 @@ impl Share {
             devices.push((*row, shared.uuid().unwrap_or_default()));
         }
         drop(exclusive);
-        let devices = devices
-            .into_iter()
-            .map(|(row, uuid)| Ok(Device::new(row, Board::attach(dir, uuid)?, now, seed)));
+        let devices = devices.into_iter().map(|(row, uuid)| {
+            let mut board = Board::attach(dir, uuid)?;
+            board.join(ledger.container())?;
+            Ok(Device::new(row, board, now, seed))
+        });
         Ok(Self {
             devices: devices.collect::<Result<_, AttachError>>()?,
             seat,
@@ -181,8 +190,7 @@ impl Share {
     /// Whether launches on this device are limited at all; where not, skip everything else.
     pub fn is_limited(&self, device_index: usize) -> bool {
         self.row(device_index)
-            .and_then(cap)
-            .is_some_and(|cap| cap < Percent::ALL)
+            .is_some_and(|row| cap(row).is_some_and(|cap| cap < Percent::ALL) || is_sharing(row))
     }
 
     /// May a launch of `key` go to the device now?
@@ -201,10 +209,17 @@ impl Share {
         if price.is_none()
             && let Some(then) = device.unmeasured_not_before(now)
         {
+            device.board.want_until(then.saturating_add_ns(LATE_NS));
             return Admit::NotBefore(then);
         }
         let charged = price.unwrap_or_else(|| device.prices.typical());
         if let Some(then) = device.leased_not_before(key, charged, now) {
+            return Admit::NotBefore(then);
+        }
+        let (weight, wanting) = (Weight::of(guarantee(row)), device.board.wanting(now));
+        if is_sharing(row)
+            && let Some(then) = device.turn_not_before(weight, wanting, charged, now)
+        {
             return Admit::NotBefore(then);
         }
         if let Some(cap) = cap(row)
@@ -219,7 +234,8 @@ impl Share {
         {
             return Admit::NotBefore(then.saturating_add_ns(gather_ns(cap)));
         }
-        device.begin(price.is_some(), now);
+        device.board.take_turn(weight, wanting, charged);
+        device.begin(price.is_some(), charged, now);
         if let Some(usage) = self.usage_row(device_index) {
             usage.launches.fetch_add(1, Ordering::Relaxed);
             usage.charged_ns.fetch_add(charged.get(), Ordering::Relaxed);
@@ -255,9 +271,15 @@ impl Share {
     }
 
     /// A launch has finished: learn from its timing, if it was timed, and correct its charge.
-    pub fn completed(&self, reservation: Reservation, timing: Option<Timing>, now: MonotonicNs) {
+    /// Whether launches of this process that wait were told to look again.
+    pub fn completed(
+        &self,
+        reservation: Reservation,
+        timing: Option<Timing>,
+        now: MonotonicNs,
+    ) -> bool {
         let Some(device) = self.devices.get(reservation.device_index) else {
-            return;
+            return false;
         };
         device.tick(now);
         if let Some(timing) = timing {
@@ -268,7 +290,7 @@ impl Share {
             .price(reservation.key)
             .unwrap_or(reservation.charged);
         self.correct(reservation, Correction::between(reservation.charged, due));
-        self.end(device, reservation, now);
+        self.end(device, reservation, now)
     }
 
     /// The driver refused the launch: give its reservation back.
@@ -332,6 +354,11 @@ impl Share {
         if let Some(cap) = cap(row) {
             Bucket::new(&row.bucket.tat_ns).settle(correction, cap);
         }
+        if let Some(device) = self.devices.get(reservation.device_index) {
+            device
+                .board
+                .correct_turn(Weight::of(guarantee(row)), correction);
+        }
         if let Some(usage) = self.usage_row(reservation.device_index) {
             match correction {
                 Correction::More(more) => usage.charged_ns.fetch_add(more.get(), Ordering::Relaxed),
@@ -340,11 +367,15 @@ impl Share {
         }
     }
 
-    fn end(&self, device: &Device, reservation: Reservation, now: MonotonicNs) {
-        device.end(reservation.is_measured, now);
-        if !reservation.is_measured {
+    /// Whether launches that wait should look again; they are woken.
+    fn end(&self, device: &Device, reservation: Reservation, now: MonotonicNs) -> bool {
+        device.end(reservation, now);
+        let is_waited_for = device.window.is_waited_for.swap(false, Ordering::AcqRel);
+        let is_news = !reservation.is_measured || is_waited_for;
+        if is_news {
             self.wake(self.seat.index, reservation.device_index);
         }
+        is_news
     }
 
     /// Let the launches of slot `index` that wait look again.
@@ -402,6 +433,7 @@ impl Device {
             unmeasured: AtomicU32::new(0),
             progress_ns: AtomicU64::new(0),
             lease_timings: AtomicU32::new(0),
+            window: Window::default(),
         }
     }
 
@@ -456,10 +488,34 @@ impl Device {
             }
         };
         self.want(now);
+        self.board.want_until(then.saturating_add_ns(LATE_NS));
         Some(then)
     }
 
-    fn begin(&self, is_measured: bool, now: MonotonicNs) {
+    /// When to ask again because it is another container's turn, or this process has enough on the GPU; `None`: it may go.
+    fn turn_not_before(
+        &self,
+        weight: Weight,
+        wanting: Wanting,
+        charged: GpuNs,
+        now: MonotonicNs,
+    ) -> Option<MonotonicNs> {
+        if self.board.lease(now) == Lease::Ours && self.window.launches() < LEASE_TIMINGS {
+            return None; // the others wait for it
+        }
+        let then = self
+            .board
+            .ahead_until(weight, wanting, now)
+            .or_else(|| self.window.full_until(wanting, charged, now))
+            .filter(|_| self.window.is_patient(now));
+        match then {
+            Some(then) => self.board.want_until(then.saturating_add_ns(LATE_NS)),
+            None => self.window.waiting_since_ns.store(0, Ordering::Relaxed),
+        }
+        then
+    }
+
+    fn begin(&self, is_measured: bool, charged: GpuNs, now: MonotonicNs) {
         if !is_measured {
             self.unmeasured.fetch_add(1, Ordering::Relaxed);
             self.progress_ns.store(now.get(), Ordering::Relaxed);
@@ -469,16 +525,27 @@ impl Device {
             self.board.set_busy(now);
             self.tick(now);
         }
+        let left_ns = self.window.push(charged, now);
+        self.board.set_outstanding(left_ns);
+        // Others are given as much meanwhile.
+        let shared_ns = left_ns.saturating_mul(u64::from(self.board.n_busy(now).max(1)));
+        self.board
+            .want_until(now.saturating_add_ns(shared_ns.saturating_add(LATE_NS)));
     }
 
-    fn end(&self, is_measured: bool, now: MonotonicNs) {
-        if !is_measured {
+    fn end(&self, reservation: Reservation, now: MonotonicNs) {
+        let left_ns = self.window.pop(reservation.charged, now);
+        self.board.set_outstanding(left_ns);
+        if !reservation.is_measured {
             self.unmeasured.fetch_sub(1, Ordering::Relaxed);
             self.progress_ns.store(now.get(), Ordering::Relaxed);
         }
         if self.outstanding.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.wanting_since_ns.store(0, Ordering::Relaxed);
             self.board.set_idle();
+            if self.window.waiting_since_ns.load(Ordering::Relaxed) == 0 {
+                self.board.want_until(now.saturating_add_ns(REST_NS));
+            }
             // A launch may have begun between the two: its word is the last.
             if self.outstanding.load(Ordering::Acquire) > 0 {
                 self.board.set_busy(now);
@@ -573,6 +640,17 @@ pub(crate) fn change(file: &ContainerFile, row: usize, limits: GpuLimits, now: M
 
 fn thousandths(share: Percent) -> u64 {
     u64::from(share.thousandths())
+}
+
+/// What the container gets in any case.
+fn guarantee(row: &DeviceRow) -> Option<Percent> {
+    let thousandths = u32::try_from(row.share.sm.get()?).ok();
+    thousandths.and_then(Percent::from_thousandths)
+}
+
+/// Whether the container may have more than it is guaranteed, when others do not want it.
+fn is_sharing(row: &DeviceRow) -> bool {
+    guarantee(row).is_some_and(|sm| sm < cap(row).unwrap_or(Percent::ALL))
 }
 
 /// What the container may not exceed; `None`: no cap. A value that nobody can have configured lifts no cap.

@@ -185,6 +185,11 @@ impl<T: Shared> Mapping<T> {
         check_preamble::<T>(&self.path, preamble)
     }
 
+    /// Where it stands.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// That something could not be done with this file.
     pub(crate) fn error(&self, action: &'static str, source: io::Error) -> AttachError {
         io_error(&self.path, action)(source)

@@ -1,6 +1,6 @@
 //! Atomics, under one name so that a model checker can take their place, and the lock among this process's threads.
 
-pub(crate) use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
+pub(crate) use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 
 use crate::shm;
 use crate::units::MonotonicNs;

@@ -7,6 +7,7 @@
 use shim_tests::{Machine, Tenant, World, build};
 use std::fs::File;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// How far above the share asked for a measured one may be, in points: a cap that leaks fails at once.
 const OVER_POINTS_MAX: f64 = 3.0;
@@ -198,6 +199,58 @@ fn two_containers_each_get_their_share() {
             ]
         })
     });
+}
+
+/// What one of two containers that have work gets of what both get, in percent, while the first does so much.
+fn part_percent(machine: &Machine, kernel_ns: u64, [first, second]: [&mut Tenant; 2]) -> f64 {
+    let busy_ns =
+        || ["first", "second"].map(|container| machine.truth_of_container(container).gpu_busy_ns);
+    let is_done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let other = scope.spawn(|| {
+            // Not for ever: a test that fails must end.
+            for _ in 0..200 {
+                if is_done.load(Ordering::Relaxed) {
+                    break;
+                }
+                launch(second, "kernel", kernel_ns, 20);
+            }
+        });
+        launch(first, "kernel", kernel_ns, 20);
+        let before = busy_ns();
+        launch(first, "kernel", kernel_ns, 400);
+        let after = busy_ns();
+        is_done.store(true, Ordering::Relaxed);
+        other.join().expect("it launches");
+        let [first, second] = [0, 1].map(|index| (after[index] - before[index]) as f64);
+        100.0 * first / (first + second)
+    })
+}
+
+/// Neither has a cap: what decides is how much each is guaranteed. The GPU itself would give each a half.
+#[test]
+fn containers_without_caps_share_in_proportion_to_their_guarantees() {
+    let _turn = take_turns();
+    let (machine, kernel_ns) = (Machine::new(), 1_000_000);
+    let guaranteed = |container, sm| {
+        let limits = [
+            ("CUDA_HOOK_CONTAINER", container),
+            ("CUDA_HOOK_SM", sm),
+            ("CUDA_HOOK_SM_MAX", "100"),
+        ];
+        tenant(&machine, &World::limited(limits), kernel_ns)
+    };
+    let (mut small, mut large) = (guaranteed("first", "20"), guaranteed("second", "60"));
+    let parts: Vec<f64> =
+        std::iter::repeat_with(|| part_percent(&machine, kernel_ns, [&mut small, &mut large]))
+            .take(ATTEMPTS_MAX)
+            .collect();
+    // A host that is late takes from either; that the GPU divides itself equally never looks like this.
+    let best = parts
+        .iter()
+        .map(|part| (part - 25.0).abs())
+        .fold(f64::INFINITY, f64::min);
+    assert!(best <= UNDER_POINTS_MAX_CONTENDED, "{parts:.1?}");
 }
 
 /// The processes of a container share one share.

@@ -14,6 +14,8 @@ pub(crate) const CONTEXT_COSTS: usize = 5;
 pub(crate) const CALLS_MAX: usize = 64;
 /// GPUs that one container's file has place for.
 pub(crate) const DEVICES_MAX: usize = 16;
+/// Containers that one board has place for.
+pub(crate) const TENANTS_MAX: usize = 256;
 /// Processes that one file has place for.
 pub(crate) const ENTRIES_MAX: usize = 1024;
 
@@ -210,6 +212,8 @@ pub(crate) struct BoardFile {
     preamble: Preamble,
     pub(crate) contexts: ContextRow,
     pub(crate) lease: LeaseRow,
+    pub(crate) turns: TurnsRow,
+    pub(crate) tenants: [TenantRow; TENANTS_MAX],
     pub(crate) entries: [BoardEntry; ENTRIES_MAX],
 }
 
@@ -238,6 +242,26 @@ pub(crate) struct LeaseRow {
     pub(crate) next_ns: AtomicU64,
 }
 
+/// How far the containers' virtual clocks are.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub(crate) struct TurnsRow {
+    /// The least clock among the containers that wanted the GPU, when last looked at. Never falls.
+    pub(crate) least_vt: AtomicU64,
+}
+
+/// A container on a GPU.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub(crate) struct TenantRow {
+    /// Hash of its name; 0: free.
+    pub(crate) id: AtomicU64,
+    /// Its virtual clock: GPU time in ns, divided by its guarantee.
+    pub(crate) vt: AtomicU64,
+    /// Its guarantee in thousandths of a percent, as of its last launch.
+    pub(crate) weight: AtomicU64,
+}
+
 /// A process on a GPU.
 #[derive(Debug)]
 #[repr(C, align(64))]
@@ -252,15 +276,21 @@ pub(crate) struct BoardEntry {
 pub(crate) struct Activity {
     /// 1: has work outstanding.
     pub(crate) busy: AtomicU32,
-    reserved: AtomicU32,
+    /// Number of its container's row, from 1 on; 0: none.
+    pub(crate) tenant: AtomicU32,
     /// When its owner last said so, `CLOCK_MONOTONIC`.
     pub(crate) heartbeat_ns: AtomicU64,
+    /// Until when it may want the GPU, for all that the others know, `CLOCK_MONOTONIC`.
+    pub(crate) wants_until_ns: AtomicU64,
+    /// GPU time that its work on the GPU is thought to take.
+    pub(crate) outstanding_ns: AtomicU64,
 }
 
 const _: () = assert!(size_of::<Preamble>() == 64 && size_of::<Owner>() == 64);
 const _: () = assert!(size_of::<DeviceRow>() == 5 * 64 && size_of::<SlotDevice>() == 128);
 const _: () = assert!(size_of::<CallName>() == 64 && size_of::<RefusalRecord>() == 64);
 const _: () = assert!(size_of::<Slot>() == 2688 && size_of::<BoardEntry>() == 128);
+const _: () = assert!(size_of::<TurnsRow>() == 64 && size_of::<TenantRow>() == 64);
 const _: () = assert!(size_of::<ContextRow>() == 64 && size_of::<LeaseRow>() == 64);
 
 // SAFETY: `repr(C)`, begins with a `Preamble`, atomics and arrays and structs of them only.
@@ -277,7 +307,7 @@ unsafe impl Shared for ContainerFile {
 // SAFETY: as above.
 unsafe impl Shared for BoardFile {
     const MAGIC: u64 = u64::from_be_bytes(*b"cuhkbord");
-    const LAYOUT_VERSION: u32 = 2;
+    const LAYOUT_VERSION: u32 = 3;
     const HEADER_BYTES: usize = offset_of!(Self, entries);
 
     fn preamble(&self) -> &Preamble {

@@ -144,11 +144,10 @@ impl Controller for Member {
             },
             ended_at: now,
         });
-        if let Some(reservation) = self.reservations.remove(&ended.launch) {
-            self.share.completed(reservation, timing, now);
-            if !reservation.is_measured() {
-                view.wake(self.process);
-            }
+        if let Some(reservation) = self.reservations.remove(&ended.launch)
+            && self.share.completed(reservation, timing, now)
+        {
+            view.wake(self.process);
         }
     }
 

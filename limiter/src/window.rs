@@ -1,0 +1,182 @@
+//! How much work a process that shares the GPU may have on it: little, so that a neighbour who comes is served soon, and
+//! what is launched in turn runs in turn.
+
+use crate::board::turns::Wanting;
+use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use crate::units::{GpuNs, MonotonicNs};
+
+/// GPU time outstanding while another container wants the GPU, and while none does.
+const CONTENDED_NS_MAX: u64 = 2_000_000;
+const ALONE_NS_MAX: u64 = 4_000_000;
+/// So many launches may be outstanding however long they are: the GPU would pause between them otherwise.
+const LAUNCHES_MIN: u32 = 2;
+/// When nothing has ended or begun for so long, and for so many times what the launch takes, it may go: what is outstanding
+/// may wait for it.
+const LIVENESS_NS: u64 = 10_000_000;
+const LIVENESS_COSTS: u64 = 4;
+/// Who waits is woken by an end; should that be missed, it looks again after this.
+const LOOK_AGAIN_NS: u64 = 1_000_000;
+/// No launch waits longer for its turn, whatever the others' words in shared memory say.
+const PATIENCE_NS: u64 = 2_000_000_000;
+
+/// What one process has on one GPU.
+#[derive(Debug, Default)]
+pub(crate) struct Window {
+    outstanding_ns: AtomicU64,
+    launches: AtomicU32,
+    /// When a launch last began or ended.
+    progress_ns: AtomicU64,
+    /// Since when some launch has waited; 0: none does.
+    pub(crate) waiting_since_ns: AtomicU64,
+    /// Whether a launch waits for an end.
+    pub(crate) is_waited_for: AtomicBool,
+}
+
+impl Window {
+    /// When to ask again because enough is outstanding; `None`: one more of this cost may go.
+    pub(crate) fn full_until(
+        &self,
+        wanting: Wanting,
+        cost: GpuNs,
+        now: MonotonicNs,
+    ) -> Option<MonotonicNs> {
+        let most_ns = if wanting.is_contended() {
+            CONTENDED_NS_MAX
+        } else {
+            ALONE_NS_MAX
+        };
+        let with_it = self
+            .outstanding_ns
+            .load(Ordering::Relaxed)
+            .saturating_add(cost.get());
+        if with_it <= most_ns || self.launches.load(Ordering::Relaxed) < LAUNCHES_MIN {
+            return None;
+        }
+        let patience_ns = LIVENESS_NS.max(cost.get().saturating_mul(LIVENESS_COSTS));
+        let given_up = MonotonicNs::new(self.progress_ns.load(Ordering::Relaxed))
+            .saturating_add_ns(patience_ns);
+        if now >= given_up {
+            return None;
+        }
+        self.is_waited_for.store(true, Ordering::Release);
+        Some(given_up.min(now.saturating_add_ns(LOOK_AGAIN_NS)))
+    }
+
+    /// How many launches are outstanding.
+    pub(crate) fn launches(&self) -> u32 {
+        self.launches.load(Ordering::Relaxed)
+    }
+
+    /// Whether launches may be made to wait still.
+    pub(crate) fn is_patient(&self, now: MonotonicNs) -> bool {
+        let since = match self.waiting_since_ns.compare_exchange(
+            0,
+            now.get(),
+            Ordering::Relaxed,
+            Ordering::Relaxed,
+        ) {
+            Ok(_) => now,
+            Err(since) => MonotonicNs::new(since),
+        };
+        now.saturating_ns_since(since) < PATIENCE_NS
+    }
+
+    /// A launch of this cost goes; the GPU time that is outstanding with it, in ns.
+    pub(crate) fn push(&self, cost: GpuNs, now: MonotonicNs) -> u64 {
+        self.launches.fetch_add(1, Ordering::Relaxed);
+        self.progress_ns.store(now.get(), Ordering::Relaxed);
+        self.outstanding_ns
+            .fetch_add(cost.get(), Ordering::Relaxed)
+            .saturating_add(cost.get())
+    }
+
+    /// A launch that was charged that much has ended; the GPU time that is still outstanding, in ns.
+    pub(crate) fn pop(&self, cost: GpuNs, now: MonotonicNs) -> u64 {
+        self.launches.fetch_sub(1, Ordering::Relaxed);
+        self.progress_ns.store(now.get(), Ordering::Relaxed);
+        self.outstanding_ns
+            .fetch_sub(cost.get(), Ordering::Relaxed)
+            .saturating_sub(cost.get())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: u64 = 1_000_000;
+    const ALONE: Wanting = Wanting::NOBODY;
+
+    fn at(ms: u64) -> MonotonicNs {
+        MonotonicNs::new(10_000 * MS + ms * MS)
+    }
+
+    /// How many launches of this cost go at once.
+    fn at_once(wanting: Wanting, cost_ns: u64) -> usize {
+        let (window, cost) = (Window::default(), GpuNs::new(cost_ns));
+        std::iter::repeat_with(|| window.full_until(wanting, cost, at(0)))
+            .take_while(|full| full.is_none())
+            .inspect(|_| {
+                window.push(cost, at(0));
+            })
+            .take(1_000)
+            .count()
+    }
+
+    #[test]
+    fn little_is_outstanding_beside_others_and_somewhat_more_alone() {
+        let beside = Wanting::beside(0);
+        assert_eq!(
+            [at_once(beside, MS / 10), at_once(ALONE, MS / 10)],
+            [20, 40]
+        );
+        assert_eq!([at_once(beside, 9 * MS), at_once(ALONE, 9 * MS)], [2, 2]);
+    }
+
+    #[test]
+    fn an_end_makes_room_and_tells_whoever_waits() {
+        let (window, cost) = (Window::default(), GpuNs::new(3 * MS));
+        window.push(cost, at(0));
+        assert_eq!(window.push(cost, at(0)), 6 * MS);
+        assert!(!window.is_waited_for.load(Ordering::Relaxed));
+        assert_eq!(
+            window.full_until(ALONE, cost, at(1)),
+            Some(at(2)),
+            "to look again"
+        );
+        assert!(window.is_waited_for.load(Ordering::Relaxed));
+        assert_eq!(window.pop(cost, at(1)), 3 * MS);
+        assert_eq!(window.full_until(ALONE, cost, at(1)), None);
+        assert_eq!(window.launches(), 1);
+    }
+
+    #[test]
+    fn one_more_goes_when_nothing_has_happened_for_long() {
+        for (cost_ms, patience_ms) in [(2, 10), (50, 200)] {
+            let (window, cost) = (Window::default(), GpuNs::new(cost_ms * MS));
+            for _ in 0..5 {
+                window.push(cost, at(0));
+            }
+            assert!(
+                window
+                    .full_until(ALONE, cost, at(patience_ms - 1))
+                    .is_some()
+            );
+            assert!(window.full_until(ALONE, cost, at(patience_ms)).is_none());
+            window.push(cost, at(patience_ms));
+            assert!(
+                window.full_until(ALONE, cost, at(patience_ms)).is_some(),
+                "one"
+            );
+        }
+    }
+
+    #[test]
+    fn no_launch_waits_for_its_turn_for_more_than_two_seconds() {
+        let window = Window::default();
+        assert!(window.is_patient(at(0)) && window.is_patient(at(1_999)));
+        assert!(!window.is_patient(at(2_000)));
+        window.waiting_since_ns.store(0, Ordering::Relaxed);
+        assert!(window.is_patient(at(2_001)), "another launch");
+    }
+}
