@@ -148,6 +148,7 @@ mod tests {
         assert_eq!(window.pop(cost, at(1)), 3 * MS);
         assert_eq!(window.full_until(ALONE, cost, at(1)), None);
         assert_eq!(window.launches(), 1);
+        assert_eq!(window.pop(cost, at(1)), 0);
     }
 
     #[test]
