@@ -19,6 +19,7 @@ use parking_lot::Mutex;
 use rustix::thread::futex;
 use rustix::time::Timespec;
 
+use crate::config_file;
 use crate::driver::{Driver, EventKind};
 use crate::entry::Cx;
 use crate::runtime::{self, Attachment};
@@ -275,12 +276,10 @@ fn timing(driver: &Driver, start: Start, end: Event, now: MonotonicNs) -> Option
 
 /// The watching thread.
 fn watch(cx: Cx) {
-    let Cx {
-        driver,
-        attachment: Attachment {
-            completion, share, ..
-        },
-    } = cx;
+    let Cx { driver, attachment } = cx;
+    let Attachment {
+        completion, share, ..
+    } = attachment;
     let pause = Timespec {
         tv_sec: 0,
         tv_nsec: LOOK_EVERY_NS,
@@ -289,6 +288,7 @@ fn watch(cx: Cx) {
         let woken = completion.woken.load(Ordering::Acquire);
         let outstanding_count = completion.look(driver, share);
         if outstanding_count > 0 {
+            config_file::look(attachment);
             share.heartbeat(clock::monotonic());
         }
         // Any way in which the wait ends is a reason to look again.

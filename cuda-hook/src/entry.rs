@@ -15,9 +15,9 @@ use limiter::ledger::OverQuota;
 
 use crate::driver::{Driver, Nvml};
 use crate::hooks::measure::owed;
-use crate::log;
 use crate::refusal;
 use crate::runtime::{self, Attachment, Runtime, Stance};
+use crate::{config_file, log};
 
 /// One of the two libraries that we stand in front of. Both answer with an unsigned integer, 0 for success.
 pub(crate) trait Api {
@@ -173,6 +173,7 @@ pub(crate) fn enter_attached<A: Api<Library = Driver>>(
          }| {
             match runtime.attachment(driver) {
                 Ok(Some(attachment)) => {
+                    config_file::look(attachment);
                     let cx = Cx { driver, attachment };
                     owed::pay(cx);
                     let _under_way = moves_memory(effect).then(|| attachment.quiet.begin());

@@ -18,6 +18,7 @@
 
 mod charge;
 mod completion;
+mod config_file;
 mod driver;
 mod elf;
 mod ends;

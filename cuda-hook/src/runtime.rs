@@ -18,6 +18,7 @@ use cuda_sys_stubs::abi::{
 };
 use limiter::clock;
 use limiter::config::{self, Limits, Refusal, Settings};
+use limiter::follow::{Follower, Moment};
 use limiter::ledger::Ledger;
 use limiter::sample::{self, ContainerSample, ProcessSample};
 use limiter::share::Share;
@@ -39,7 +40,7 @@ use crate::hooks::pool::Pools;
 use crate::hooks::vmm::Vmm;
 use crate::live::{LiveMap, Owner};
 use crate::quiet::Quiet;
-use crate::{entry, log};
+use crate::{config_file, entry, log};
 
 /// What one process knows for good.
 pub(crate) struct Runtime {
@@ -55,7 +56,7 @@ pub(crate) enum Stance {
     /// A configuration that cannot be obeyed: nothing may escape it.
     Refused(Complaint),
     /// Limits are in force.
-    Limited(Limited),
+    Limited(Box<Limited>),
 }
 
 /// A configuration with limits.
@@ -92,7 +93,7 @@ impl Complaint {
         }
     }
 
-    fn unusable(reason: impl fmt::Display) -> Self {
+    pub(crate) fn unusable(reason: impl fmt::Display) -> Self {
         Self::new(format_args!("limits cannot be enforced: {reason}"))
     }
 
@@ -101,6 +102,12 @@ impl Complaint {
         if !self.said.swap(true, Ordering::Relaxed) {
             log::line(format_args!("{}", self.line));
         }
+    }
+}
+
+impl fmt::Display for Complaint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.line)
     }
 }
 
@@ -121,7 +128,7 @@ impl Runtime {
                     None => Stance::Open(settings.driver),
                     Some(limits) => {
                         entry::report_panics();
-                        Stance::Limited(Limited { settings, limits })
+                        Stance::Limited(Box::new(Limited { settings, limits }))
                     }
                 }
             }
@@ -242,7 +249,9 @@ impl Limited {
     ) -> Option<MemoryUse> {
         let process = process();
         if let Some(attached) = process.attachment.get() {
-            return attached.as_ref().ok()?.memory_use(uuid);
+            let attachment = attached.as_ref().ok()?;
+            config_file::look(attachment);
+            return attachment.memory_use(uuid);
         }
         let _reading = process.reading.lock();
         self.sampled_memory_use(uuid).or_else(|| {
@@ -368,6 +377,8 @@ pub(crate) struct Attachment {
     pub(crate) ledger: Ledger,
     /// The container's GPU time.
     pub(crate) share: Share,
+    /// The config file that the limits are of, if they are of one.
+    pub(crate) follower: Option<Follower>,
     /// What this process holds.
     pub(crate) live: LiveMap,
     /// What it holds by virtual memory management.
@@ -406,7 +417,14 @@ impl Attachment {
     fn new(limited: &Limited, devices: &[(CUdevice, DeviceUuid)]) -> Result<Self, Complaint> {
         let Settings { dir, container, .. } = &limited.settings;
         let uuids: Vec<DeviceUuid> = devices.iter().map(|&(_, uuid)| uuid).collect();
-        let limits = limited.limits.bind(&uuids)?;
+        let source = limited.settings.source.clone();
+        let follower = source.map(Follower::new);
+        // A fork's settings are as old as its parent.
+        let limits = match follower.as_ref().and_then(config_file::rewritten) {
+            Some(version) => version?.limits,
+            None => limited.limits.clone(),
+        };
+        let limits = limits.bind(&uuids)?;
         let quotas: Vec<_> = uuids
             .iter()
             .zip(&limits)
@@ -416,10 +434,16 @@ impl Attachment {
         let now = clock::monotonic();
         let seed = u64::from(std::process::id()).rotate_left(32) ^ now.get();
         let share = Share::attach(&ledger, dir, &limits, now, seed).map_err(Complaint::unusable)?;
+        if let Some(follower) = &follower {
+            let stamp = follower.stamp();
+            Follower::obey(&ledger, &limits, stamp, Moment::Start, now)
+                .map_err(Complaint::unusable)?;
+        }
         tracing::info!("attached to container {container} in {}", dir.display());
         Ok(Self {
             ledger,
             share,
+            follower,
             live: LiveMap::default(),
             vmm: Vmm::default(),
             pools: Pools::default(),
@@ -442,6 +466,11 @@ impl Attachment {
     /// The index of the driver's `device` in the ledger and the share.
     pub(crate) fn device_index(&self, device: CUdevice) -> Option<usize> {
         self.devices.iter().position(|ours| ours.device == device)
+    }
+
+    /// Their UUIDs, in that order.
+    pub(crate) fn uuids(&self) -> Vec<DeviceUuid> {
+        self.devices.iter().map(|ours| ours.uuid).collect()
     }
 
     /// The driver's devices, in the order of the ledger and the share.

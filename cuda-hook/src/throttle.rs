@@ -8,6 +8,7 @@ use limiter::clock;
 use limiter::price::KernelKey;
 
 use crate::completion::Launch;
+use crate::config_file;
 use crate::entry::Cx;
 
 /// The device that `stream` runs on, in the share's order.
@@ -40,7 +41,10 @@ pub(crate) fn throttled(
     if !cx.attachment.completion.is_watching(cx) {
         return CUDA_ERROR_OPERATING_SYSTEM;
     }
-    let reservation = share.acquire(device_index, key, clock::monotonic());
+    let reservation = share.acquire_beside(device_index, key, clock::monotonic(), |now| {
+        config_file::look(cx.attachment);
+        config_file::next_look(cx.attachment, now)
+    });
     let timed = share.should_time(device_index, key, clock::monotonic());
     let launch = Launch::begin(cx, stream, timed);
     let status = call();

@@ -14,6 +14,7 @@ mod change;
 mod container;
 mod file;
 mod raw;
+mod source;
 mod variables;
 
 use std::ffi::OsString;
@@ -26,6 +27,7 @@ pub use self::change::Change;
 pub use self::container::ContainerName;
 pub use self::raw::Refusal;
 use self::raw::{RawLayer, RawLimits, Selector, Setting};
+pub use self::source::{Source, Stamp};
 use crate::shm;
 use crate::units::{Bytes, DeviceUuid, Percent};
 
@@ -48,6 +50,8 @@ pub struct Settings {
     /// Functions of the driver that this version does not know are not handed out where their names sound like memory or
     /// launches.
     pub strict: bool,
+    /// The config file that sets limits, if one does.
+    pub source: Option<Source>,
     /// `None`: no source sets a limit; interpose nothing. A limit of `max` is set, so that it can be changed later.
     pub limits: Option<Limits>,
 }
@@ -171,6 +175,12 @@ fn refuse_foreign_folder(dir: &Path) -> Result<(), Refusal> {
 /// [`load`] with everything it depends on as arguments, the files that settings name excepted.
 fn resolve(host: &Host, default_config: &Path) -> Result<Settings, Refusal> {
     let variables = variables::read(&host.environment)?;
+    let path = variables
+        .config
+        .as_ref()
+        .map_or(default_config, |setting| Path::new(&setting.value));
+    // Before it is read: what is written meanwhile is seen at the next look.
+    let stamp = Stamp::of(path).unwrap_or_default();
     let file = match &variables.config {
         Some(setting) => Some(file::read_named(setting)?),
         None => file::read_default(default_config)?,
@@ -181,12 +191,18 @@ fn resolve(host: &Host, default_config: &Path) -> Result<Settings, Refusal> {
         variables.container.as_ref(),
         &host.cgroup,
     )?;
-    let mut layers = Vec::new();
-    for limits in [&file.limits, &variables.limits] {
-        if !limits.is_empty() {
-            layers.push(Layer::check(limits)?);
-        }
-    }
+    let check = |limits: &RawLayer| {
+        let is_set = !limits.is_empty();
+        is_set.then(|| Layer::check(limits)).transpose()
+    };
+    let (of_file, environment) = (check(&file.limits)?, check(&variables.limits)?);
+    let source = of_file.is_some().then(|| Source {
+        path: std::path::absolute(path).unwrap_or_else(|_| path.to_owned()),
+        environment: environment.clone(),
+        container: container.clone(),
+        stamp,
+    });
+    let mut layers: Vec<Layer> = of_file.into_iter().chain(environment).collect();
     if layers.is_empty() && !variables.hami.is_empty() {
         layers.push(Layer::check(&variables.hami)?);
     }
@@ -203,6 +219,7 @@ fn resolve(host: &Host, default_config: &Path) -> Result<Settings, Refusal> {
             .map(existing_file)
             .transpose()?,
         strict: is_strict(file.strict.as_ref())? || is_strict(variables.strict.as_ref())?,
+        source,
         limits: (!layers.is_empty()).then_some(Limits { layers }),
     })
 }

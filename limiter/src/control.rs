@@ -9,8 +9,8 @@ use serde::Serialize;
 
 use crate::config::{Change, ContainerName, GpuLimits, Refusal};
 use crate::ledger;
+use crate::limit;
 use crate::sample;
-use crate::share;
 use crate::shm::layout::{ContainerFile, DeviceRow, Slot};
 use crate::shm::{AttachError, Mapping};
 use crate::slot::{Process, living_owner, used};
@@ -111,7 +111,7 @@ pub fn change(
             .memory
             .max
             .set(after.memory_bytes_max.map(Bytes::get));
-        share::change(&file, row, after, now);
+        limit::change_share(&file, row, after, now);
         changed.push(Changed {
             device_uuid: uuid.to_string(),
             before: LimitsSample::of(before),

@@ -101,6 +101,7 @@ impl Ledger {
         let (seat, rows) = Seat::take(&path, |file: &ContainerFile, company| {
             if company == Company::Alone {
                 file.devices.iter().for_each(DeviceRow::forget_limits);
+                file.config.stamp_ns.store(0, Ordering::SeqCst);
             }
             let rows = devices.iter().map(|(uuid, max)| {
                 let row = file.row_of(*uuid).ok_or_else(full)?;
@@ -399,7 +400,8 @@ impl DeviceRow {
         Some(DeviceUuid::from_bytes(value.to_be_bytes()))
     }
 
-    fn forget_limits(&self) {
+    /// No process lives that configured these limits.
+    pub(crate) fn forget_limits(&self) {
         for limit in [&self.memory.max, &self.share.sm, &self.share.sm_max] {
             limit.forget();
         }

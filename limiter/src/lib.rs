@@ -5,7 +5,8 @@
 //! * GPU time: [`share`] asks [`price`] what a launch costs, [`bucket`] whether the cap lets it go, and, below the cap,
 //!   `board::turns` whose turn it is and `window` how much may be outstanding; [`timing`] says what it took, [`board`] who
 //!   else was busy meanwhile;
-//! * what others read: [`sample`], held against what the driver lists by [`explain`]; what they change: [`control`].
+//! * what others read: [`sample`], held against what the driver lists by [`explain`]; what they change: [`control`];
+//!   what a rewritten config file changes: [`follow`].
 //!
 //! Time is always an argument: [`clock::monotonic`] is the one function here that reads a clock.
 //! `unsafe` stands in [`shm`] alone.
@@ -27,6 +28,7 @@ pub mod config;
 pub mod context;
 pub mod control;
 pub mod explain;
+pub mod follow;
 pub mod ledger;
 mod limit;
 pub mod price;

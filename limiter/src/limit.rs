@@ -1,9 +1,13 @@
 //! A limit in shared memory that configuration sets and the `set` command changes.
 
+use crate::bucket::Bucket;
 use crate::config::GpuLimits;
-use crate::shm::layout::{DeviceRow, LimitCell};
+use crate::share;
+use crate::shm;
+use crate::shm::layout::{ContainerFile, DeviceRow, LimitCell, SlotDevice};
+use crate::slot::used;
 use crate::sync::Ordering;
-use crate::units::{Bytes, Percent};
+use crate::units::{Bytes, MonotonicNs, Percent};
 
 const NO_LIMIT: u64 = u64::MAX;
 const NOBODYS: u64 = u64::MAX - 1;
@@ -44,7 +48,30 @@ impl LimitCell {
     }
 }
 
+/// What a config file that was rewritten does to limits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rewritten {
+    /// Its limits count, whatever was configured or changed before.
+    Anew,
+    /// Another process has obeyed it already: it only lowers.
+    Known,
+}
+
 impl DeviceRow {
+    /// A process takes part, or its config file was rewritten. Under the file's exclusive lock.
+    pub(crate) fn configure(&self, limits: GpuLimits, rewritten: Rewritten) {
+        if rewritten == Rewritten::Anew {
+            self.forget_limits();
+        }
+        self.memory
+            .max
+            .configure(limits.memory_bytes_max.map(Bytes::get));
+        self.share.sm.configure(limits.sm.map(share::thousandths));
+        self.share
+            .sm_max
+            .configure(limits.sm_max.map(share::thousandths));
+    }
+
     /// The limits that are enforced.
     pub(crate) fn limits(&self) -> GpuLimits {
         let percent =
@@ -55,4 +82,43 @@ impl DeviceRow {
             sm_max: percent(&self.share.sm_max),
         }
     }
+}
+
+/// Let the launches that wait in this slot look again.
+pub(crate) fn open_gate(slot: &SlotDevice) {
+    slot.gate.fetch_add(1, Ordering::SeqCst);
+    shm::futex_wake_all(&slot.gate);
+}
+
+/// Give the container of `file` other shares of the GPU of that row while its programs run. What is owed stays owed;
+/// waiting launches look again.
+pub(crate) fn change_share(file: &ContainerFile, row: usize, limits: GpuLimits, now: MonotonicNs) {
+    let Some(device) = file.devices.get(row) else {
+        return;
+    };
+    let before = share::cap(device);
+    device.share.sm.set(limits.sm.map(share::thousandths));
+    device
+        .share
+        .sm_max
+        .set(limits.sm_max.map(share::thousandths));
+    share_changed(file, row, before, now);
+}
+
+/// The cap of the GPU of that row is another than `before`.
+pub(crate) fn share_changed(
+    file: &ContainerFile,
+    row: usize,
+    before: Option<Percent>,
+    now: MonotonicNs,
+) {
+    let device = file.devices.get(row);
+    if let (Some(device), Some(from)) = (device, before)
+        && let Some(to) = share::cap(device)
+    {
+        Bucket::new(&device.bucket.tat_ns).rescale(now, from, to);
+    }
+    used(file)
+        .filter_map(|index| file.slots.get(index)?.devices.get(row))
+        .for_each(open_gate);
 }

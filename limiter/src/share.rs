@@ -22,10 +22,11 @@ use crate::bucket::{BURST, Bucket, Correction, Decision};
 use crate::clock;
 use crate::config::GpuLimits;
 use crate::ledger::Ledger;
+use crate::limit;
 use crate::price::{KernelKey, PriceTable, SLICE};
 use crate::shm::layout::{ContainerFile, DeviceRow, SlotDevice, UsageRow};
 use crate::shm::{self, AttachError};
-use crate::slot::{Seat, used};
+use crate::slot::Seat;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use crate::timing::{FairTimings, Timing};
 use crate::units::{GpuNs, MonotonicNs, Percent};
@@ -249,6 +250,17 @@ impl Share {
 
     /// [`admit`](Self::admit), and wait as long as it takes. Holding a lock here would stop others for that long.
     pub fn acquire(&self, device_index: usize, key: KernelKey, now: MonotonicNs) -> Reservation {
+        self.acquire_beside(device_index, key, now, |_| MonotonicNs::new(u64::MAX))
+    }
+
+    /// The same for who has something else to do while it waits: `meanwhile` does it, and says when it is to be called again.
+    pub fn acquire_beside(
+        &self,
+        device_index: usize,
+        key: KernelKey,
+        now: MonotonicNs,
+        meanwhile: impl Fn(MonotonicNs) -> MonotonicNs,
+    ) -> Reservation {
         let mut now = now;
         let mut has_waited = false;
         loop {
@@ -256,7 +268,7 @@ impl Share {
             let gate = self.gate(device_index);
             let earliest = match self.admit(device_index, key, now) {
                 Admit::Granted(reservation) => return reservation,
-                Admit::NotBefore(earliest) => earliest,
+                Admit::NotBefore(earliest) => earliest.min(meanwhile(now)),
             };
             now = self.sleep_until(device_index, gate, earliest, !has_waited);
             has_waited = true;
@@ -381,7 +393,7 @@ impl Share {
     /// Let the launches of slot `index` that wait look again.
     fn wake(&self, index: usize, device_index: usize) {
         if let Some(slot) = self.slot_device(index, device_index) {
-            open_gate(slot);
+            limit::open_gate(slot);
         }
     }
 
@@ -616,29 +628,7 @@ impl Usage {
     }
 }
 
-/// Let the launches that wait in this slot look again.
-fn open_gate(slot: &SlotDevice) {
-    slot.gate.fetch_add(1, Ordering::SeqCst);
-    shm::futex_wake_all(&slot.gate);
-}
-
-/// Give the container of `file` other shares of the GPU of that row while its programs run. What is owed stays owed;
-/// waiting launches look again.
-pub(crate) fn change(file: &ContainerFile, row: usize, limits: GpuLimits, now: MonotonicNs) {
-    let Some(device) = file.devices.get(row) else {
-        return;
-    };
-    if let (Some(from), Some(to)) = (cap(device), limits.sm_max) {
-        Bucket::new(&device.bucket.tat_ns).rescale(now, from, to);
-    }
-    device.share.sm.set(limits.sm.map(thousandths));
-    device.share.sm_max.set(limits.sm_max.map(thousandths));
-    used(file)
-        .filter_map(|index| file.slots.get(index)?.devices.get(row))
-        .for_each(open_gate);
-}
-
-fn thousandths(share: Percent) -> u64 {
+pub(crate) fn thousandths(share: Percent) -> u64 {
     u64::from(share.thousandths())
 }
 
@@ -654,7 +644,7 @@ fn is_sharing(row: &DeviceRow) -> bool {
 }
 
 /// What the container may not exceed; `None`: no cap. A value that nobody can have configured lifts no cap.
-fn cap(row: &DeviceRow) -> Option<Percent> {
+pub(crate) fn cap(row: &DeviceRow) -> Option<Percent> {
     let thousandths = u32::try_from(row.share.sm_max.get()?).ok();
     Some(
         thousandths

@@ -26,10 +26,10 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 
-use self::system::{above_programs_numbers, fallocate, identity, map, record_lock};
 pub(crate) use self::system::{
-    clock_monotonic, effective_uid, futex_wait, futex_wake_all, futex_wake_one, is_writable,
+    Clock, clock, effective_uid, futex_wait, futex_wake_all, futex_wake_one, is_writable,
 };
+use self::system::{above_programs_numbers, fallocate, identity, map, record_lock};
 use crate::sync::{AtomicI32, AtomicU32, AtomicU64, Ordering, ProcessGuard, ProcessLock};
 
 /// Why shared state cannot be used. Displays as one line that names the file.

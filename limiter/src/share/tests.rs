@@ -312,3 +312,31 @@ fn who_may_use_nearly_all_of_a_gpu_hardly_gathers() {
     assert!(gather_ns(percent("90").unwrap()) < 250_000);
     assert_eq!(gather_ns(Percent::ALL), 0);
 }
+
+/// At 1 % there are ten seconds to wait: they end because the cap is raised meanwhile.
+#[test]
+fn who_waits_does_something_else_meanwhile() {
+    let container = container(percent("1"));
+    let Container { share, dir, .. } = &container;
+    let begin = clock::monotonic();
+    let reservation = share.acquire(0, KEY, begin);
+    let timing = Timing {
+        between: GpuNs::new(100 * MS),
+        stood: Stood::Behind,
+        ended_at: begin,
+    };
+    share.completed(reservation, Some(timing), begin);
+    let looks = std::cell::Cell::new(0);
+    let meanwhile = |now: MonotonicNs| {
+        looks.set(looks.get() + 1);
+        if looks.get() == 3 {
+            let raised = Change::parse(None, None, Some("100")).unwrap();
+            control::change(dir.path(), &"a".parse().unwrap(), &raised, now).unwrap();
+        }
+        assert!(looks.get() < 100, "nothing has changed");
+        now.saturating_add_ns(MS)
+    };
+    let reservation = share.acquire_beside(0, KEY, begin, meanwhile);
+    share.cancel(reservation);
+    assert!(looks.get() >= 3);
+}

@@ -53,6 +53,7 @@ pub(crate) struct Owner {
 #[repr(C)]
 pub(crate) struct ContainerFile {
     preamble: Preamble,
+    pub(crate) config: ConfigRow,
     /// The calls that were ever refused; what counts or names one is by the number of its row.
     pub(crate) calls: [CallName; CALLS_MAX],
     /// Refusals of processes that are gone.
@@ -61,6 +62,14 @@ pub(crate) struct ContainerFile {
     pub(crate) retired_last: RefusalRecord,
     pub(crate) devices: [DeviceRow; DEVICES_MAX],
     pub(crate) slots: [Slot; ENTRIES_MAX],
+}
+
+/// The config file that the container's limits are of.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub(crate) struct ConfigRow {
+    /// When it was written, in ns since 1970; 0: no process has one.
+    pub(crate) stamp_ns: AtomicU64,
 }
 
 /// A GPU of the container.
@@ -296,7 +305,7 @@ const _: () = assert!(size_of::<ContextRow>() == 64 && size_of::<LeaseRow>() == 
 // SAFETY: `repr(C)`, begins with a `Preamble`, atomics and arrays and structs of them only.
 unsafe impl Shared for ContainerFile {
     const MAGIC: u64 = u64::from_be_bytes(*b"cuhkledg");
-    const LAYOUT_VERSION: u32 = 2;
+    const LAYOUT_VERSION: u32 = 3;
     const HEADER_BYTES: usize = offset_of!(Self, slots);
 
     fn preamble(&self) -> &Preamble {

@@ -129,14 +129,27 @@ fn futex_wake(word: &AtomicU32, count: i32) {
     unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, count) };
 }
 
+/// Which clock (clock_gettime(2)).
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Clock {
+    Monotonic,
+    MonotonicCoarse,
+    Realtime,
+}
+
 /// `CLOCK_MONOTONIC`.
-pub(crate) fn clock_monotonic() -> MonotonicNs {
+pub(crate) fn clock(clock: Clock) -> MonotonicNs {
+    let id = match clock {
+        Clock::Monotonic => libc::CLOCK_MONOTONIC,
+        Clock::MonotonicCoarse => libc::CLOCK_MONOTONIC_COARSE,
+        Clock::Realtime => libc::CLOCK_REALTIME,
+    };
     let mut now = libc::timespec {
         tv_sec: 0,
         tv_nsec: 0,
     };
-    // SAFETY: `now` is writable. The call cannot fail for this clock (clock_gettime(2)).
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
+    // SAFETY: `now` is writable. The call cannot fail for these clocks (clock_gettime(2)).
+    unsafe { libc::clock_gettime(id, &raw mut now) };
     let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
     let nanoseconds = u64::try_from(now.tv_nsec).unwrap_or(0);
     MonotonicNs::new(seconds.saturating_mul(NS_PER_S).saturating_add(nanoseconds))
