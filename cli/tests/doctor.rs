@@ -8,6 +8,7 @@
 mod support;
 
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Output;
 
 use serde_json::Value;
@@ -119,13 +120,44 @@ fn what_a_newer_driver_brings_is_named_and_strict_closes_the_gap() {
     }
 }
 
-#[test]
-fn the_library_in_the_drivers_place_is_no_driver() {
-    let sandbox = Sandbox::new();
+/// What exports as this library does in the driver's place.
+fn second_door(sandbox: &Sandbox) -> PathBuf {
     let source =
         format!("{DRIVER}int cuInit(void) {{ return 1; }}\nint dlsym(void) {{ return 0; }}\n");
     let flags = ["-shared", "-fPIC", "-fno-builtin"];
-    let driver = sandbox.compile(&source, &flags, "second_door.so");
+    fs::create_dir(sandbox.path("second-door")).unwrap();
+    sandbox.compile(&source, &flags, "second-door/libcuda.so.1")
+}
+
+#[test]
+fn the_library_in_the_drivers_place_is_told_with_the_driver_behind_it() {
+    let sandbox = Sandbox::new();
+    let door = second_door(&sandbox);
+    let driver = sandbox.compile(DRIVER, &["-shared", "-fPIC"], "gpu-sim/libcuda.so.1");
+    fs::write(sandbox.path("gpu-sim/gpu-sim-device"), "").unwrap();
+    let doors = |folder: &Path| {
+        let mut command = sandbox.command(&["doctor", "--json"]);
+        let command = command.env("CUDA_HOOK_DRIVER", &driver);
+        let output = command.env("LD_LIBRARY_PATH", folder).output().unwrap();
+        let report = report(&output);
+        let doors = findings(&report, "second door").into_iter();
+        doors
+            .map(|(level, found)| (level.to_owned(), found.to_owned()))
+            .collect::<Vec<_>>()
+    };
+    let found = format!(
+        "{} is cuda-hook's own, in the driver's place; behind it is {}",
+        door.display(),
+        driver.display()
+    );
+    assert_eq!(doors(door.parent().unwrap()), [("ok".to_owned(), found)]);
+    assert_eq!(doors(driver.parent().unwrap()), []);
+}
+
+#[test]
+fn the_library_in_the_drivers_place_is_no_driver() {
+    let sandbox = Sandbox::new();
+    let driver = second_door(&sandbox);
     let mut command = sandbox.command(&["doctor", "--json"]);
     let output = command.env("CUDA_HOOK_DRIVER", driver).output().unwrap();
     assert_eq!(output.status.code(), Some(1));

@@ -3,7 +3,7 @@
  *     reach WAY FILE BYTES
  *
  * Ways: lazy, now, global, deepbind, noload (open FILE so and look up on the handle), elsewhere (dlmopen: in a namespace of
- * its own), main (RTLD_GLOBAL, then on the handle of the whole program);
+ * its own), main (RTLD_GLOBAL, then on the handle of the whole program), again (FILE is started, then libcuda.so.1 opened by name);
  * called (FILE has a function `reach` that is linked with the driver: opened now, deepbind or elsewhere as `called-now` …).
  * Prints: the total that cuMemGetInfo_v2 tells, and the statuses of an allocation of BYTES and of one byte. */
 #define _GNU_SOURCE
@@ -24,6 +24,10 @@ static void *open_by(const char *way, const char *file)
         : !strcmp(way, "noload") ? RTLD_LAZY | RTLD_NOLOAD
         : RTLD_NOW;
     void *library = dlopen(file, flags);
+    if (library && !strcmp(way, "again")) {
+        __typeof__(&cuInit) start = (__typeof__(&cuInit))dlsym(library, "cuInit");
+        return start && !start(0) ? dlopen("libcuda.so.1", RTLD_NOW) : NULL;
+    }
     return library && !strcmp(way, "main") ? dlopen(NULL, RTLD_LAZY) : library;
 }
 

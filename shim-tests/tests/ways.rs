@@ -14,7 +14,7 @@ const TOTAL_OF_THE_BOARD: &str = "15655239680 0 0";
 const BYTES: &str = "900000000";
 
 /// The ways in which `reach` opens the driver itself.
-const WAYS: [&str; 7] = [
+const WAYS: [&str; 8] = [
     "lazy",
     "now",
     "global",
@@ -22,6 +22,7 @@ const WAYS: [&str; 7] = [
     "noload",
     "elsewhere",
     "main",
+    "again",
 ];
 
 fn limited() -> World {

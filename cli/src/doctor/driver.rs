@@ -13,6 +13,10 @@ const DRIVER: &str = "driver";
 const SYMBOLS: &str = "symbols";
 const HOOKS: &str = "hooks";
 const DEVICES: &str = "device nodes";
+const SECOND_DOOR: &str = "second door";
+
+/// What the loader finds when a program asks for the driver.
+pub(crate) const SONAME: &str = "libcuda.so.1";
 
 /// Whether look-ups of functions that nobody here knows are refused where their names sound like use.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -59,6 +63,22 @@ fn is_second_door(driver: &Image) -> bool {
     ["dlsym", "cuInit"]
         .iter()
         .all(|name| driver.exports.contains(*name))
+}
+
+/// Whether programs find this library where they look for the driver, where the real one is named. `None`: they do not.
+pub(crate) fn in_its_place(named: &Path) -> Option<Finding> {
+    let found = loader::open_driver(Path::new(SONAME)).ok()?;
+    let is_ours = Image::read(&found.path).is_ok_and(|image| is_second_door(&image));
+    is_ours.then(|| {
+        Finding::ok(
+            SECOND_DOOR,
+            format!(
+                "{} is cuda-hook's own, in the driver's place; behind it is {}",
+                found.path.display(),
+                named.display()
+            ),
+        )
+    })
 }
 
 fn second_door(path: &Path) -> Finding {

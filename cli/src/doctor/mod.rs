@@ -65,7 +65,7 @@ pub(crate) fn doctor(args: &DoctorArgs) -> Result<ExitCode, Failure> {
 fn examine(args: &DoctorArgs) -> Result<Vec<Finding>, Failure> {
     let artefacts = Artefacts::locate()?;
     let mut findings = Vec::new();
-    let mut driver = PathBuf::from("libcuda.so.1");
+    let mut driver = PathBuf::from(driver::SONAME);
     let mut newcomers = Newcomers::Pass;
     match settings::of(&settings::environment()) {
         Ok(settings) => {
@@ -75,13 +75,16 @@ fn examine(args: &DoctorArgs) -> Result<Vec<Finding>, Failure> {
             if settings.strict {
                 newcomers = Newcomers::AreWithheld;
             }
-            driver = settings.driver.unwrap_or(driver);
+            if let Some(named) = settings.driver {
+                findings.extend(driver::in_its_place(&named));
+                driver = named;
+            }
         }
         Err(refusal) => findings.push(machine::refused(refusal)),
     }
     if let Some(profile) = &args.sim {
         sim::profile_variable(profile)?;
-        driver = artefacts.sim_folder()?.join("libcuda.so.1");
+        driver = artefacts.sim_folder()?.join(driver::SONAME);
     }
     let (of_preload, image) = preload::examine(&artefacts);
     findings.extend(of_preload);
