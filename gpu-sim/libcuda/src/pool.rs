@@ -460,6 +460,8 @@ pub(crate) fn free(
         let gpu = Arc::clone(&stream::get(&state, stream)?.gpu);
         return graph::memory::free_on_stream(&mut state, alloc, (&gpu, sequence));
     }
+    // Whoever refuses leaves the block where it is.
+    stream::order(process, &mut state, stream)?;
     let freed = state.book.remove(start, |range| match range.backing {
         Backing::Device(_) => !range.is_global,
         Backing::HostPooled { .. } => true,

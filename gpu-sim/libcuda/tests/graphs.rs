@@ -442,6 +442,24 @@ fn nobody_waits_for_a_record_that_a_capture_refused() {
 }
 
 #[test]
+fn what_a_capture_refuses_to_free_can_be_freed_afterwards() {
+    context();
+    let (capturing, device) = (stream(), alloc(4));
+    let mut captured = std::ptr::null_mut();
+    let mode = CU_STREAM_CAPTURE_MODE_RELAXED;
+    ok!(cuStreamBeginCapture_v2(capturing, mode));
+    assert_eq!(
+        cu!(cuMemFreeAsync(device, NULL)),
+        CUDA_ERROR_STREAM_CAPTURE_IMPLICIT
+    );
+    assert_eq!(
+        cu!(cuStreamEndCapture(capturing, &mut captured)),
+        CUDA_ERROR_STREAM_CAPTURE_INVALIDATED
+    );
+    ok!(cuMemFreeAsync(device, NULL));
+}
+
+#[test]
 fn a_relaxed_thread_may_allocate_while_it_captures() {
     context();
     let (stream, mut captured, mut mode) = (
