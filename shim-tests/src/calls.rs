@@ -7,7 +7,7 @@
 //! | `+kind` | the address of a variable that receives a new handle of that kind |
 //! | `=kind`, `=one/other` | a handle of that kind, or of either |
 //! | `-kind` | the same, and the call ends it |
-//! | `!kind` | the same as `=kind`; anything else could be taken for the address of host memory, and end the program bare, too |
+//! | `!kind` | the same as `=kind`, and never anything else, which could be taken for the address of host memory, and end the program bare, too, or be cut to 32 bits, and differ from run to run |
 //! | `?kind` | the same, or null |
 //! | `*kind` | the address of the variable that holds it |
 //! | `~kind~other` | a handle of that kind, which from now on is one of the other, too: a stream that captures |

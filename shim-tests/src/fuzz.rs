@@ -12,12 +12,12 @@ use crate::child::DEADLINE;
 use crate::machine::Machine;
 use crate::player::Player;
 use crate::world::World;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 
-pub use generate::sequence;
-pub use limited::NOT_COMPARED;
+pub use generate::{TIMELY, sequence};
 
 /// What a sequence is checked against.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +49,11 @@ impl Step {
     fn one(thread: u64, call: &str) -> Self {
         Self(vec![format!("{thread} {call}")])
     }
+
+    /// The functions that it calls.
+    pub fn symbols(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().filter_map(|call| call.split(' ').nth(1))
+    }
 }
 
 impl fmt::Display for Step {
@@ -78,8 +83,7 @@ pub struct Tally(BTreeMap<String, (u64, u64)>);
 
 impl Tally {
     fn count(&mut self, step: &Step, statuses: &str) {
-        for (call, status) in step.0.iter().zip(statuses.split(' ')) {
-            let symbol = call.split(' ').nth(1).unwrap_or_default();
+        for (symbol, status) in step.symbols().zip(statuses.split(' ')) {
             let (calls, successes) = self.0.entry(symbol.to_owned()).or_default();
             *calls += 1;
             *successes += u64::from(status == "0");
@@ -93,6 +97,17 @@ impl Tally {
             sum.0 += calls;
             sum.1 += successes;
         }
+    }
+
+    /// Those of `functions` that were never called, and those that never succeeded.
+    pub fn lacking<'a>(&self, functions: &'a BTreeSet<String>) -> [Vec<&'a str>; 2] {
+        let count = |name: &String| self.0.get(name).copied().unwrap_or_default();
+        [|(calls, _)| calls == 0, |(_, successes)| successes == 0].map(
+            |is_lacking: fn((u64, u64)) -> bool| {
+                let lacking = functions.iter().filter(|name| is_lacking(count(name)));
+                lacking.map(String::as_str).collect()
+            },
+        )
     }
 
     /// Functions, calls and successes.
@@ -169,15 +184,27 @@ impl Telling {
 
     /// The statuses of a step's calls; a failure of the step at `at` where there are none.
     fn play(&mut self, at: usize, step: &Step) -> Result<String, Failure> {
-        let answer = match step.0.as_slice() {
-            [call] => self.player.make_within(call, self.patience.answer),
-            calls => self.player.make_at_once(calls, self.patience.answer),
-        };
-        answer.map_err(|error| Failure {
-            at,
-            fault: Fault::Silence,
-            what: format!("{step}: no answer: {error}"),
-        })
+        match step.0.as_slice() {
+            [call] => self.ask(at, call),
+            calls => {
+                let answer = self.player.make_at_once(calls, self.patience.answer);
+                answer.map_err(|error| silence(at, step, error))
+            }
+        }
+    }
+
+    /// The status of a call, beside the sequence or of its step at `at`.
+    fn ask(&mut self, at: usize, call: &str) -> Result<String, Failure> {
+        let answer = self.player.make_within(call, self.patience.answer);
+        answer.map_err(|error| silence(at, call, error))
+    }
+}
+
+fn silence(at: usize, asked: impl fmt::Display, error: RecvTimeoutError) -> Failure {
+    Failure {
+        at,
+        fault: Fault::Silence,
+        what: format!("{asked}: no answer: {error}"),
     }
 }
 

@@ -1,7 +1,8 @@
 //! Pools: charged for what they reserve of a device, as the device's own books have it.
 #![cfg(test)]
 
-use shim_tests::{Books, MIB, Machine, Tenant, World};
+use shim_tests::player::Player;
+use shim_tests::{Books, MIB, Machine, Tenant, World, accounts};
 
 const OUT_OF_MEMORY: u64 = 2;
 const QUOTA_BYTES: u64 = 1024 * MIB;
@@ -204,6 +205,41 @@ fn a_pool_is_charged_to_the_device_that_it_lies_on() {
         (here.free_bytes(), there.free_bytes()),
         (here_bytes, there_bytes)
     );
+}
+
+/// Plays calls that all succeed; what both accounts then say of each device.
+#[track_caller]
+fn played(machine: &Machine, player: &mut Player, calls: &[&str]) -> Vec<(u64, u64)> {
+    for call in calls {
+        assert_eq!(player.make(call), "0", "{call}");
+    }
+    let books = accounts::of(machine, "two");
+    let bytes = books.iter().map(|one| (one.charged_bytes, one.held_bytes));
+    bytes.collect()
+}
+
+/// A pool lies on a device, and what comes out of it belongs to no context (CUDA Driver API, `cuCtxDestroy`).
+#[test]
+fn a_block_of_a_pool_outlives_the_context_that_it_was_allocated_in() {
+    let machine = Machine::with_profile(&shim_tests::two_gpus());
+    let world = World::memory("two", &QUOTA_BYTES.to_string());
+    let mut player = Player::start(&machine, &world);
+    let left = [
+        "0 cuInit 0",
+        "0 cuCtxCreate_v2 &64 0 1",
+        "0 cuMemPoolCreate &96 {w:1,w:0,w:1,w:0}",
+        "0 cuMemAllocFromPoolAsync &128 67108864 $96 0",
+        "0 cuCtxDestroy_v2 $64",
+    ];
+    let left = played(&machine, &mut player, &left);
+    assert_eq!(left, [(BLOCK_BYTES, BLOCK_BYTES), (0, 0)]);
+    let freed = [
+        "0 cuCtxCreate_v2 &64 0 0",
+        "0 cuMemFree_v2 $128",
+        "0 cuCtxDestroy_v2 $64",
+    ];
+    let left = played(&machine, &mut player, &freed);
+    assert_eq!(left, [(0, 0); 2]);
 }
 
 /// Threads that allocate from one pool at once are each charged once, and none is refused what fits.

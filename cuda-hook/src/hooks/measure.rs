@@ -44,6 +44,9 @@ struct Seen {
     free: Bytes,
     /// On this process's books.
     own: Bytes,
+    /// All that went off the books so far when it was freed in the order of a stream: how much of that the device has back, only the
+    /// driver knows.
+    freed_in_order: Bytes,
     /// What NVML lists as this process's.
     listed: Option<Bytes>,
 }
@@ -55,7 +58,9 @@ fn change(before: Bytes, after: Bytes) -> i128 {
 
 /// What the driver took beside what was charged; negative: what it gave back.
 fn taken(before: Seen, after: Seen) -> i128 {
-    let charged = change(before.own, after.own);
+    // What was freed in order meanwhile is still there: drivers give such memory back when the program waits for something.
+    let freed_in_order = change(before.freed_in_order, after.freed_in_order);
+    let charged = change(before.own, after.own).saturating_add(freed_in_order);
     let of_board = change(after.free, before.free).saturating_sub(charged);
     match (before.listed, after.listed) {
         (Some(before), Some(after)) => change(before, after).saturating_sub(charged),
@@ -86,7 +91,12 @@ impl Seen {
         } else {
             (cx.attachment.ledger.own(device_index), None)
         };
-        Some(Self { free, own, listed })
+        Some(Self {
+            free,
+            own,
+            freed_in_order: cx.attachment.pools.freed_in_order(device_index),
+            listed,
+        })
     }
 }
 
@@ -376,6 +386,7 @@ mod tests {
         Seen {
             free: Bytes::new(free * MIB),
             own: Bytes::new(own * MIB),
+            freed_in_order: Bytes::default(),
             listed: listed.map(|mib| Bytes::new(mib * MIB)),
         }
     }
@@ -416,6 +427,24 @@ mod tests {
         let coming = seen(1000, 60, Some(50));
         let after = seen(984, 60, Some(66));
         assert_eq!(taken_beside_others(coming, after), i128::from(6 * MIB));
+    }
+
+    #[test]
+    fn what_is_freed_in_stream_order_meanwhile_is_not_taken_for_an_image() {
+        let before = seen(1000, 50, Some(50));
+        for (own, listed, image) in [(38, 50, 0), (38, 54, 4), (42, 58, 4)] {
+            let after = Seen {
+                freed_in_order: Bytes::new(12 * MIB),
+                ..seen(1050 - listed, own, Some(listed))
+            };
+            assert_eq!(taken(before, after), i128::from(image * MIB));
+            assert_eq!(taken_beside_others(before, after), i128::from(image * MIB));
+            let quick = Seen {
+                listed: None,
+                ..before
+            };
+            assert_eq!(taken(quick, after), i128::from(image * MIB));
+        }
     }
 
     #[test]

@@ -16,11 +16,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use cuda_sys_stubs::abi::*;
 use limiter::ledger::OverQuota;
+use limiter::units::Bytes;
 use parking_lot::Mutex;
 
 use crate::entry::Cx;
 use crate::hooks::memory;
-use crate::live::Key;
+use crate::live::{Block, Key};
 use crate::reservation::{Activity, Growth, Reservation};
 
 /// The pools that this process has taken memory from or made, on devices.
@@ -35,6 +36,8 @@ struct State {
     blocks: HashMap<CUdeviceptr, Out>,
     /// How many were ever handed out.
     handed_out: u64,
+    /// By the device's index, all bytes of blocks of no pool that were freed in the order of a stream.
+    freed_in_order: HashMap<usize, Bytes>,
 }
 
 /// A block that is out of a pool.
@@ -304,6 +307,21 @@ impl Pools {
         state.blocks.insert(block, out);
     }
 
+    /// All bytes of blocks of no pool, on the device of that index, that were freed in the order of a stream: off the books at
+    /// once, and off the device when its stream has come that far.
+    pub(crate) fn freed_in_order(&self, device_index: usize) -> Bytes {
+        let state = self.0.lock();
+        let freed = state.freed_in_order.get(&device_index);
+        freed.copied().unwrap_or_default()
+    }
+
+    fn add_freed_in_order(&self, block: Block) {
+        let mut state = self.0.lock();
+        let freed = state.freed_in_order.entry(block.device_index);
+        let freed = freed.or_default();
+        *freed = Bytes::new(freed.get().wrapping_add(block.bytes.get()));
+    }
+
     fn find_block(&self, block: CUdeviceptr) -> Option<Out> {
         self.0.lock().blocks.get(&block).cloned()
     }
@@ -354,7 +372,12 @@ pub(crate) unsafe fn free(
     if is_recorded(cx, stream) {
         return call();
     }
-    freed(cx, dptr, call)
+    let of_no_pool = cx.attachment.live.find(Key::Pointer(dptr));
+    let status = freed(cx, dptr, call);
+    if let Some(record) = of_no_pool.filter(|_| status == CUDA_SUCCESS) {
+        cx.attachment.pools.add_freed_in_order(record.block);
+    }
+    status
 }
 
 /// `cuMemPoolCreate`. Managed memory that has no device counts on the current one, as that of `cuMemAllocManaged` does.

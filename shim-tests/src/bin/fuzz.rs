@@ -1,5 +1,6 @@
 //! Plays random sequences of driver calls until a number of them or a time is over: `scripts/fuzz --help`.
 
+use shim_tests::coverage::hooked;
 use shim_tests::fuzz::{self, Mode, Tally};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -79,6 +80,13 @@ fn main() -> ExitCode {
             }
             let steps = arguments.steps;
             println!("{sequences} sequences of {steps} steps; above: calls, successes, function");
+            let hooked = hooked();
+            let [uncalled, refused] = tally.lacking(&hooked);
+            println!(
+                "of {} hooked functions never called: {uncalled:?}",
+                hooked.len()
+            );
+            println!("never granted: {refused:?}");
             ExitCode::SUCCESS
         }
         Err(failure) => {

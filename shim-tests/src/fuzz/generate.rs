@@ -32,6 +32,16 @@ const ENDS: [(&str, &str); 12] = [
     ("imported_pool", "cuMemPoolDestroy $"),
 ];
 
+/// Blocks of pools, which outlive every context.
+const POOLED: [&str; 2] = ["pooled", "shared_block"];
+
+/// How every device comes to have a context, without which its reset does nothing; in variables that no handle has.
+const BEGINS_AGAIN: [&str; 3] = [
+    "cuDevicePrimaryCtxRetain &8 1",
+    "cuDevicePrimaryCtxRetain &7 0",
+    "cuCtxSetCurrent $7",
+];
+
 /// What changes the ground under all that follows is called more rarely than the rest.
 const RARE: [&str; 5] = [
     "cuDevicePrimaryCtxRe",
@@ -41,8 +51,8 @@ const RARE: [&str; 5] = [
     "cuCtxSetCurrent",
 ];
 
-/// Whose answer depends on how far the device is, and so differs from run to run.
-const TIMELY: [&str; 4] = [
+/// Whose answer depends on how far the device is, and so differs from run to run: not to be compared with another's.
+pub const TIMELY: [&str; 4] = [
     "nvmlDeviceGetSamples",
     "nvmlDeviceGetUtilizationRates",
     "nvmlDeviceGetProcessUtilization",
@@ -81,10 +91,10 @@ struct Generator {
 /// The sequence of a seed: start-up, `steps` random calls and what those needed, and the end of everything.
 pub fn sequence(mode: Mode, seed: u64, steps: usize) -> Sequence {
     let mut calls = calls();
-    calls.retain(|call| !TIMELY.contains(&call.symbol.as_str()));
-    if mode == Mode::Limited {
-        calls.retain(|call| !is_left_out(&call.symbol, seed));
-    }
+    calls.retain(|call| match mode {
+        Mode::Unlimited => !TIMELY.contains(&call.symbol.as_str()),
+        Mode::Limited => !is_left_out(&call.symbol, seed),
+    });
     let mut generator = Generator {
         random: Random::of(seed),
         calls,
@@ -102,7 +112,7 @@ pub fn sequence(mode: Mode, seed: u64, steps: usize) -> Sequence {
         }
     }
     Sequence {
-        end: generator.end(),
+        end: generator.end(mode),
         body: generator.steps,
     }
 }
@@ -114,6 +124,7 @@ impl Generator {
 
     fn begin(&mut self) {
         self.push(0, "cuInit 0");
+        self.push(0, "nvmlInit_v2");
         for (thread, device) in [(0, 0), (1, 0), (2, 1)] {
             let context = self.handles.make("context", thread);
             let retain = format!("cuDevicePrimaryCtxRetain &{context} {device}");
@@ -160,9 +171,14 @@ impl Generator {
 
     /// A call, after those that make what it needs.
     fn call(&mut self, thread: u64, call: &Call, needs_max: usize) {
-        let after = call.after().iter().map(std::slice::from_ref);
-        for kinds in after.chain(call.needs()) {
-            if needs_max > 0 && !self.handles.has_own(kinds, thread) && !self.random.once_in(8) {
+        // What has to come before it in that order is made anew.
+        let after = call
+            .after()
+            .iter()
+            .map(|kind| (std::slice::from_ref(kind), true));
+        for (kinds, anew) in after.chain(call.needs().map(|kinds| (kinds, false))) {
+            let is_wanted = anew || !self.handles.has_own(kinds, thread);
+            if needs_max > 0 && is_wanted && !self.random.once_in(8) {
                 self.make(thread, kinds, needs_max - 1);
             }
         }
@@ -193,13 +209,28 @@ impl Generator {
     }
 
     /// Whatever may still hold memory lets go of it.
-    fn end(&self) -> Vec<Step> {
+    fn end(&self, mode: Mode) -> Vec<Step> {
         let ends = ENDS.iter().flat_map(|(kind, end)| {
             let handles = self.handles.all(kind);
             handles.map(|handle| end.replace('$', &format!("${handle}")))
         });
         let resets = (0..DEVICES).map(|device| format!("cuDevicePrimaryCtxReset_v2 {device}"));
-        ends.chain(resets).map(|call| Step::one(0, &call)).collect()
+        let ends = ends.chain(resets).map(|call| Step::one(0, &call));
+        match mode {
+            // Whether the address of a block that was freed in stream order is another's by now is a matter of time.
+            Mode::Unlimited => ends.collect(),
+            Mode::Limited => self.free_pooled().chain(ends).collect(),
+        }
+    }
+
+    /// Frees all blocks of pools. Where no context is current, there may be no room for one before another thread has freed some.
+    fn free_pooled(&self) -> impl Iterator<Item = Step> {
+        let freed = |thread| {
+            let blocks = POOLED.iter().flat_map(|kind| self.handles.all(kind));
+            blocks.map(move |block| Step::one(thread, &format!("cuMemFree_v2 ${block}")))
+        };
+        let begins_again = BEGINS_AGAIN.map(|call| Step::one(0, call));
+        freed(2).chain(begins_again).chain(freed(0))
     }
 }
 
