@@ -31,6 +31,7 @@ use crate::wire::{self, Refusal, Reply, Request, Role, Submission};
 use connection::Connection;
 use effects::Effects;
 use parking_lot::Mutex;
+use rustix::thread::{NanosleepRelativeResult, Timespec, nanosleep};
 use semaphores::Semaphores;
 use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
@@ -207,6 +208,7 @@ struct Inner {
 /// This process's connection to the machine.
 pub struct Machine {
     profile: MachineProfile,
+    alloc_delay: Duration,
     memories: Vec<Mapping>,
     inner: Arc<Inner>,
 }
@@ -254,6 +256,7 @@ impl Machine {
     fn connect_as(environment: &Environment, role: Role) -> Result<Option<Self>, ConnectError> {
         let asked = environment.profile()?;
         environment.linger_ms()?;
+        environment.alloc_delay()?;
         let Some(socket) = start::connect_existing(environment)? else {
             return Ok(None);
         };
@@ -293,6 +296,7 @@ impl Machine {
         };
         Ok(Self {
             profile: joined.profile,
+            alloc_delay: environment.alloc_delay()?,
             memories: joined.memories,
             inner: Arc::new(inner),
         })
@@ -328,6 +332,7 @@ impl Machine {
 
     /// Takes device memory. `OutOfMemory`: nothing was taken.
     pub fn alloc(&self, device: u32, bytes: u64, kind: AllocKind) -> Result<Block, RequestError> {
+        self.dawdle();
         match self.request(&Request::Alloc {
             device,
             bytes,
@@ -335,6 +340,22 @@ impl Machine {
         })? {
             Reply::Block(block) => Ok(block),
             _ => Err(self.inner.connection.abandon().into()),
+        }
+    }
+
+    /// Takes as long as a slow driver that `GPU_SIM_ALLOC_US` asks for.
+    fn dawdle(&self) {
+        let mut left = Some(self.alloc_delay).filter(|delay| !delay.is_zero());
+        while let Some(delay) = left {
+            // Below 2³² µs: both parts fit.
+            let wanted = Timespec {
+                tv_sec: delay.as_secs() as i64,
+                tv_nsec: delay.subsec_nanos().into(),
+            };
+            left = match nanosleep(&wanted) {
+                NanosleepRelativeResult::Interrupted(left) => Duration::try_from(left).ok(),
+                _ => None,
+            };
         }
     }
 

@@ -148,7 +148,7 @@ parameters! {
         /// Utilization samples that the driver keeps.
         samples_kept: u64 = 72, 1..=128, "[src]";
         /// From the death of a process to the moment its queue and memory are gone.
-        teardown_ns: u64 = 10_000_000, 10_000_000..=100_000_000, "[est]";
+        teardown_ns: u64 = 10_000_000, 0..=100_000_000, "[est]";
         /// Seed of everything random.
         seed: u64 = 1, 0..=u64::MAX, "–";
     }

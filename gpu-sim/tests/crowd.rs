@@ -11,6 +11,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 use support::program::{GIB, Program, run_kernels, say, wait_for_end, wait_for_end_of_input};
 use support::{PATIENCE, Sandbox, kernel, until};
 
@@ -322,16 +323,35 @@ fn who_looks_on_keeps_no_machine_from_ending() {
 }
 
 #[test]
-fn a_linger_time_that_is_none_is_refused_by_its_name_whether_the_machine_runs_or_not() {
+fn a_number_that_is_none_is_refused_by_its_name_whether_the_machine_runs_or_not() {
     let sandbox = Sandbox::new();
-    let mut wrong = sandbox.environment();
     for value in ["soon", "-1", "1.5", "4294967296"] {
-        wrong.linger_ms = Some(value.to_owned());
-        let said = Machine::connect_to(&wrong).err().unwrap().to_string();
-        let named = format!("GPU_SIM_LINGER_MS={value}: ");
-        assert!(said.starts_with(&named), "{said}");
-        assert!(!sandbox.dir().exists());
+        for (wrong, name) in wrong_environments(&sandbox, value) {
+            let said = Machine::connect_to(&wrong).err().unwrap().to_string();
+            assert!(said.starts_with(&format!("{name}={value}: ")), "{said}");
+            assert!(!sandbox.dir().exists());
+        }
     }
     let _machine = sandbox.connect();
-    assert!(Machine::connect_to(&wrong).is_err() && Machine::observe(&wrong).is_err());
+    for (wrong, _) in wrong_environments(&sandbox, "soon") {
+        assert!(Machine::connect_to(&wrong).is_err() && Machine::observe(&wrong).is_err());
+    }
+}
+
+fn wrong_environments(sandbox: &Sandbox, value: &str) -> [(Environment, &'static str); 2] {
+    let (mut linger, mut alloc) = (sandbox.environment(), sandbox.environment());
+    linger.linger_ms = Some(value.to_owned());
+    alloc.alloc_us = Some(value.to_owned());
+    [(linger, "GPU_SIM_LINGER_MS"), (alloc, "GPU_SIM_ALLOC_US")]
+}
+
+#[test]
+fn a_slow_driver_takes_its_time_to_allocate() {
+    let sandbox = Sandbox::new();
+    let mut slow = sandbox.environment();
+    slow.alloc_us = Some("3000".to_owned());
+    let machine = Machine::connect_to(&slow).unwrap();
+    let began = Instant::now();
+    machine.alloc(0, 4096, AllocKind::Device).unwrap();
+    assert!(began.elapsed() >= Duration::from_millis(3));
 }

@@ -126,7 +126,7 @@ fn living_slots(file: &Mapping<ContainerFile>) -> Vec<&Slot> {
     let reader = Process::current();
     let lives = |&(index, slot): &(usize, &Slot)| {
         let is_locked = || file.is_entry_locked_elsewhere(index);
-        living_owner(&slot.owner, is_locked, &reader).is_some()
+        living_owner(&slot.owner, is_locked, file.inode(), &reader).is_some()
     };
     let slots = used(&**file).filter_map(|index| Some((index, file.slots.get(index)?)));
     slots.filter(lives).map(|(_, slot)| slot).collect()

@@ -16,7 +16,7 @@ use crate::refusals::{self, Refused};
 use crate::shm::AttachError;
 use crate::shm::layout::{ContainerFile, DEVICES_MAX, DeviceRow, SlotDevice};
 use crate::slot::{Company, Seat, used};
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicU64, Ordering, yield_now};
 use crate::units::{Bytes, DeviceUuid, MonotonicNs};
 
 /// This process's place in its container's ledger. All methods are thread-safe. One per process and container.
@@ -73,6 +73,8 @@ enum Attempt {
 /// How often an attempt that found others deciding is repeated before it is refused. They decide within microseconds,
 /// and those that fail queue behind us: only a process stopped in between (SIGSTOP) can use this up.
 const ATTEMPTS_MAX: u32 = 100_000;
+/// After so many of them the dead are looked for again: one may have died while it decided.
+const ATTEMPTS_BETWEEN_REAPS: u32 = if cfg!(loom) { 2 } else { 64 };
 
 /// Where a container's file stands.
 pub(crate) fn path(dir: &Path, container: &ContainerName) -> PathBuf {
@@ -323,15 +325,17 @@ impl Ledger {
             // Without the lock nobody can tell the dead from the living: what they hold counts.
             return self.attempt(device_index, bytes).into_result();
         };
-        // Where the own lock cannot be had again, the next reader still finds this process by pid and start time.
-        let _ = self.seat.reap(&exclusive);
-        for _ in 0..ATTEMPTS_MAX {
+        for attempt in 0..ATTEMPTS_MAX {
+            if attempt.is_multiple_of(ATTEMPTS_BETWEEN_REAPS) {
+                // Where the own lock cannot be had again, the next reader still finds this process by pid and start time.
+                let _ = self.seat.reap(&exclusive);
+            }
             match self.attempt(device_index, bytes) {
                 Attempt::Granted => return Ok(()),
                 Attempt::Over(over) => return Err(over),
                 Attempt::Contended(over) => refusal = over,
             }
-            std::thread::yield_now();
+            yield_now();
         }
         Err(refusal)
     }
@@ -435,5 +439,9 @@ impl Drop for Charge<'_> {
     }
 }
 
+#[cfg(loom)]
+#[cfg(test)]
+mod models;
+#[cfg(not(loom))]
 #[cfg(test)]
 mod tests;

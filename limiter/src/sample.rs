@@ -249,12 +249,12 @@ fn read_container(dir: &Path, path: &Path) -> Result<ContainerSample, String> {
         .saturating_mul(ContainerFile::ENTRY_BYTES);
     file.read_entries(entries_bytes)
         .map_err(|error| format!("{}: {error}", path.display()))?;
-    let reader = Process::current();
+    let (reader, inode) = (Process::current(), file.inode());
     let living: Vec<(Process, &Slot)> = used(&*file)
         .filter_map(|index| {
             let slot = file.slots.get(index)?;
             Some((
-                living_owner(&slot.owner, || file.is_entry_locked(index), &reader)?,
+                living_owner(&slot.owner, || file.is_entry_locked(index), inode, &reader)?,
                 slot,
             ))
         })

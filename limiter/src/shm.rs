@@ -15,22 +15,27 @@
     reason = "maps memory, and calls what std has no safe form of"
 )]
 
+#[cfg(not(loom))]
+mod futex;
 pub(crate) mod layout;
+#[cfg_attr(loom, path = "shm/modelled.rs")]
+mod mapping;
+#[cfg(not(loom))]
+mod process_lock;
+#[cfg_attr(loom, expect(dead_code, reason = "the model needs no files"))]
 mod system;
 
-use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
-use std::ops::Deref;
-use std::os::fd::{AsRawFd, IntoRawFd, RawFd};
-use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
-use std::ptr::NonNull;
+use std::path::PathBuf;
 
-pub(crate) use self::system::{
-    Clock, clock, effective_uid, futex_wait, futex_wake_all, futex_wake_one, is_writable,
+#[cfg(loom)]
+#[cfg(test)]
+pub(crate) use self::mapping::become_process;
+pub(crate) use self::mapping::{
+    Exclusive, Mapping, Snapshot, futex_wait, futex_wake_all, process_id,
 };
-use self::system::{above_programs_numbers, fallocate, identity, map, record_lock};
-use crate::sync::{AtomicI32, AtomicU32, AtomicU64, Ordering, ProcessGuard, ProcessLock};
+pub(crate) use self::system::{Clock, clock, effective_uid, is_writable};
+use crate::sync::{AtomicU32, AtomicU64};
 
 /// Why shared state cannot be used. Displays as one line that names the file.
 #[derive(Debug, thiserror::Error)]
@@ -65,11 +70,12 @@ pub enum AttachError {
 
 /// What every file begins with.
 #[derive(Debug)]
+#[cfg_attr(loom, derive(Default))]
 #[repr(C, align(64))]
 pub(crate) struct Preamble {
     magic: AtomicU64,
     layout_version: AtomicU32,
-    /// Entries at and above this number were never used.
+    /// Entries at and above this number are free.
     pub(crate) entries_high: AtomicU32,
 }
 
@@ -78,363 +84,20 @@ pub(crate) struct Preamble {
 /// # Safety
 /// `repr(C)`, begins with a [`Preamble`], holds nothing but atomics and arrays and structs of them: every bit pattern is
 /// valid, zero bytes are the empty state, and other processes may write at any time.
-pub(crate) unsafe trait Shared: Sync + Sized {
+pub(crate) unsafe trait Shared: Send + Sync + Sized + 'static {
     /// The file's first eight bytes.
+    #[cfg_attr(loom, expect(dead_code, reason = "the model needs no files"))]
     const MAGIC: u64;
     /// Raised with every change of the layout.
+    #[cfg_attr(loom, expect(dead_code, reason = "the model needs no files"))]
     const LAYOUT_VERSION: u32;
     /// Bytes at the beginning that must have storage behind them as soon as the file exists.
     const HEADER_BYTES: usize;
 
     /// The beginning.
     fn preamble(&self) -> &Preamble;
-}
 
-/// A shared file, mapped, and the descriptor that its locks belong to.
-#[derive(Debug)]
-pub(crate) struct Mapping<T: Shared> {
-    content: NonNull<T>,
-    descriptor: AtomicI32,
-    /// Device and inode: what tells whether `descriptor` is still this file.
-    identity: (u64, u64),
-    path: PathBuf,
-}
-
-// SAFETY: `content` is a shared mapping that lives as long as `self`; `T: Shared` is `Sync` and only given out as `&T`.
-unsafe impl<T: Shared> Send for Mapping<T> {}
-// SAFETY: as above.
-unsafe impl<T: Shared> Sync for Mapping<T> {}
-
-/// Byte of the file whose lock excludes all other processes; entry `i` has byte `i + 1`.
-const EXCLUSIVE_BYTE: usize = 0;
-
-/// Excludes the threads of this process from each other before the record lock excludes other processes.
-static THREADS: ProcessLock = ProcessLock::new();
-
-/// The exclusive lock of a file, until dropped or until this process dies.
-pub(crate) struct Exclusive<'a, T: Shared> {
-    mapping: &'a Mapping<T>,
-    _threads: ProcessGuard<'static>,
-}
-
-impl<T: Shared> Deref for Mapping<T> {
-    type Target = T;
-
-    fn deref(&self) -> &T {
-        // SAFETY: mapped with the size of `T` and page alignment in `map`, unmapped only in `drop`; `Shared` promises
-        // that any bytes are a valid `T` and that only atomics are behind the reference.
-        unsafe { self.content.as_ref() }
-    }
-}
-
-impl<T: Shared> Mapping<T> {
-    /// Open `path`, made with its folder where missing, and check that it is a `T`.
-    pub(crate) fn open(path: &Path) -> Result<Self, AttachError> {
-        Self::of(open_or_create(path)?, path)
-    }
-
-    /// Open `path` and check that it is a `T`; `None` where there is no file.
-    pub(crate) fn open_existing(path: &Path) -> Result<Option<Self>, AttachError> {
-        match options().open(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            opened => {
-                let file = opened.map_err(io_error(path, "open"))?;
-                Self::of(above_programs_numbers(file), path).map(Some)
-            }
-        }
-    }
-
-    fn of(file: File, path: &Path) -> Result<Self, AttachError> {
-        let metadata = file.metadata().map_err(io_error(path, "read the size"))?;
-        if !metadata.is_file() {
-            return Err(wrong_layout(path, "is not a file"));
-        }
-        let threads = THREADS.lock();
-        record_lock(
-            file.as_raw_fd(),
-            libc::F_SETLKW,
-            libc::F_WRLCK,
-            EXCLUSIVE_BYTE,
-        )
-        .map_err(io_error(path, "lock"))?;
-        complete::<T>(&file, path)?;
-        let mapping = Self {
-            content: map::<T>(&file).map_err(io_error(path, "map"))?,
-            identity: (metadata.dev(), metadata.ino()),
-            descriptor: AtomicI32::new(file.into_raw_fd()),
-            path: path.to_owned(),
-        };
-        let exclusive = Exclusive {
-            mapping: &mapping,
-            _threads: threads,
-        };
-        mapping.sign_or_check()?;
-        drop(exclusive);
-        Ok(mapping)
-    }
-
-    /// Under the exclusive lock: the file is new, or of this very layout.
-    fn sign_or_check(&self) -> Result<(), AttachError> {
-        let preamble = self.preamble();
-        if preamble.magic.load(Ordering::Acquire) == 0 {
-            preamble
-                .layout_version
-                .store(T::LAYOUT_VERSION, Ordering::Release);
-            preamble.magic.store(T::MAGIC, Ordering::Release);
-        }
-        check_preamble::<T>(&self.path, preamble)
-    }
-
-    /// Where it stands.
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// That something could not be done with this file.
-    pub(crate) fn error(&self, action: &'static str, source: io::Error) -> AttachError {
-        io_error(&self.path, action)(source)
-    }
-
-    /// Make sure that storage stands behind these bytes, so that touching them cannot kill the process (SIGBUS).
-    pub(crate) fn reserve(&self, offset: usize, length: usize) -> Result<(), AttachError> {
-        let reserved = self
-            .descriptor()
-            .and_then(|descriptor| fallocate(descriptor, offset, length));
-        reserved.map_err(|source| self.error("reserve space", source))
-    }
-
-    /// Exclude every other process and every other thread that does the same. Where the program has closed the file, it is
-    /// opened again; the locks went with the descriptor.
-    pub(crate) fn exclusive(&self) -> io::Result<Exclusive<'_, T>> {
-        let threads = THREADS.lock();
-        record_lock(
-            self.descriptor().or_else(|_| self.open_again())?,
-            libc::F_SETLKW,
-            libc::F_WRLCK,
-            EXCLUSIVE_BYTE,
-        )?;
-        Ok(Exclusive {
-            mapping: self,
-            _threads: threads,
-        })
-    }
-
-    /// Take the lock of entry `index` for this process, for as long as it lives. Taking it twice is no error.
-    pub(crate) fn lock_entry(&self, index: usize) -> io::Result<()> {
-        record_lock(
-            self.descriptor()?,
-            libc::F_SETLK,
-            libc::F_WRLCK,
-            entry_byte(index),
-        )
-        .map(drop)
-    }
-
-    /// Let go of the lock of entry `index`.
-    pub(crate) fn unlock_entry(&self, index: usize) -> io::Result<()> {
-        record_lock(
-            self.descriptor()?,
-            libc::F_SETLK,
-            libc::F_UNLCK,
-            entry_byte(index),
-        )
-        .map(drop)
-    }
-
-    /// Whether another process has the lock of entry `index`.
-    pub(crate) fn is_entry_locked_elsewhere(&self, index: usize) -> io::Result<bool> {
-        is_entry_locked(self.descriptor()?, index)
-    }
-
-    /// The descriptor, if it is still ours: programs exist that close every number they find.
-    fn descriptor(&self) -> io::Result<RawFd> {
-        let descriptor = self.descriptor.load(Ordering::Acquire);
-        if identity(descriptor)? == self.identity {
-            return Ok(descriptor);
-        }
-        Err(io::Error::from_raw_os_error(libc::EBADF))
-    }
-
-    /// A new descriptor of the same file. Under `THREADS`: a second one, closed, would take all locks with it.
-    fn open_again(&self) -> io::Result<RawFd> {
-        let file = above_programs_numbers(options().open(&self.path)?);
-        let metadata = file.metadata()?;
-        if (metadata.dev(), metadata.ino()) != self.identity {
-            return Err(io::Error::from_raw_os_error(libc::ESTALE));
-        }
-        let descriptor = file.into_raw_fd();
-        self.descriptor.store(descriptor, Ordering::Release);
-        Ok(descriptor)
-    }
-}
-
-/// A private copy of a shared file, for who only looks.
-#[derive(Debug)]
-pub(crate) struct Snapshot<T: Shared> {
-    content: Box<T>,
-    file: File,
-}
-
-impl<T: Shared> Deref for Snapshot<T> {
-    type Target = T;
-
-    fn deref(&self) -> &T {
-        &self.content
-    }
-}
-
-impl<T: Shared> Snapshot<T> {
-    /// Copy the first `HEADER_BYTES` of `path`; the rest stays zero until [`Snapshot::read_entries`].
-    pub(crate) fn read(path: &Path) -> Result<Self, AttachError> {
-        let file = OpenOptions::new()
-            .read(true)
-            .custom_flags(libc::O_CLOEXEC | libc::O_NOFOLLOW | libc::O_NONBLOCK)
-            .open(path)
-            .map_err(io_error(path, "open"))?;
-        let metadata = file.metadata().map_err(io_error(path, "read the size"))?;
-        if !metadata.is_file() || metadata.len() < size_in_file::<T>() {
-            return Err(wrong_layout(path, TOO_SHORT));
-        }
-        let zeroed = Box::<T>::new_zeroed();
-        // SAFETY: `Shared` promises that zero bytes are a valid `T`.
-        let content = unsafe { zeroed.assume_init() };
-        let mut snapshot = Self { content, file };
-        snapshot
-            .copy(0, T::HEADER_BYTES)
-            .map_err(io_error(path, "read"))?;
-        check_preamble::<T>(path, snapshot.preamble())?;
-        Ok(snapshot)
-    }
-
-    /// Copy the next `length` bytes too.
-    pub(crate) fn read_entries(&mut self, length: usize) -> io::Result<()> {
-        self.copy(T::HEADER_BYTES, length)
-    }
-
-    fn copy(&mut self, offset: usize, length: usize) -> io::Result<()> {
-        let address: *mut T = &raw mut *self.content;
-        // SAFETY: the whole of our own box, all of it initialised (zeroed at first), nobody else has a reference to it;
-        // `Shared` promises that any bytes written there are a valid `T`.
-        let bytes = unsafe { std::slice::from_raw_parts_mut(address.cast::<u8>(), size_of::<T>()) };
-        let end = offset.saturating_add(length).min(bytes.len());
-        let part = bytes.get_mut(offset..end).unwrap_or_default();
-        self.file
-            .read_exact_at(part, u64::try_from(offset).unwrap_or(u64::MAX))
-    }
-
-    /// Whether a process has the lock of entry `index`; this process's own locks do not show.
-    pub(crate) fn is_entry_locked(&self, index: usize) -> io::Result<bool> {
-        is_entry_locked(self.file.as_raw_fd(), index)
-    }
-}
-
-impl<T: Shared> Drop for Mapping<T> {
-    fn drop(&mut self) {
-        // SAFETY: ours: mapped in `map` with this size, and no reference into it outlives `self`.
-        unsafe { libc::munmap(self.content.as_ptr().cast(), size_of::<T>()) };
-        if let Ok(descriptor) = self.descriptor() {
-            // SAFETY: the number still means the file that we opened, so nobody else uses it.
-            unsafe { libc::close(descriptor) };
-        }
-    }
-}
-
-impl<T: Shared> Drop for Exclusive<'_, T> {
-    fn drop(&mut self) {
-        if let Ok(descriptor) = self.mapping.descriptor() {
-            // Where this fails the descriptor is gone, and the lock went with it.
-            let _ = record_lock(descriptor, libc::F_SETLK, libc::F_UNLCK, EXCLUSIVE_BYTE);
-        }
-    }
-}
-
-fn io_error(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> AttachError {
-    move |source| AttachError::Io {
-        path: path.to_owned(),
-        action,
-        source,
-    }
-}
-
-/// The file at `path`, made with its folder where missing, under a high descriptor number.
-fn open_or_create(path: &Path) -> Result<File, AttachError> {
-    if let Some(folder) = path.parent() {
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
-        made.map_err(io_error(path, "create the folder"))?;
-    }
-    let opened = options().create(true).mode(0o600).open(path);
-    opened
-        .map(above_programs_numbers)
-        .map_err(io_error(path, "open"))
-}
-
-/// To read and write, closed on exec, not through a link.
-fn options() -> OpenOptions {
-    let mut options = OpenOptions::new();
-    options
-        .read(true)
-        .write(true)
-        .custom_flags(libc::O_CLOEXEC | libc::O_NOFOLLOW);
-    options
-}
-
-/// Under the exclusive lock: give a new file its size; finish what a maker that died has begun.
-fn complete<T: Shared>(file: &File, path: &Path) -> Result<(), AttachError> {
-    let mut length = file
-        .metadata()
-        .map_err(io_error(path, "read the size"))?
-        .len();
-    if length == 0 {
-        fallocate(file.as_raw_fd(), 0, T::HEADER_BYTES).map_err(io_error(path, "reserve space"))?;
-        length = header_in_file::<T>();
-    }
-    if length == header_in_file::<T>() {
-        return file
-            .set_len(size_in_file::<T>())
-            .map_err(io_error(path, "set the size"));
-    }
-    if length < size_in_file::<T>() {
-        return Err(wrong_layout(path, TOO_SHORT));
-    }
-    Ok(())
-}
-
-const TOO_SHORT: &str = "is too short for this version of cuda-hook";
-
-/// Whether another process has the lock of entry `index`.
-fn is_entry_locked(descriptor: RawFd, index: usize) -> io::Result<bool> {
-    let found = record_lock(descriptor, libc::F_GETLK, libc::F_WRLCK, entry_byte(index))?;
-    Ok(i32::from(found.l_type) != libc::F_UNLCK)
-}
-
-fn check_preamble<T: Shared>(path: &Path, preamble: &Preamble) -> Result<(), AttachError> {
-    if preamble.magic.load(Ordering::Acquire) != T::MAGIC {
-        return Err(wrong_layout(path, "is not a file of cuda-hook"));
-    }
-    let found = preamble.layout_version.load(Ordering::Acquire);
-    if found == T::LAYOUT_VERSION {
-        return Ok(());
-    }
-    let ours = T::LAYOUT_VERSION;
-    let what = format!("has layout {found}, this version of cuda-hook has {ours}");
-    Err(wrong_layout(path, &what))
-}
-
-fn wrong_layout(path: &Path, what: &str) -> AttachError {
-    AttachError::Layout {
-        path: path.to_owned(),
-        what: what.to_owned(),
-    }
-}
-
-fn size_in_file<T: Shared>() -> u64 {
-    u64::try_from(size_of::<T>()).unwrap_or(u64::MAX)
-}
-
-fn header_in_file<T: Shared>() -> u64 {
-    u64::try_from(T::HEADER_BYTES).unwrap_or(u64::MAX)
-}
-
-fn entry_byte(index: usize) -> usize {
-    index.saturating_add(1)
+    /// What zero bytes are: a model's atomics are made one by one.
+    #[cfg(loom)]
+    fn empty() -> Self;
 }

@@ -1,17 +1,20 @@
 //! One process's entry in a shared file: claimed, owned by a lock that the kernel drops, reaped.
 //!
 //! An entry is dead when no other process has its lock **and**, where it was made in the reader's own pid namespace, no
-//! process of its pid *and* start time runs. The second half is for programs that close every descriptor they find and
-//! lose their locks with them.
+//! process of its pid *and* start time has the file mapped. The second half is for programs that close every descriptor they
+//! find and lose their locks with them. What becomes of a process by exec has neither, until it takes an entry of its own: then it
+//! frees the one before.
 
 use std::fs;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use crate::refusals;
 use crate::shm::layout::{ContainerFile, ENTRIES_MAX, Entries, Owner, Slot, UsageRow};
-use crate::shm::{AttachError, Exclusive, Mapping};
+use crate::shm::{AttachError, Exclusive, Mapping, process_id};
 use crate::sync::Ordering;
 
 /// Who a process is, for good: pids come back, together with the start time they do not.
@@ -21,6 +24,8 @@ pub(crate) struct Process {
     pub(crate) start_time: u64,
     /// Inode of its pid namespace; 0: unknown.
     pub(crate) pid_namespace: u64,
+    /// Of the programs that it was, by exec, one after another.
+    image: u32,
 }
 
 /// This process's entry in a file.
@@ -35,14 +40,23 @@ pub(crate) struct Seat<T: Entries> {
 const FREE: u32 = 0;
 const TAKEN: u32 = 1;
 
+/// What no other program of this process has: exec leaves nothing of its memory.
+static IMAGE: OnceLock<u32> = OnceLock::new();
+
+fn some_number() -> u32 {
+    let number = RandomState::new().build_hasher().finish();
+    u32::try_from(number >> 32).unwrap_or(0)
+}
+
 impl Process {
     /// This process. Where `/proc` is not mounted, only its pid is known and its locks alone speak for it.
     pub(crate) fn current() -> Self {
-        let pid = std::process::id();
+        let pid = process_id();
         Self {
             pid,
             start_time: start_time(pid).unwrap_or(0),
             pid_namespace: fs::metadata("/proc/self/ns/pid").map_or(0, |namespace| namespace.ino()),
+            image: *IMAGE.get_or_init(some_number),
         }
     }
 
@@ -51,6 +65,7 @@ impl Process {
             pid: owner.pid.load(Ordering::Relaxed),
             start_time: owner.start_time.load(Ordering::Relaxed),
             pid_namespace: owner.pid_namespace.load(Ordering::Relaxed),
+            image: owner.image.load(Ordering::Relaxed),
         }
     }
 }
@@ -60,23 +75,41 @@ fn start_time(pid: u32) -> Option<u64> {
     start_time_of(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }
 
-/// The same from the text of its `/proc/<pid>/stat`.
+/// The start time that a process's `stat` tells, unless it has ended.
 ///
-/// proc_pid_stat(5): `pid (comm) state ppid …`, field 22 is the start time. `comm` may hold anything, parentheses too.
-/// A zombie (`Z`) or dead (`X`) process has given back all it had.
+/// proc_pid_stat(5): `pid (comm) state ppid …`, field 20 is the number of threads, 22 the start time. `comm` may hold anything,
+/// parentheses too. A zombie (`Z`) or dead (`X`) process whose other threads are gone has closed all descriptors, the driver's too;
+/// its locks went a little earlier.
 pub(crate) fn start_time_of(stat: &str) -> Option<u64> {
     let (_, after_name) = stat.rsplit_once(')')?;
     let mut fields = after_name.split_ascii_whitespace();
-    if matches!(fields.next()?, "Z" | "X" | "x") {
+    let state = fields.next()?;
+    let threads: u32 = fields.nth(16)?.parse().ok()?;
+    if matches!(state, "Z" | "X" | "x") && threads <= 1 {
         return None;
     }
-    fields.nth(18)?.parse().ok()
+    fields.nth(1)?.parse().ok()
 }
 
-/// The process that owns an entry, if it is taken and its owner lives.
+/// Whether a process of this pid namespace has the file of that number mapped. Where it cannot be told, it has.
+///
+/// proc_pid_maps(5): `address perms offset dev inode pathname`. Devices are not compared: of some file systems they are others there.
+fn has_mapped(pid: u32, inode: u64) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/maps")).map_or(true, |maps| {
+        let inodes = maps
+            .lines()
+            .filter_map(|line| line.split_ascii_whitespace().nth(4));
+        inodes
+            .flat_map(str::parse)
+            .any(|mapped: u64| mapped == inode)
+    })
+}
+
+/// The process that owns an entry of the file of number `inode`, if it is taken and its owner lives.
 pub(crate) fn living_owner(
     owner: &Owner,
     is_locked: impl FnOnce() -> io::Result<bool>,
+    inode: u64,
     reader: &Process,
 ) -> Option<Process> {
     if owner.state.load(Ordering::Acquire) != TAKEN {
@@ -88,7 +121,13 @@ pub(crate) fn living_owner(
         return Some(process);
     }
     let comparable = process.pid_namespace != 0 && process.pid_namespace == reader.pid_namespace;
-    (comparable && start_time(process.pid) == Some(process.start_time)).then_some(process)
+    let lives = comparable
+        && start_time(process.pid) == Some(process.start_time)
+        && match process.pid == reader.pid {
+            true => process.image == reader.image,
+            false => has_mapped(process.pid, inode),
+        };
+    lives.then_some(process)
 }
 
 impl<T: Entries> Seat<T> {
@@ -169,6 +208,7 @@ impl<T: Entries> Seat<T> {
         living_owner(
             self.file.owner(index)?,
             || self.file.is_entry_locked_elsewhere(index),
+            self.file.inode(),
             &self.process,
         )
     }
@@ -183,7 +223,7 @@ pub(crate) enum Company {
     Others,
 }
 
-/// The numbers of the entries that were ever used.
+/// The numbers of the entries up to the last that is taken.
 pub(crate) fn used<T: Entries>(file: &T) -> std::ops::Range<usize> {
     let high = file.preamble().entries_high.load(Ordering::SeqCst);
     0..usize::try_from(high)
@@ -200,6 +240,7 @@ fn occupy(owner: &Owner, process: &Process) -> u32 {
     owner
         .pid_namespace
         .store(process.pid_namespace, Ordering::Relaxed);
+    owner.image.store(process.image, Ordering::Relaxed);
     let generation = owner
         .generation
         .fetch_add(1, Ordering::AcqRel)
@@ -220,13 +261,28 @@ fn reap<T: Entries>(
         let Some(owner) = file.owner(index) else {
             continue;
         };
-        if living_owner(owner, || file.is_entry_locked_elsewhere(index), reader).is_some() {
+        let is_locked = || file.is_entry_locked_elsewhere(index);
+        if living_owner(owner, is_locked, file.inode(), reader).is_some() {
             living = living.saturating_add(1);
         } else if owner.state.load(Ordering::Acquire) != FREE {
             vacate(&**file, index, owner);
         }
     }
+    compact(&**file);
     living
+}
+
+/// Has nobody look further than at the last entry that is taken. Under the exclusive lock, as is whoever takes one beyond.
+fn compact<T: Entries>(file: &T) {
+    let is_taken = |owner: &Owner| owner.state.load(Ordering::Acquire) != FREE;
+    let last = used(file)
+        .rev()
+        .find(|index| file.owner(*index).is_some_and(is_taken));
+    let entries = last.map_or(0, |index| index.saturating_add(1));
+    let entries = u32::try_from(entries).unwrap_or(u32::MAX);
+    file.preamble()
+        .entries_high
+        .store(entries, Ordering::SeqCst);
 }
 
 /// The generation changes first: whoever still believes to own the entry stops writing to it.
@@ -239,12 +295,13 @@ fn vacate<T: Entries>(file: &T, index: usize, owner: &Owner) {
 impl<T: Entries> Drop for Seat<T> {
     /// Give the entry back, but not in a forked child: there it is the parent's.
     fn drop(&mut self) {
-        if std::process::id() != self.process.pid || !self.is_ours() {
+        if process_id() != self.process.pid || !self.is_ours() {
             return;
         }
         // Where the lock fails the entry is left to be reaped.
         if let (Ok(exclusive), Some(owner)) = (self.file.exclusive(), self.file.owner(self.index)) {
             vacate(&*self.file, self.index, owner);
+            compact(&*self.file);
             // Where this fails, closing the descriptor a moment later does the same.
             let _ = self.file.unlock_entry(self.index);
             drop(exclusive);
@@ -290,5 +347,95 @@ impl UsageRow {
             &self.throttled_ns,
             &self.throttled_count,
         ]
+    }
+}
+
+#[cfg(not(loom))]
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shm::Shared;
+
+    fn take(path: &Path) -> Result<Seat<ContainerFile>, AttachError> {
+        Seat::take(path, |_, _| Ok(())).map(|(seat, ())| seat)
+    }
+
+    /// A process's line in `/proc`, where its name is not to be trusted.
+    fn stat(state: char, threads: u32, start_time: u64) -> String {
+        format!(
+            "77 (a) Z (b) {state} 1 77 77 0 -1 4 0 0 0 0 0 0 0 0 20 0 {threads} 0 {start_time} 0 0"
+        )
+    }
+
+    #[test]
+    fn a_process_has_ended_when_all_its_threads_have() {
+        for (state, threads, told) in [
+            ('R', 1, Some(815)),
+            ('T', 3, Some(815)),
+            ('Z', 2, Some(815)),
+            ('Z', 1, None),
+            ('X', 0, None),
+        ] {
+            let found = start_time_of(&stat(state, threads, 815));
+            assert_eq!(found, told, "{state} {threads}");
+        }
+        assert_eq!(start_time_of("77 (a"), None);
+    }
+
+    /// What a charge costs is one look at each place up to the last that is taken, whoever was there before.
+    #[test]
+    fn places_that_were_left_are_not_looked_at() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ledger");
+        let stays = take(&path).unwrap();
+        let crowd: Vec<_> = (0..40).map(|_| take(&path).unwrap()).collect();
+        assert_eq!(used(&*stays.file), 0..41);
+        drop(crowd);
+        assert_eq!(used(&*stays.file), 0..1);
+        for _ in 0..1_000 {
+            assert_eq!(take(&path).unwrap().index, 1);
+        }
+        assert_eq!(used(&*stays.file), 0..1);
+    }
+
+    #[test]
+    fn the_dead_are_not_looked_at_once_they_are_reaped() {
+        let dir = tempfile::tempdir().unwrap();
+        let seat = take(&dir.path().join("ledger")).unwrap();
+        let nobody = Process {
+            start_time: u64::MAX,
+            ..seat.process
+        };
+        (1..1_000).for_each(|index| {
+            occupy(seat.file.owner(index).unwrap(), &nobody);
+        });
+        seat.file
+            .preamble()
+            .entries_high
+            .store(1_000, Ordering::SeqCst);
+        seat.reap(&seat.file.exclusive().unwrap()).unwrap();
+        assert_eq!(used(&*seat.file), 0..1);
+    }
+
+    #[test]
+    fn one_process_too_many_has_no_place_until_another_leaves() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ledger");
+        let seat = take(&path).unwrap();
+        (1..ENTRIES_MAX).for_each(|index| {
+            occupy(seat.file.owner(index).unwrap(), &seat.process);
+        });
+        let entries = u32::try_from(ENTRIES_MAX).unwrap();
+        seat.file
+            .preamble()
+            .entries_high
+            .store(entries, Ordering::SeqCst);
+        let error = take(&path).unwrap_err().to_string();
+        assert!(
+            error.ends_with("ledger: no place left for another process"),
+            "{error}"
+        );
+        vacate(&*seat.file, 500, seat.file.owner(500).unwrap());
+        assert_eq!(take(&path).unwrap().index, 500);
     }
 }

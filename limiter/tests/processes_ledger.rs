@@ -6,6 +6,7 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
@@ -134,6 +135,8 @@ fn worker() {
                 assert_eq!(unsafe { libc::close_range(3, u32::MAX, 0) }, 0);
                 answer("closed");
             }
+            "become-another" => panic!("exec: {}", another().exec()),
+            "become-worker" => panic!("exec: {}", again().exec()),
             "fork" => {
                 ledger = Some(in_a_fork(ledger.unwrap(), &dir, max));
                 answer(&ledger.as_ref().unwrap().own(0).get().to_string());
@@ -141,6 +144,20 @@ fn worker() {
             _ => panic!("unknown order {order}"),
         }
     }
+}
+
+/// A program that knows nothing of ledgers, and ends with its input.
+fn another() -> Command {
+    let mut command = Command::new("sh");
+    command.args(["-c", "echo answer: another; exec cat"]);
+    command
+}
+
+/// This very program with these very arguments.
+fn again() -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(std::env::args_os().skip(1));
+    command
 }
 
 /// Charge and give back a chunk `rounds` times. Whoever holds a chunk must find one of the folder's tokens free.
@@ -267,6 +284,28 @@ fn a_process_that_lost_its_locks_is_not_taken_for_dead() {
     assert_eq!(worker.ask("charge 41"), "refused");
     assert_eq!(ledger.current(0), Bytes::new(60));
     assert_eq!(ledger.processes().len(), 2);
+}
+
+/// exec(2) leaves pid and start time: of what the old program held the driver knows nothing any more.
+#[test]
+fn what_a_process_held_is_free_after_it_became_another_program() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = attach(dir.path(), 100);
+    let mut worker = Worker::start(dir.path(), 100);
+    assert_eq!(worker.ask("charge 60"), "60");
+    worker.order("become-another");
+    assert_eq!(worker.answer(), "another");
+    assert_eq!(ledger.current(0), Bytes::new(0));
+    drop(worker);
+    let mut worker = Worker::start(dir.path(), 100);
+    assert_eq!(worker.ask("charge 60"), "60");
+    worker.order("become-worker");
+    assert_eq!(worker.answer(), "attached");
+    assert_eq!(ledger.current(0), Bytes::new(0));
+    assert_eq!(ledger.processes().len(), 2);
+    assert_eq!(worker.ask("charge 60"), "60");
+    assert!(ledger.try_charge(0, Bytes::new(41)).is_err());
+    ledger.try_charge(0, Bytes::new(40)).unwrap().commit();
 }
 
 #[test]

@@ -164,6 +164,14 @@ impl Machine {
         self.sum(|usage| usage.container == container)
     }
 
+    /// The most that one container's processes ever held of the first device at one time, in bytes, by the device's own count.
+    pub fn peak_bytes_of_container(&self, container: &str) -> u64 {
+        let containers = self.connected().containers().expect("the device answers");
+        let mut rows = containers.iter();
+        rows.find(|row| row.container == container && row.device == 0)
+            .map_or(0, |row| row.memory_bytes_peak)
+    }
+
     fn sum(&self, wanted: impl Fn(&ProcessUsage) -> bool) -> Truth {
         self.usage()
             .iter()
@@ -198,6 +206,7 @@ impl Machine {
                 device: Some(artefacts().sim.join("gpu-sim-device")),
                 container: "the test itself".to_owned(),
                 linger_ms: Some("0".to_owned()),
+                alloc_us: None,
                 log: None,
             };
             client::Machine::connect_to(&environment).expect("the machine of this test")

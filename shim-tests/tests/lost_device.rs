@@ -16,6 +16,7 @@ fn kill_device(machine: &Machine) {
         device: Some(artefacts().sim.join("gpu-sim-device")),
         container: String::new(),
         linger_ms: Some("0".to_owned()),
+        alloc_us: None,
         log: None,
     };
     let observer = client::Machine::observe(&environment).expect("a machine that answers");

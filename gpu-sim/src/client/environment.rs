@@ -3,6 +3,7 @@
 use super::ConnectError;
 use crate::profile::{self, MachineProfile};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Profile of a process that names none.
 const PROFILE_DEFAULT: &str = "t4";
@@ -21,6 +22,8 @@ pub struct Environment {
     /// `GPU_SIM_LINGER_MS`, as it is written: how long the machine that this process starts outlives its last user;
     /// `None` = 1 s.
     pub linger_ms: Option<String>,
+    /// `GPU_SIM_ALLOC_US`, as it is written: how much longer this process waits for device memory, each time; `None` = not at all.
+    pub alloc_us: Option<String>,
     /// `GPU_SIM_LOG` for the device process.
     pub log: Option<String>,
 }
@@ -42,6 +45,7 @@ impl Environment {
             device: path("GPU_SIM_DEVICE"),
             container: text("CUDA_HOOK_CONTAINER").unwrap_or_default(),
             linger_ms: text("GPU_SIM_LINGER_MS"),
+            alloc_us: text("GPU_SIM_ALLOC_US"),
             log: text("GPU_SIM_LOG"),
         }
     }
@@ -55,15 +59,32 @@ impl Environment {
 
     /// Reads the linger time, in ms.
     pub(super) fn linger_ms(&self) -> Result<Option<u32>, ConnectError> {
-        let read = |text: &String| {
-            text.parse().map_err(|_| ConnectError::Setting {
-                name: "GPU_SIM_LINGER_MS",
-                value: text.clone(),
-                wanted: "a number of milliseconds from 0 to 4294967295",
-            })
-        };
-        self.linger_ms.as_ref().map(read).transpose()
+        let wanted = "a number of milliseconds from 0 to 4294967295";
+        number("GPU_SIM_LINGER_MS", self.linger_ms.as_ref(), wanted)
     }
+
+    /// Reads how long a wait for device memory takes at least.
+    pub(super) fn alloc_delay(&self) -> Result<Duration, ConnectError> {
+        let wanted = "a number of microseconds from 0 to 4294967295";
+        let delay_us: Option<u32> = number("GPU_SIM_ALLOC_US", self.alloc_us.as_ref(), wanted)?;
+        Ok(Duration::from_micros(delay_us.unwrap_or(0).into()))
+    }
+}
+
+/// Reads a number.
+fn number(
+    name: &'static str,
+    text: Option<&String>,
+    wanted: &'static str,
+) -> Result<Option<u32>, ConnectError> {
+    let read = |text: &String| {
+        text.parse().map_err(|_| ConnectError::Setting {
+            name,
+            value: text.clone(),
+            wanted,
+        })
+    };
+    text.map(read).transpose()
 }
 
 /// One folder a user and profile, in memory: `/dev/shm/gpu-sim-<uid>-<profile>`. Of a file, its name and a hash of its

@@ -34,6 +34,7 @@ impl Sandbox {
             device: Some(env!("CARGO_BIN_EXE_gpu-sim-device").into()),
             container: "test".to_owned(),
             linger_ms: Some("0".to_owned()),
+            alloc_us: None,
             log: Some("debug".to_owned()),
         }
     }

@@ -11,13 +11,13 @@ use crate::sync::{AtomicU32, AtomicU64};
 /// Measurements of what a context takes that a board keeps.
 pub(crate) const CONTEXT_COSTS: usize = 5;
 /// Calls whose refusals one container's file counts apart.
-pub(crate) const CALLS_MAX: usize = 64;
+pub(crate) const CALLS_MAX: usize = if cfg!(loom) { 1 } else { 64 };
 /// GPUs that one container's file has place for.
-pub(crate) const DEVICES_MAX: usize = 16;
+pub(crate) const DEVICES_MAX: usize = if cfg!(loom) { 1 } else { 16 };
 /// Containers that one board has place for.
-pub(crate) const TENANTS_MAX: usize = 256;
+pub(crate) const TENANTS_MAX: usize = if cfg!(loom) { 2 } else { 256 };
 /// Processes that one file has place for.
-pub(crate) const ENTRIES_MAX: usize = 1024;
+pub(crate) const ENTRIES_MAX: usize = if cfg!(loom) { 3 } else { 1024 };
 
 /// A file whose body is one entry per process.
 pub(crate) trait Entries: Shared {
@@ -33,6 +33,7 @@ pub(crate) trait Entries: Shared {
 
 /// The process that owns an entry. A lock on the entry's byte says whether it lives; the rest says who it is.
 #[derive(Debug)]
+#[cfg_attr(loom, derive(Default))]
 #[repr(C, align(64))]
 pub(crate) struct Owner {
     /// 0: free, 1: taken.
@@ -41,7 +42,8 @@ pub(crate) struct Owner {
     pub(crate) generation: AtomicU32,
     /// In the owner's own pid namespace.
     pub(crate) pid: AtomicU32,
-    reserved: AtomicU32,
+    /// A number that the owner loses by exec(2), which leaves it pid and start time.
+    pub(crate) image: AtomicU32,
     /// Clock ticks since boot (proc_pid_stat(5), field 22).
     pub(crate) start_time: AtomicU64,
     /// Inode of `/proc/<pid>/ns/pid`; 0: unknown.
@@ -50,6 +52,7 @@ pub(crate) struct Owner {
 
 /// `<dir>/<container>/ledger`.
 #[derive(Debug)]
+#[cfg_attr(loom, derive(Default))]
 #[repr(C)]
 pub(crate) struct ContainerFile {
     preamble: Preamble,
@@ -74,6 +77,7 @@ pub(crate) struct ConfigRow {
 
 /// A GPU of the container.
 #[derive(Debug)]
+#[cfg_attr(loom, derive(Default))]
 #[repr(C)]
 pub(crate) struct DeviceRow {
     pub(crate) identity: Identity,
@@ -86,6 +90,7 @@ pub(crate) struct DeviceRow {
 
 /// Which GPU a row is about.
 #[derive(Debug)]
+#[cfg_attr(loom, derive(Default))]
 #[repr(C, align(64))]
 pub(crate) struct Identity {
     /// 0: free, 1: the UUID is written.
@@ -97,6 +102,7 @@ pub(crate) struct Identity {
 
 /// A limit that may change while programs run. `u64::MAX` is no limit.
 #[derive(Debug)]
+#[cfg_attr(loom, derive(Default))]
 #[repr(C)]
 pub(crate) struct LimitCell {
     /// What is enforced.
@@ -107,6 +113,7 @@ pub(crate) struct LimitCell {
 
 /// Memory quota of the container on one GPU, in bytes.
 #[derive(Debug)]
+#[cfg_attr(loom, derive(Default))]
 #[repr(C, align(64))]
 pub(crate) struct MemoryRow {
     pub(crate) max: LimitCell,
@@ -117,6 +124,7 @@ pub(crate) struct MemoryRow {
 
 /// A call of the programs, by its name.
 #[derive(Debug)]
+#[cfg_attr(loom, derive(Default))]
 #[repr(C, align(64))]
 pub(crate) struct CallName {
     /// 0: free, 1: the name is written.
@@ -131,6 +139,7 @@ pub(crate) const CALL_NAME_WORDS: usize = 6;
 
 /// How often each call was refused, by row of [`ContainerFile::calls`].
 #[derive(Debug)]
+#[cfg_attr(loom, derive(Default))]
 #[repr(C, align(64))]
 pub(crate) struct RefusalCounts {
     pub(crate) by_call: [AtomicU64; CALLS_MAX],
@@ -138,6 +147,7 @@ pub(crate) struct RefusalCounts {
 
 /// A refusal in full. Whole only where `check` is of all the rest: see `refusals`.
 #[derive(Debug)]
+#[cfg_attr(loom, derive(Default))]
 #[repr(C, align(64))]
 pub(crate) struct RefusalRecord {
     /// 1: a thread writes. One that died there leaves it so, until the entry is given to another process.
@@ -159,6 +169,7 @@ pub(crate) struct RefusalRecord {
 
 /// Shares of the container on one GPU, in thousandths of a percent.
 #[derive(Debug)]
+#[cfg_attr(loom, derive(Default))]
 #[repr(C, align(64))]
 pub(crate) struct ShareRow {
     pub(crate) sm: LimitCell,
@@ -167,6 +178,7 @@ pub(crate) struct ShareRow {
 
 /// The one word that every launch of the container writes.
 #[derive(Debug)]
+#[cfg_attr(loom, derive(Default))]
 #[repr(C, align(64))]
 pub(crate) struct BucketRow {
     pub(crate) tat_ns: AtomicU64,
@@ -174,6 +186,7 @@ pub(crate) struct BucketRow {
 
 /// What launches used.
 #[derive(Debug)]
+#[cfg_attr(loom, derive(Default))]
 #[repr(C, align(64))]
 pub(crate) struct UsageRow {
     pub(crate) charged_ns: AtomicU64,
@@ -184,6 +197,7 @@ pub(crate) struct UsageRow {
 
 /// A process of the container.
 #[derive(Debug)]
+#[cfg_attr(loom, derive(Default))]
 #[repr(C, align(64))]
 pub(crate) struct Slot {
     pub(crate) owner: Owner,
@@ -195,6 +209,7 @@ pub(crate) struct Slot {
 
 /// What a process has of one GPU.
 #[derive(Debug)]
+#[cfg_attr(loom, derive(Default))]
 #[repr(C, align(128))]
 pub(crate) struct SlotDevice {
     /// Bytes asked for and not decided yet.
@@ -216,6 +231,7 @@ pub(crate) struct SlotDevice {
 
 /// `<dir>/gpu-<uuid>.board`.
 #[derive(Debug)]
+#[cfg_attr(loom, derive(Default))]
 #[repr(C)]
 pub(crate) struct BoardFile {
     preamble: Preamble,
@@ -228,6 +244,7 @@ pub(crate) struct BoardFile {
 
 /// What a context takes of the GPU.
 #[derive(Debug)]
+#[cfg_attr(loom, derive(Default))]
 #[repr(C, align(64))]
 pub(crate) struct ContextRow {
     /// When somebody began to measure, `CLOCK_MONOTONIC`; 0: nobody is at it.
@@ -241,6 +258,7 @@ pub(crate) struct ContextRow {
 
 /// Who has the GPU to itself for a moment, to time a launch.
 #[derive(Debug)]
+#[cfg_attr(loom, derive(Default))]
 #[repr(C, align(64))]
 pub(crate) struct LeaseRow {
     /// Number of the holder's entry, from 1 on.
@@ -253,6 +271,7 @@ pub(crate) struct LeaseRow {
 
 /// How far the containers' virtual clocks are.
 #[derive(Debug)]
+#[cfg_attr(loom, derive(Default))]
 #[repr(C, align(64))]
 pub(crate) struct TurnsRow {
     /// The least clock among the containers that wanted the GPU, when last looked at. Never falls.
@@ -261,6 +280,7 @@ pub(crate) struct TurnsRow {
 
 /// A container on a GPU.
 #[derive(Debug)]
+#[cfg_attr(loom, derive(Default))]
 #[repr(C, align(64))]
 pub(crate) struct TenantRow {
     /// Hash of its name; 0: free.
@@ -273,6 +293,7 @@ pub(crate) struct TenantRow {
 
 /// A process on a GPU.
 #[derive(Debug)]
+#[cfg_attr(loom, derive(Default))]
 #[repr(C, align(64))]
 pub(crate) struct BoardEntry {
     pub(crate) owner: Owner,
@@ -281,6 +302,7 @@ pub(crate) struct BoardEntry {
 
 /// Whether a process has work on the GPU.
 #[derive(Debug)]
+#[cfg_attr(loom, derive(Default))]
 #[repr(C, align(64))]
 pub(crate) struct Activity {
     /// 1: has work outstanding.
@@ -295,12 +317,15 @@ pub(crate) struct Activity {
     pub(crate) outstanding_ns: AtomicU64,
 }
 
-const _: () = assert!(size_of::<Preamble>() == 64 && size_of::<Owner>() == 64);
-const _: () = assert!(size_of::<DeviceRow>() == 5 * 64 && size_of::<SlotDevice>() == 128);
-const _: () = assert!(size_of::<CallName>() == 64 && size_of::<RefusalRecord>() == 64);
-const _: () = assert!(size_of::<Slot>() == 2688 && size_of::<BoardEntry>() == 128);
-const _: () = assert!(size_of::<TurnsRow>() == 64 && size_of::<TenantRow>() == 64);
-const _: () = assert!(size_of::<ContextRow>() == 64 && size_of::<LeaseRow>() == 64);
+#[cfg(not(loom))]
+const _: () = {
+    assert!(size_of::<Preamble>() == 64 && size_of::<Owner>() == 64);
+    assert!(size_of::<DeviceRow>() == 5 * 64 && size_of::<SlotDevice>() == 128);
+    assert!(size_of::<CallName>() == 64 && size_of::<RefusalRecord>() == 64);
+    assert!(size_of::<Slot>() == 2688 && size_of::<BoardEntry>() == 128);
+    assert!(size_of::<TurnsRow>() == 64 && size_of::<TenantRow>() == 64);
+    assert!(size_of::<ContextRow>() == 64 && size_of::<LeaseRow>() == 64);
+};
 
 // SAFETY: `repr(C)`, begins with a `Preamble`, atomics and arrays and structs of them only.
 unsafe impl Shared for ContainerFile {
@@ -310,6 +335,11 @@ unsafe impl Shared for ContainerFile {
 
     fn preamble(&self) -> &Preamble {
         &self.preamble
+    }
+
+    #[cfg(loom)]
+    fn empty() -> Self {
+        Self::default()
     }
 }
 
@@ -321,5 +351,10 @@ unsafe impl Shared for BoardFile {
 
     fn preamble(&self) -> &Preamble {
         &self.preamble
+    }
+
+    #[cfg(loom)]
+    fn empty() -> Self {
+        Self::default()
     }
 }

@@ -7,7 +7,6 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr::{self, NonNull};
 
-use crate::sync::AtomicU32;
 use crate::units::MonotonicNs;
 
 /// The same file under a high descriptor number, closed on exec; where there is none, as it is.
@@ -95,40 +94,6 @@ pub(super) fn record_lock(
     }
 }
 
-/// Wait while `word` is `expected`, until somebody wakes or `deadline` has come. May return early.
-pub(crate) fn futex_wait(word: &AtomicU32, expected: u32, deadline: MonotonicNs) {
-    let deadline = timespec(deadline);
-    // FUTEX_WAIT_BITSET takes an absolute time on CLOCK_MONOTONIC (futex(2)).
-    // SAFETY: `word` and `deadline` are readable for the whole call. Every outcome (value changed, timeout, signal) is a
-    // return to the caller, who looks again.
-    unsafe {
-        libc::syscall(
-            libc::SYS_futex,
-            word.as_ptr(),
-            libc::FUTEX_WAIT_BITSET,
-            expected,
-            &raw const deadline,
-            ptr::null::<u32>(),
-            libc::FUTEX_BITSET_MATCH_ANY,
-        )
-    };
-}
-
-/// Wake one that waits on `word`.
-pub(crate) fn futex_wake_one(word: &AtomicU32) {
-    futex_wake(word, 1);
-}
-
-/// Wake all that wait on `word`.
-pub(crate) fn futex_wake_all(word: &AtomicU32) {
-    futex_wake(word, i32::MAX);
-}
-
-fn futex_wake(word: &AtomicU32, count: i32) {
-    // SAFETY: the kernel uses the address as a key only.
-    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, count) };
-}
-
 /// Which clock (clock_gettime(2)).
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Clock {
@@ -155,16 +120,8 @@ pub(crate) fn clock(clock: Clock) -> MonotonicNs {
     MonotonicNs::new(seconds.saturating_mul(NS_PER_S).saturating_add(nanoseconds))
 }
 
-const NS_PER_S: u64 = 1_000_000_000;
-
-fn timespec(point: MonotonicNs) -> libc::timespec {
-    libc::timespec {
-        tv_sec: (point.get() / NS_PER_S)
-            .try_into()
-            .unwrap_or(libc::time_t::MAX),
-        tv_nsec: (point.get() % NS_PER_S).try_into().unwrap_or(0),
-    }
-}
+/// Nanoseconds in a second.
+pub(super) const NS_PER_S: u64 = 1_000_000_000;
 
 /// The user that this process acts as.
 pub(crate) fn effective_uid() -> u32 {
