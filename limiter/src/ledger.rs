@@ -72,7 +72,7 @@ enum Attempt {
 
 /// How often an attempt that found others deciding is repeated before it is refused. They decide within microseconds,
 /// and those that fail queue behind us: only a process stopped in between (SIGSTOP) can use this up.
-const ATTEMPTS_MAX: u32 = 100_000;
+const ATTEMPTS_MAX: u32 = if cfg!(loom) { 20 } else { 100_000 };
 /// After so many of them the dead are looked for again: one may have died while it decided.
 const ATTEMPTS_BETWEEN_REAPS: u32 = if cfg!(loom) { 2 } else { 64 };
 
