@@ -21,12 +21,14 @@
  *     capture COUNT                           captures COUNT launches and drops the graph; status
  *     churn SEED ROUNDS UNIT UNITS_MAX        allocates 1 to UNITS_MAX units of bytes, and frees, at random, then frees all;
  *                                             counts: granted, refused, other
+ *     stir SEED ROUNDS UNIT UNITS_MAX         the same, but keeps what it has until the next `stir`
  *     threads COUNT ROUNDS BYTES              each allocates, launches, frees; counts: fine, refused, other
  *     free-twice KIND ROUNDS BYTES            two threads free each block; counts of rounds in which neither did, one, both
  *     end-contexts ROUNDS                     a thread allocates in each context until another ends it; status
  *     init-threads COUNT                      calls cuInit from COUNT threads at once; each one's status
  *     fork COMMAND[; COMMAND …]               a child does them; its answers, with `; ` between, without a status
  *     orphan                                  a child that does nothing until standard input ends; its pid
+ *     become                                  starts anew by exec; 0, from its successor
  *     pid
  *
  * and what reserves.h names.                */
@@ -43,6 +45,9 @@
 #define KERNEL_BLOCKS_PER_SM 4
 
 static struct block blocks[BLOCKS_MAX];
+#define SUCCESSOR "TENANT_IS_A_SUCCESSOR"
+
+static char **arguments;
 static CUcontext context;
 static CUfunction work_kernel;
 static unsigned grid = 1, seed = 3;
@@ -328,21 +333,43 @@ static void count_status(unsigned long counts[3], CUresult status)
     counts[status == CUDA_SUCCESS ? 0 : status == CUDA_ERROR_OUT_OF_MEMORY ? 1 : 2]++;
 }
 
-static void do_churn(char *answer, char *rest)
+#define HELD_MAX 8
+
+static CUdeviceptr held[HELD_MAX];
+
+static void free_held(CUdeviceptr *slot, unsigned long counts[3])
+{
+    if (*slot && CU(cuMemFree_v2)(*slot) != CUDA_SUCCESS)
+        counts[2]++;
+    *slot = 0;
+}
+
+static void stir(const char *command, char *rest, unsigned long counts[3])
 {
     unsigned seed = 0;
-    unsigned long rounds = 0, unit = 0, units_max = 0, counts[3] = { 0 };
-    CUdeviceptr held[8] = { 0 };
+    unsigned long rounds = 0, unit = 0, units_max = 0;
     if (sscanf(rest, "%u %lu %lu %lu", &seed, &rounds, &unit, &units_max) != 4)
-        fail("churn SEED ROUNDS UNIT UNITS_MAX, not %s", rest);
-    for (unsigned long round = 0; round < rounds + 8; round++) {
-        CUdeviceptr *slot = &held[round < rounds ? (unsigned)rand_r(&seed) % 8 : round - rounds];
-        if (*slot && CU(cuMemFree_v2)(*slot) != CUDA_SUCCESS)
-            counts[2]++;
-        *slot = 0;
-        if (round < rounds)
-            count_status(counts, CU(cuMemAlloc_v2)(slot, unit * (1 + (size_t)rand_r(&seed) % units_max)));
+        fail("%s SEED ROUNDS UNIT UNITS_MAX, not %s", command, rest);
+    while (rounds--) {
+        CUdeviceptr *slot = &held[(unsigned)rand_r(&seed) % HELD_MAX];
+        free_held(slot, counts);
+        count_status(counts, CU(cuMemAlloc_v2)(slot, unit * (1 + (size_t)rand_r(&seed) % units_max)));
     }
+}
+
+static void do_stir(char *answer, char *rest)
+{
+    unsigned long counts[3] = { 0 };
+    stir("stir", rest, counts);
+    snprintf(answer, ANSWER_MAX, "%lu %lu %lu", counts[0], counts[1], counts[2]);
+}
+
+static void do_churn(char *answer, char *rest)
+{
+    unsigned long counts[3] = { 0 };
+    stir("churn", rest, counts);
+    for (CUdeviceptr *slot = held; slot < held + HELD_MAX; slot++)
+        free_held(slot, counts);
     snprintf(answer, ANSWER_MAX, "%lu %lu %lu", counts[0], counts[1], counts[2]);
 }
 
@@ -477,6 +504,14 @@ static void do_orphan(char *answer, char *rest)
     snprintf(answer, ANSWER_MAX, "%d", child);
 }
 
+static void do_become(char *answer, char *rest)
+{
+    (void)answer, (void)rest;
+    setenv(SUCCESSOR, "1", 1);
+    execv("/proc/self/exe", arguments);
+    fail("no exec");
+}
+
 static void do_pid(char *answer, char *rest)
 {
     (void)rest;
@@ -505,12 +540,14 @@ static const struct {
     { "launch", do_launch },
     { "capture", do_capture },
     { "churn", do_churn },
+    { "stir", do_stir },
     { "threads", do_threads },
     { "free-twice", do_free_twice },
     { "end-contexts", do_end_contexts },
     { "init-threads", do_init_threads },
     { "fork", do_fork },
     { "orphan", do_orphan },
+    { "become", do_become },
     { "pid", do_pid },
 };
 
@@ -534,6 +571,12 @@ int main(int argc, char **argv)
     char line[ANSWER_MAX], answer[ANSWER_MAX];
     if (argc != 2)
         fail("usage: tenant DOOR");
+    arguments = argv;
+    if (getenv(SUCCESSOR)) { /* what it is told must come after: its predecessor's buffer is lost */
+        unsetenv(SUCCESSOR);
+        printf("0\n");
+        fflush(stdout);
+    }
     open_doors(argv[1]);
     while (fgets(line, sizeof line, stdin)) {
         line[strcspn(line, "\n")] = 0;

@@ -19,6 +19,7 @@ pub mod calls;
 pub mod child;
 pub mod coverage;
 pub mod fuzz;
+pub mod ledger;
 pub mod machine;
 pub mod player;
 pub mod random;
