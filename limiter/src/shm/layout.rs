@@ -69,6 +69,7 @@ pub(crate) struct ContainerFile {
 
 /// The config file that the container's limits are of.
 #[derive(Debug)]
+#[cfg_attr(loom, derive(Default))]
 #[repr(C, align(64))]
 pub(crate) struct ConfigRow {
     /// When it was written, in ns since 1970; 0: no process has one.
