@@ -1,7 +1,7 @@
 /* What tenant.c does with memory that the driver keeps or shares: pools, graphs that allocate, descriptors.
  *
  *     keep BYTES                              release threshold of the current device's default pool
- *     pool NAME device|host                   makes a pool; `alloc NAME cuMemAllocFromPoolAsync` allocates from it
+ *     pool NAME device|host|managed|default   makes a pool, or takes the driver's own of managed memory; `alloc NAME cuMemAllocFromPoolAsync` allocates from it
  *     pool-keep NAME BYTES                    release threshold of that pool
  *     pool-use NAME                           makes it the one that cuMemAllocAsync takes from
  *     pool-trim [NAME]                        gives back what it keeps; without a name the default pool
@@ -25,7 +25,7 @@
 #include <stdint.h>
 #include <unistd.h>
 
-enum { POOL_RELEASE_THRESHOLD = 4, LOCATION_HOST = 2, HANDLE_FILE_DESCRIPTOR = 1, GRAPH_UPLOAD = 2 };
+enum { POOL_RELEASE_THRESHOLD = 4, LOCATION_NONE = 0, LOCATION_HOST = 2, ALLOCATION_MANAGED = 2, HANDLE_FILE_DESCRIPTOR = 1, GRAPH_UPLOAD = 2 };
 
 static struct block *find_block(const char *name, int make);
 static CUresult launch_plain(CUstream where);
@@ -57,6 +57,14 @@ static CUresult do_pool(char *rest)
     const char *where;
     struct block *block = named(rest, &where);
     CUmemPoolProps props = { .type = ALLOCATION_PINNED, .handle_types = HANDLE_FILE_DESCRIPTOR, .location = { LOCATION_DEVICE, device } };
+    CUmemLocation nowhere = { LOCATION_NONE, 0 };
+    if (!strcmp(where, "default")) {
+        /* Of CUDA 13.0: older drivers have none. */
+        CUresult (*default_pool)(CUmemoryPool *, CUmemLocation *, int) = dlsym(RTLD_DEFAULT, "cuMemGetDefaultMemPool");
+        return default_pool ? default_pool(&block->pool, &nowhere, ALLOCATION_MANAGED) : CUDA_ERROR_NOT_SUPPORTED;
+    }
+    if (!strcmp(where, "managed"))
+        props = (CUmemPoolProps){ .type = ALLOCATION_MANAGED, .location = nowhere };
     if (!strcmp(where, "host"))
         props = (CUmemPoolProps){ .type = ALLOCATION_PINNED, .location = { LOCATION_HOST, 0 } };
     return CU(cuMemPoolCreate)(&block->pool, &props);

@@ -180,6 +180,21 @@ fn a_pool_of_the_host_is_never_charged() {
     books.assert_more(&mut tenant, 0, "freed");
 }
 
+/// Managed memory may come to the device, wherever it lies at first: it counts as that of `cuMemAllocManaged` does.
+#[test]
+fn a_pool_of_managed_memory_is_charged_wherever_it_lies() {
+    for kind in ["managed", "default"] {
+        let machine = Machine::new();
+        let mut tenant = tenant(&machine);
+        let books = Books::open(&machine, &mut tenant);
+        tenant.ok(&format!("pool a {kind}"));
+        tenant.ok(&format!("alloc a cuMemAllocFromPoolAsync {BLOCK_BYTES}"));
+        books.assert_more(&mut tenant, BLOCK_BYTES, kind);
+        tenant.ok("free a");
+        books.assert_more(&mut tenant, 0, "freed");
+    }
+}
+
 #[test]
 fn a_pool_is_charged_to_the_device_that_it_lies_on() {
     let machine = Machine::with_profile(&shim_tests::two_gpus());

@@ -145,29 +145,37 @@ fn is_recorded(cx: Cx, stream: CUstream) -> bool {
     cx.driver.is_capturing(stream).unwrap_or(false)
 }
 
-/// Where a pool lies that the program has not made: one of the driver's own. `None`: another process's, or no pool at all.
-fn location_of_default(cx: Cx, handle: CUmemoryPool) -> Option<CUmemLocation> {
-    let told = cx.driver.pool_location(handle);
-    let locations = told.map_or_else(
-        |_| {
-            let devices = cx.attachment.devices();
-            let locations = devices.map(|id| CUmemLocation {
-                type_: CU_MEM_LOCATION_TYPE_DEVICE,
-                id,
-            });
-            locations.collect()
-        },
-        |location| vec![location],
-    );
-    let is_default = |location: &CUmemLocation| {
-        [
-            CU_MEM_ALLOCATION_TYPE_PINNED,
-            CU_MEM_ALLOCATION_TYPE_MANAGED,
-        ]
-        .into_iter()
-        .any(|kind| cx.driver.default_pool(*location, kind) == Ok(handle))
-    };
-    locations.into_iter().find(is_default)
+/// The device whose quota a pool counts against. Managed memory that lies nowhere, or on the host at first, counts where the program
+/// is, as that of `cuMemAllocManaged` does.
+fn charged_index(cx: Cx, location: CUmemLocation, kind: CUmemAllocationType) -> Option<usize> {
+    index_of(cx, location).or_else(|| {
+        let is_managed = kind == CU_MEM_ALLOCATION_TYPE_MANAGED;
+        let current = is_managed.then(|| cx.driver.current_device().ok())??;
+        cx.attachment.device_index(current)
+    })
+}
+
+/// The device whose quota a pool counts against that the program has not made: one of the driver's own. `None`: none, another
+/// process's, or no pool at all.
+fn charged_index_of_default(cx: Cx, handle: CUmemoryPool) -> Option<usize> {
+    // Drivers before CUDA 13 do not tell; and managed memory may lie nowhere, or on the host.
+    let devices = cx
+        .attachment
+        .devices()
+        .map(|id| (CU_MEM_LOCATION_TYPE_DEVICE, id));
+    let elsewhere = [CU_MEM_LOCATION_TYPE_NONE, CU_MEM_LOCATION_TYPE_HOST].map(|type_| (type_, 0));
+    let any = devices
+        .chain(elsewhere)
+        .map(|(type_, id)| CUmemLocation { type_, id });
+    let locations = cx.driver.pool_location(handle).into_iter().chain(any);
+    let kinds = [
+        CU_MEM_ALLOCATION_TYPE_PINNED,
+        CU_MEM_ALLOCATION_TYPE_MANAGED,
+    ];
+    let mut each = locations.flat_map(|location| kinds.map(|kind| (location, kind)));
+    let (location, kind) =
+        each.find(|(location, kind)| cx.driver.default_pool(*location, *kind) == Ok(handle))?;
+    charged_index(cx, location, kind)
 }
 
 /// The pool behind a handle, if this process is to be charged for it.
@@ -176,7 +184,7 @@ fn find(cx: Cx, handle: CUmemoryPool) -> Option<Arc<Pool>> {
     if let Some(known) = pools.lock().pools.get(&handle.addr()) {
         return Some(Arc::clone(known));
     }
-    let device_index = index_of(cx, location_of_default(cx, handle)?)?;
+    let device_index = charged_index_of_default(cx, handle)?;
     let mut state = pools.lock();
     let known = state.pools.entry(handle.addr());
     Some(Arc::clone(
@@ -396,12 +404,7 @@ pub(crate) unsafe fn create(
     }
     // SAFETY: the driver's promise: after success both are what it has written and read.
     let (pool, properties) = unsafe { (pool.read(), &*properties) };
-    let is_managed = properties.allocType == CU_MEM_ALLOCATION_TYPE_MANAGED;
-    let device_index = index_of(cx, properties.location).or_else(|| {
-        let current = is_managed.then(|| cx.driver.current_device().ok())??;
-        cx.attachment.device_index(current)
-    });
-    if let Some(device_index) = device_index {
+    if let Some(device_index) = charged_index(cx, properties.location, properties.allocType) {
         let made = Pool::new(pool, device_index, false);
         cx.attachment.pools.0.lock().pools.insert(pool.addr(), made);
     }
