@@ -241,7 +241,6 @@ impl Meter {
         let Some(after) = self.after() else { return 0 };
         let bytes = match self.effort {
             Effort::Thorough if is_certain => taken(self.before, after),
-            Effort::Thorough if is_certain => taken(self.before, after),
             Effort::Thorough => taken_beside_others(self.before, after),
             // Using something gives nothing back.
             Effort::Quick if is_certain => taken(self.before, after).max(0),

@@ -225,26 +225,6 @@ fn freeing_waits_for_the_work_that_may_use_the_memory() {
 }
 
 #[test]
-fn memory_is_freed_once_by_its_start_and_by_its_own_call() {
-    context();
-    let (device, host) = (alloc(1000), pinned(1000));
-    assert_eq!(cu!(cuMemFree_v2(device + 512)), CUDA_ERROR_INVALID_VALUE);
-    assert_eq!(
-        cu!(cuMemFreeHost(device as *mut c_void)),
-        CUDA_ERROR_INVALID_VALUE
-    );
-    ok!(cuMemFree_v2(device));
-    assert_eq!(cu!(cuMemFree_v2(device)), CUDA_ERROR_INVALID_VALUE);
-    assert_eq!(
-        cu!(cuMemFree_v2(host.expose_provenance() as u64)),
-        CUDA_ERROR_INVALID_VALUE
-    );
-    ok!(cuMemFreeHost(host.cast()));
-    assert_eq!(cu!(cuMemFreeHost(host.cast())), CUDA_ERROR_INVALID_VALUE);
-    ok!(cuMemFree_v2(0));
-}
-
-#[test]
 fn more_than_the_device_has_is_refused_and_takes_nothing() {
     let _measuring = measuring();
     context();

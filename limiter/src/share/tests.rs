@@ -1,3 +1,4 @@
+use super::device::LIVENESS_NS;
 use super::*;
 use crate::config::Change;
 use crate::control;

@@ -1,6 +1,6 @@
 //! Allocation and release.
 //!
-//! The calls of before CUDA 3.2 that deal in device addresses are in [`super::narrow`].
+//! The calls of before CUDA 3.2 that deal in device addresses are in [`mod@super::narrow`].
 
 use std::ffi::c_void;
 

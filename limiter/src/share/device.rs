@@ -1,0 +1,234 @@
+//! One GPU as this process knows it: what its launches cost, what is outstanding, and when the next may go.
+
+use std::sync::{Mutex, PoisonError};
+
+use super::Reservation;
+use crate::board::turns::{Wanting, Weight};
+use crate::board::{Board, Lease, VirtualClock};
+use crate::price::{KernelKey, PriceTable, SLICE};
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use crate::timing::{FairTimings, Timing};
+use crate::units::{GpuNs, MonotonicNs};
+use crate::window::Window;
+
+/// What this process knows of a GPU.
+#[derive(Debug)]
+pub(super) struct Device {
+    /// Row of the container's file.
+    pub(super) row: usize,
+    pub(super) board: Board,
+    pub(super) prices: PriceTable,
+    pub(super) fair: FairTimings,
+    clock: Mutex<VirtualClock>,
+    /// When `clock` was last advanced.
+    ticked_ns: AtomicU64,
+    /// Launches admitted and not completed.
+    pub(super) outstanding: AtomicU32,
+    /// Since when there always was one, or one waited for another's lease; 0: neither.
+    wanting_since_ns: AtomicU64,
+    /// Those of them that nobody knows the price of.
+    unmeasured: AtomicU32,
+    /// When an unmeasured launch was last admitted or completed.
+    progress_ns: AtomicU64,
+    /// Timings that this process's lease is still for.
+    lease_timings: AtomicU32,
+    pub(super) window: Window,
+}
+
+/// Kernels that one process's table has place for on one GPU.
+const KERNELS_MAX: usize = 2048;
+/// So many launches of unknown price may be outstanding: each may turn out to be long.
+const UNMEASURED_MAX: u32 = 2;
+/// After so long without progress another one is admitted: it may be what the others wait for on the device.
+pub(super) const LIVENESS_NS: u64 = 10_000_000;
+/// A launch that waits for others of this process to finish is woken by them; should that be missed, it looks again
+/// after this.
+const LOOK_AGAIN_NS: u64 = 1_000_000;
+/// So much of a container's share, in time on the wall, can be made up for when the GPU gave it to others.
+const MADE_UP_NS_MAX: u64 = 100_000_000;
+/// A lease is for so many timings.
+const LEASE_TIMINGS: u32 = 3;
+/// How long the others' work on the GPU may take to end before a lease is of use.
+const LEASE_DRAIN_NS: u64 = 8_000_000;
+/// How often the holder of a lease looks whether the others' work has ended.
+const LEASE_LOOK_NS: u64 = 100_000;
+/// For so long after its time a process still counts as one that wants the GPU: hosts are late.
+pub(super) const LATE_NS: u64 = 1_000_000;
+/// For so long after its last launch's end.
+const REST_NS: u64 = 100_000;
+/// The virtual clock is not advanced more often.
+const TICK_NS: u64 = 50_000;
+
+impl Device {
+    pub(super) fn new(row: usize, board: Board, now: MonotonicNs, seed: u64) -> Self {
+        Self {
+            row,
+            board,
+            prices: PriceTable::new(KERNELS_MAX, SLICE, seed),
+            fair: FairTimings::default(),
+            clock: Mutex::new(VirtualClock::new(now)),
+            ticked_ns: AtomicU64::new(now.get()),
+            outstanding: AtomicU32::new(0),
+            wanting_since_ns: AtomicU64::new(0),
+            unmeasured: AtomicU32::new(0),
+            progress_ns: AtomicU64::new(0),
+            lease_timings: AtomicU32::new(0),
+            window: Window::default(),
+        }
+    }
+
+    /// When to ask again for a launch of unknown price; `None`: it may go.
+    pub(super) fn unmeasured_not_before(&self, now: MonotonicNs) -> Option<MonotonicNs> {
+        if self.unmeasured.load(Ordering::Relaxed) < UNMEASURED_MAX {
+            return None;
+        }
+        let given_up = MonotonicNs::new(self.progress_ns.load(Ordering::Relaxed))
+            .saturating_add_ns(LIVENESS_NS);
+        (now < given_up).then(|| given_up.min(now.saturating_add_ns(LOOK_AGAIN_NS)))
+    }
+
+    /// From when on this process was ready to use what its container may. While it has work on the GPU and uses less, the
+    /// GPU is giving the time to others: that much is made up for later.
+    pub(super) fn entitled_since(&self, now: MonotonicNs) -> MonotonicNs {
+        match self.wanting_since_ns.load(Ordering::Relaxed) {
+            0 => now,
+            since => MonotonicNs::new(since.max(now.get().saturating_sub(MADE_UP_NS_MAX))),
+        }
+    }
+
+    fn want(&self, now: MonotonicNs) {
+        // Since before, otherwise.
+        let _ = self.wanting_since_ns.compare_exchange(
+            0,
+            now.get(),
+            Ordering::Relaxed,
+            Ordering::Relaxed,
+        );
+    }
+
+    /// When to ask again because somebody has the GPU to itself, or will have: another, or this process, for this launch.
+    pub(super) fn leased_not_before(
+        &self,
+        key: KernelKey,
+        price: GpuNs,
+        now: MonotonicNs,
+    ) -> Option<MonotonicNs> {
+        let then = match self.board.lease(now) {
+            Lease::Another { until } => until,
+            Lease::OursSoon => now.saturating_add_ns(LEASE_LOOK_NS),
+            Lease::Ours => return None,
+            Lease::Nobody => {
+                let length_ns = price.get().saturating_mul(3).saturating_add(LEASE_DRAIN_NS);
+                if !self.prices.wants_lease(key, now) || !self.board.try_lease(now, length_ns) {
+                    return None;
+                }
+                self.prices.leased(key, now);
+                self.lease_timings.store(LEASE_TIMINGS, Ordering::Relaxed);
+                now.saturating_add_ns(LEASE_LOOK_NS)
+            }
+        };
+        self.want(now);
+        self.board.want_until(then.saturating_add_ns(LATE_NS));
+        Some(then)
+    }
+
+    /// When to ask again because it is another container's turn, or this process has enough on the GPU; `None`: it may go.
+    pub(super) fn turn_not_before(
+        &self,
+        weight: Weight,
+        wanting: Wanting,
+        charged: GpuNs,
+        now: MonotonicNs,
+    ) -> Option<MonotonicNs> {
+        if self.board.lease(now) == Lease::Ours && self.window.launches() < LEASE_TIMINGS {
+            return None; // the others wait for it
+        }
+        let then = self
+            .board
+            .ahead_until(weight, wanting, now)
+            .or_else(|| self.window.full_until(wanting, charged, now))
+            .filter(|_| self.window.is_patient(now));
+        match then {
+            Some(then) => self.board.want_until(then.saturating_add_ns(LATE_NS)),
+            None => self.window.waiting_since_ns.store(0, Ordering::Relaxed),
+        }
+        then
+    }
+
+    pub(super) fn begin(&self, is_measured: bool, charged: GpuNs, now: MonotonicNs) {
+        if !is_measured {
+            self.unmeasured.fetch_add(1, Ordering::Relaxed);
+            self.progress_ns.store(now.get(), Ordering::Relaxed);
+        }
+        if self.outstanding.fetch_add(1, Ordering::AcqRel) == 0 {
+            self.want(now);
+            self.board.set_busy(now);
+            self.tick(now);
+        }
+        let left_ns = self.window.push(charged, now);
+        self.board.set_outstanding(left_ns);
+        // Others are given as much meanwhile.
+        let shared_ns = left_ns.saturating_mul(u64::from(self.board.n_busy(now).max(1)));
+        self.board
+            .want_until(now.saturating_add_ns(shared_ns.saturating_add(LATE_NS)));
+    }
+
+    pub(super) fn end(&self, reservation: Reservation, now: MonotonicNs) {
+        let left_ns = self.window.pop(reservation.charged, now);
+        self.board.set_outstanding(left_ns);
+        if !reservation.is_measured {
+            self.unmeasured.fetch_sub(1, Ordering::Relaxed);
+            self.progress_ns.store(now.get(), Ordering::Relaxed);
+        }
+        if self.outstanding.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.wanting_since_ns.store(0, Ordering::Relaxed);
+            self.board.set_idle();
+            if self.window.waiting_since_ns.load(Ordering::Relaxed) == 0 {
+                self.board.want_until(now.saturating_add_ns(REST_NS));
+            }
+            // A launch may have begun between the two: its word is the last.
+            if self.outstanding.load(Ordering::Acquire) > 0 {
+                self.board.set_busy(now);
+            }
+        }
+    }
+
+    pub(super) fn tick(&self, now: MonotonicNs) {
+        let ticked = self.ticked_ns.load(Ordering::Relaxed);
+        if now.get() < ticked.saturating_add(TICK_NS) {
+            return;
+        }
+        if self
+            .ticked_ns
+            .compare_exchange(ticked, now.get(), Ordering::Relaxed, Ordering::Relaxed)
+            .is_ok()
+        {
+            let n_busy = self.board.n_busy(now);
+            self.clock
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .advance(now, n_busy);
+        }
+    }
+
+    pub(super) fn ticked_at(&self) -> MonotonicNs {
+        MonotonicNs::new(self.ticked_ns.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn learn(&self, key: KernelKey, timing: Timing, now: MonotonicNs) {
+        let Some(elapsed) = self.fair.elapsed(key, timing) else {
+            return;
+        };
+        let began_at = MonotonicNs::new(timing.ended_at.get().saturating_sub(elapsed.get()));
+        let clock = self.clock.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = clock.between(began_at, timing.ended_at);
+        drop(clock);
+        self.prices.observe(key, elapsed, GpuNs::new(own), now);
+        // Those that had begun before the others were gone count too: no lease is longer for them.
+        if self.board.lease(now) == Lease::Ours
+            && self.lease_timings.fetch_sub(1, Ordering::Relaxed) == 1
+        {
+            self.board.end_lease();
+        }
+    }
+}
