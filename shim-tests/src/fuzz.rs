@@ -208,11 +208,26 @@ fn silence(at: usize, asked: impl fmt::Display, error: RecvTimeoutError) -> Fail
     }
 }
 
-/// Plays the sequence of a seed; what is wrong with it, for a person to read, and how to repeat it.
+/// A sequence that fails.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failing {
+    /// Whether it failed in a step that several threads take at once: it may not do so again.
+    pub is_of_threads: bool,
+    /// What is wrong with it, for a person to read, and how to repeat it.
+    what: String,
+}
+
+impl fmt::Display for Failing {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.what)
+    }
+}
+
+/// Plays the sequence of a seed.
 ///
 /// # Errors
 /// The shortest sequence found that fails, and in what.
-pub fn check(mode: Mode, seed: u64, steps: usize) -> Result<Tally, String> {
+pub fn check(mode: Mode, seed: u64, steps: usize) -> Result<Tally, Failing> {
     let play = |sequence: &Sequence, patience| match mode {
         Mode::Unlimited => unlimited::play(sequence, patience),
         Mode::Limited => limited::play(sequence, seed, patience),
@@ -229,7 +244,8 @@ pub fn check(mode: Mode, seed: u64, steps: usize) -> Result<Tally, String> {
         .iter()
         .map(|step| format!("    {step}\n"))
         .collect();
-    Err(format!(
+    let failing_step = sequence.steps().nth(failure.at);
+    let what = format!(
         "{} sequence of seed {seed}, step {} of {}: {}\n\
          the shortest found that fails, {} steps: {}\n{}\
          repeat it: scripts/fuzz --mode {0} --seed {seed} --steps {steps}",
@@ -240,5 +256,9 @@ pub fn check(mode: Mode, seed: u64, steps: usize) -> Result<Tally, String> {
         shortest.body.len(),
         last.what,
         lines.concat(),
-    ))
+    );
+    Err(Failing {
+        is_of_threads: failing_step.is_some_and(|step| step.0.len() > 1),
+        what,
+    })
 }
