@@ -83,9 +83,7 @@ fn taken_beside_others(before: Seen, after: Seen) -> i128 {
 impl Seen {
     /// What is to be seen now; `None` where the driver cannot be asked.
     fn now(cx: Cx, context: CUcontext, device_index: usize, asks_nvml: bool) -> Option<Self> {
-        // What the driver has given back unseen is no longer on the device.
-        charge::refresh(cx, device_index);
-        let free = free(cx, context, device_index)?;
+        let free = free_beside_reservations(cx, context, device_index)?;
         let (own, listed) = if asks_nvml {
             listed_beside(cx, device_index)
         } else {
@@ -98,6 +96,22 @@ impl Seen {
             listed,
         })
     }
+}
+
+/// Free memory as [`free`] tells it, with everything off the books that the driver has given back unseen: it may do so when it is
+/// asked how much there is.
+fn free_beside_reservations(cx: Cx, context: CUcontext, device_index: usize) -> Option<Bytes> {
+    let own = || cx.attachment.ledger.own(device_index);
+    charge::refresh(cx, device_index);
+    for _ in 0..SAMPLES_MAX {
+        let before = own();
+        let free = free(cx, context, device_index)?;
+        charge::refresh(cx, device_index);
+        if own() == before {
+            return Some(free);
+        }
+    }
+    free(cx, context, device_index)
 }
 
 /// What NVML lists as this process's, and what was on its books meanwhile: all that can be in the former of what other threads have
