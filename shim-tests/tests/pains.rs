@@ -117,9 +117,9 @@ fn a_module_is_given_back_to_its_own_device_whatever_is_current() {
     assert_given_back_to_its_own_device(make, 2 * MIB, "0 cuModuleUnload $96");
 }
 
-/// Row 14: the attributes of a kernel can be had without its image, which the launch then loads.
-#[test]
-fn an_image_that_only_a_launch_loads_is_charged() {
+/// An attribute of a kernel is set, which takes no image; `call` then loads one.
+#[track_caller]
+fn assert_an_image_is_charged(call: &str) {
     let machine = two_devices();
     let mut player = player(&machine);
     contexts_of_both(&mut player);
@@ -130,29 +130,24 @@ fn an_image_that_only_a_launch_loads_is_charged() {
             "0 cuLibraryLoadData &96 @ptx 0 0 0 0 0 0",
             "0 cuLibraryGetKernel &128 $96 'spin'",
             "0 cuKernelSetAttribute 8 1024 $128 0",
-            "0 cuLaunchKernel $128 1 1 1 32 1 1 0 0 {d:{w:4}} 0",
+            call,
         ],
     );
     assert_eq!(charged_bytes(&machine), [idle[0] + 2 * MIB, idle[1]]);
 }
 
-/// Row 14, the other way round: an attribute can be set without the image that asking for one loads.
+/// Row 14: the attributes of a kernel can be had without its image, which the launch then loads.
+#[test]
+fn an_image_that_only_a_launch_loads_is_charged() {
+    assert_an_image_is_charged("0 cuLaunchKernel $128 1 1 1 32 1 1 0 0 {d:{w:4}} 0");
+}
+
+/// Row 14, the other way round: an attribute can be set without the image that asking for one loads, of whichever device.
 #[test]
 fn an_image_that_only_a_question_loads_is_charged() {
-    let machine = two_devices();
-    let mut player = player(&machine);
-    contexts_of_both(&mut player);
-    let idle = charged_bytes(&machine);
-    make_all(
-        &mut player,
-        &[
-            "0 cuLibraryLoadData &96 @ptx 0 0 0 0 0 0",
-            "0 cuLibraryGetKernel &128 $96 'spin'",
-            "0 cuKernelSetAttribute 8 1024 $128 0",
-            "0 cuKernelGetAttribute & 4 $128 0",
-        ],
-    );
-    assert_eq!(charged_bytes(&machine), [idle[0] + 2 * MIB, idle[1]]);
+    for device in [0, 1] {
+        assert_an_image_is_charged(&format!("0 cuKernelGetAttribute & 4 $128 {device}"));
+    }
 }
 
 /// What a call wrote behind variable 96, bare and under a quota.

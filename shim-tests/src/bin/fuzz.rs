@@ -1,7 +1,7 @@
 //! Plays random sequences of driver calls until a number of them or a time is over: `scripts/fuzz --help`.
 
 use shim_tests::coverage::hooked;
-use shim_tests::fuzz::{self, Failing, Mode, Tally};
+use shim_tests::fuzz::{self, Mode, Tally};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -45,7 +45,7 @@ fn parsed() -> Option<Arguments> {
 }
 
 /// Sequences played, and their calls; or the first failure.
-fn play(arguments: &Arguments) -> Result<(u64, Tally), Failing> {
+fn play(arguments: &Arguments) -> Result<(u64, Tally), String> {
     let began = Instant::now();
     let sequences_max = arguments.sequences.unwrap_or(if arguments.time.is_some() {
         u64::MAX
