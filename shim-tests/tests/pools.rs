@@ -257,6 +257,34 @@ fn a_block_of_a_pool_outlives_the_context_that_it_was_allocated_in() {
     assert_eq!(left, [(0, 0); 2]);
 }
 
+/// The last release resets the device (CUDA Driver API, `cuDevicePrimaryCtxRelease`): what pools had out there is gone, also out of
+/// a pool that is destroyed, and what comes to lie at its address is a block like any other.
+#[test]
+fn what_the_end_of_a_primary_context_frees_is_no_longer_a_pools() {
+    for destroy in ["0 cuCtxSynchronize", "0 cuMemPoolDestroy $96"] {
+        let machine = Machine::with_profile(&shim_tests::two_gpus());
+        let world = World::memory("two", &QUOTA_BYTES.to_string());
+        let mut player = Player::start(&machine, &world);
+        let reset = [
+            "0 cuInit 0",
+            "0 cuDevicePrimaryCtxRetain &64 0",
+            "0 cuCtxSetCurrent $64",
+            "0 cuMemPoolCreate &96 {w:1,w:0,w:1,w:0}",
+            "0 cuMemAllocFromPoolAsync &128 67108864 $96 0",
+            destroy,
+            "0 cuDevicePrimaryCtxRelease_v2 0",
+        ];
+        assert_eq!(played(&machine, &mut player, &reset), [(0, 0); 2]);
+        let again = [
+            "0 cuCtxCreate_v2 &160 0 0",
+            "0 cuMemAlloc_v2 &192 67108864",
+            "0 cuMemFree_v2 $128", // the same address
+            "0 cuCtxDestroy_v2 $160",
+        ];
+        assert_eq!(played(&machine, &mut player, &again), [(0, 0); 2]);
+    }
+}
+
 /// Threads that allocate from one pool at once are each charged once, and none is refused what fits.
 #[test]
 fn threads_at_one_pool_are_charged_once() {

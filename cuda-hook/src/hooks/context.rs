@@ -332,7 +332,7 @@ pub(crate) fn primary(cx: Cx, device: CUdevice) -> Option<CUcontext> {
         .flatten()
 }
 
-/// `cuDevicePrimaryCtxReset`: the primary context's memory and, with it, what is out of the device's pools.
+/// `cuDevicePrimaryCtxReset`.
 ///
 /// # Safety
 /// As [`hooks`](crate::hooks).
@@ -344,19 +344,23 @@ pub(crate) unsafe fn reset_primary(
     let Some(context) = primary(cx, device) else {
         return call();
     };
-    let device_index = cx.attachment.device_index(device);
     cx.attachment
         .completion
         .forget_context(&cx.attachment.share, context);
     let then = cx.attachment.context_ends.now();
     let status = call();
     if status == CUDA_SUCCESS {
-        if let Some(device_index) = device_index {
-            pool::reset(cx, device_index);
-        }
-        has_ended(cx, context, then);
+        primary_ended(cx, device, context, then);
     }
     status
+}
+
+/// The primary context of `device` has ended, and what pools have out there may have with it.
+fn primary_ended(cx: Cx, device: CUdevice, context: CUcontext, then: Moment) {
+    if let Some(device_index) = cx.attachment.device_index(device) {
+        pool::primary_ended(cx, device_index);
+    }
+    has_ended(cx, context, then);
 }
 
 /// The primary context of `device` was released that was there at `then`: if it is gone, so is what was allocated in it.
@@ -367,7 +371,7 @@ pub(crate) fn primary_released(cx: Cx, device: CUdevice, context: CUcontext, the
     cx.attachment
         .completion
         .forget_context(&cx.attachment.share, context);
-    has_ended(cx, context, then);
+    primary_ended(cx, device, context, then);
 }
 
 /// `cuDevicePrimaryCtxRelease`: the last release destroys the context, and only afterwards is it known to have been the last.

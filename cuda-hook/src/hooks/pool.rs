@@ -91,6 +91,16 @@ impl Pool {
         })
     }
 
+    /// Whether the driver has freed a block unasked that was out of the pool.
+    fn has_lost(&self, cx: Cx, block: CUdeviceptr) -> bool {
+        if self.is_destroyed.load(Ordering::Acquire) {
+            cx.driver.block_at(block) != Ok(block)
+        } else {
+            let memory = cx.driver.pool_memory(self.handle());
+            memory.is_ok_and(|memory| memory.used == 0)
+        }
+    }
+
     /// Asks the driver again.
     fn refresh(&self, cx: Cx) {
         self.settle(cx, 0, Growth::AsItIs);
@@ -330,6 +340,13 @@ impl Pools {
         *freed = Bytes::new(freed.get().wrapping_add(block.bytes.get()));
     }
 
+    /// A destroyed pool ends with the last block that was out of it.
+    fn end_if_last(&self, cx: Cx, pool: &Arc<Pool>) {
+        if pool.is_destroyed.load(Ordering::Acquire) && !self.0.lock().is_out(pool) {
+            pool.reservation.end(cx);
+        }
+    }
+
     fn find_block(&self, block: CUdeviceptr) -> Option<Out> {
         self.0.lock().blocks.get(&block).cloned()
     }
@@ -361,9 +378,8 @@ pub(crate) fn freed(cx: Cx, block: CUdeviceptr, call: impl FnOnce() -> CUresult)
     pool.is_freeing.store(true, Ordering::Relaxed);
     if !pool.is_destroyed.load(Ordering::Acquire) {
         pool.refresh(cx);
-    } else if !pools.0.lock().is_out(&pool) {
-        pool.reservation.end(cx);
     }
+    pools.end_if_last(cx, &pool);
     status
 }
 
@@ -433,8 +449,8 @@ pub(crate) unsafe fn destroy(
     if status != CUDA_SUCCESS {
         pool.is_destroyed.store(false, Ordering::Release);
         pools.lock().pools.insert(handle.addr(), pool);
-    } else if !pools.lock().is_out(&pool) {
-        pool.reservation.end(cx);
+    } else {
+        cx.attachment.pools.end_if_last(cx, &pool);
     }
     status
 }
@@ -463,18 +479,24 @@ pub(crate) unsafe fn shrink(
     status
 }
 
-/// The reset of a device's primary context, which has freed the blocks that were out of its pools.
-pub(crate) fn reset(cx: Cx, device_index: usize) {
-    let mut gone = Vec::new();
-    {
-        let mut state = cx.attachment.pools.0.lock();
-        let on_device = |pool: &Pool| pool.reservation.device_index() == device_index;
-        let blocks = state.blocks.extract_if(|_, out| on_device(&out.pool));
-        gone.extend(blocks.map(|(_, out)| out.pool));
+/// The end of a device's primary context, which frees what is out of the device's pools, or does not: the driver is asked. A block
+/// that it has freed so is out no more, and what comes to lie at its address is not the pool's.
+pub(crate) fn primary_ended(cx: Cx, device_index: usize) {
+    let pools = &cx.attachment.pools;
+    let out: Vec<_> = {
+        let state = pools.0.lock();
+        let blocks = state.blocks.iter();
+        let on_device = |out: &Out| out.pool.reservation.device_index() == device_index;
+        blocks
+            .filter(|(_, out)| on_device(out))
+            .map(|(&block, out)| (block, out.clone()))
+            .collect()
+    };
+    for (block, Out { pool, number }) in out {
+        if pool.has_lost(cx, block) {
+            pools.take_block(block, number);
+            pools.end_if_last(cx, &pool);
+        }
     }
-    let orphaned = gone
-        .iter()
-        .filter(|pool| pool.is_destroyed.load(Ordering::Acquire));
-    orphaned.for_each(|pool| pool.reservation.end(cx));
     refresh(cx, device_index);
 }

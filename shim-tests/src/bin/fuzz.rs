@@ -44,9 +44,14 @@ fn parsed() -> Option<Arguments> {
     (!arguments.modes.is_empty()).then_some(arguments)
 }
 
+/// How often it says how far it is.
+const TOLD_EVERY: Duration = Duration::from_secs(60);
+
 /// Sequences played, and their calls; or the first failure.
+#[expect(clippy::print_stderr, reason = "progress")]
 fn play(arguments: &Arguments) -> Result<(u64, Tally), String> {
     let began = Instant::now();
+    let mut told = began;
     let sequences_max = arguments.sequences.unwrap_or(if arguments.time.is_some() {
         u64::MAX
     } else {
@@ -62,6 +67,10 @@ fn play(arguments: &Arguments) -> Result<(u64, Tally), String> {
             tally.add(fuzz::check(mode, seed, arguments.steps)?);
         }
         sequences += 1;
+        if told.elapsed() >= TOLD_EVERY {
+            told = Instant::now();
+            eprintln!("{sequences} sequences, {} s", began.elapsed().as_secs());
+        }
     }
     Ok((sequences, tally))
 }
