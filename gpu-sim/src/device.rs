@@ -5,6 +5,7 @@
 
 mod commons;
 mod detach;
+mod ends;
 mod exports;
 mod log;
 mod peer;
@@ -20,6 +21,7 @@ use crate::model::{Model, Output, ProcessId};
 use crate::profile::MachineProfile;
 use crate::wire::{Reply, Request, Role};
 use commons::Commons;
+use ends::Ends;
 use exports::Exports;
 use peer::{Buffer, Leave, Peer};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
@@ -53,14 +55,16 @@ const BACKLOG: i32 = 128;
 
 const LISTENER: u64 = 0;
 const TIMER: u64 = 1;
-/// Peers have two sources each: the socket at an even number, the process's end at the odd one above.
-const FIRST_PEER: u64 = 2;
+const ENDS: u64 = 2;
+/// Peers and exported descriptors.
+const FIRST_OTHER: u64 = 3;
 
 /// The running machine.
 pub struct Device {
     dir: PathBuf,
     log: Log,
     epoll: OwnedFd,
+    ends: Ends,
     listener: OwnedFd,
     /// Of the socket's file: another machine may come to stand in the folder, should somebody remove ours.
     socket_inode: u64,
@@ -72,7 +76,7 @@ pub struct Device {
     exports: Exports,
     peers: BTreeMap<u64, Peer>,
     by_process: BTreeMap<ProcessId, u64>,
-    /// The next even number for a source.
+    /// Of the peer or exported descriptor that comes next.
     next_source: u64,
     buffer: Buffer,
     linger_ns: u64,
@@ -113,15 +117,18 @@ impl Device {
         let timer_flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
         let timer = timerfd_create(TimerfdClockId::Monotonic, timer_flags)?;
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
+        let ends = Ends::new()?;
         let (listener, socket_inode) = listen(dir, &epoll)?;
         let edge = EventFlags::IN | EventFlags::ET;
         epoll::add(&epoll, &timer, EventData::new_u64(TIMER), edge)?;
+        epoll::add(&epoll, &ends, EventData::new_u64(ENDS), EventFlags::IN)?;
         let now_ns = clock::monotonic_ns();
         let linger_ns = linger.as_nanos() as u64;
         Ok(Self {
             dir: dir.to_owned(),
             log,
             epoll,
+            ends,
             listener,
             socket_inode,
             timer,
@@ -132,7 +139,7 @@ impl Device {
             profile,
             peers: BTreeMap::new(),
             by_process: BTreeMap::new(),
-            next_source: FIRST_PEER,
+            next_source: FIRST_OTHER,
             buffer: Buffer::new(),
             linger_ns,
             linger_until_ns: now_ns + linger_ns.max(FIRST_USER_PATIENCE.as_nanos() as u64),
@@ -194,9 +201,9 @@ impl Device {
         match source {
             LISTENER => self.accept(),
             TIMER => Ok(()), // edge-triggered: setting it again is all it wants
-            source if self.let_go(source) => Ok(()),
+            ENDS => self.part_with_ended(),
             peer => {
-                self.serve(peer & !1, peer & 1 == 1);
+                self.serve(peer);
                 Ok(())
             }
         }
@@ -220,53 +227,57 @@ impl Device {
 
     fn next_source(&mut self) -> u64 {
         let source = self.next_source;
-        self.next_source += 2;
+        self.next_source += 1;
         source
-    }
-
-    /// Lets go of what a descriptor kept that was closed everywhere; says whether the source was one.
-    fn let_go(&mut self, source: u64) -> bool {
-        let Some(kept) = self.exports.hang_up(source) else {
-            return false;
-        };
-        if let Some(block) = kept {
-            // The machine has held it since the descriptor was made.
-            let _ = self.model.free(ProcessId::MACHINE, block);
-        }
-        self.flush();
-        true
     }
 
     fn welcome(&mut self, socket: OwnedFd) {
         let id = self.next_source();
         let peer = Peer::new(socket);
-        let watched = epoll::add(
-            &self.epoll,
-            &peer.socket,
-            EventData::new_u64(id),
-            EventFlags::IN,
-        );
-        let ends = peer
-            .process_end
-            .as_ref()
-            .map(|end| epoll::add(&self.epoll, end, EventData::new_u64(id + 1), EventFlags::IN));
-        match watched.and(ends.unwrap_or(Ok(()))) {
+        let source = EventData::new_u64(id);
+        let watched = epoll::add(&self.epoll, &peer.socket, source, EventFlags::IN);
+        match watched.and_then(|()| self.ends.watch_peer(&peer, id)) {
             Ok(()) => drop(self.peers.insert(id, peer)),
             Err(error) => self.log.say(Level::Error, format_args!("epoll: {error}")),
         }
     }
 
-    /// Handles what a peer sent; `ended`: its process is no more.
-    fn serve(&mut self, id: u64, ended: bool) {
+    /// Handles what a peer sent.
+    fn serve(&mut self, id: u64) {
         let result = self.take_turn(id);
         self.flush();
-        let leave = match result {
-            Ok(()) if !ended => return,
-            Ok(()) => Leave::Gone,
-            Err(leave) => leave,
-        };
+        if let Err(leave) = result {
+            self.part_with(id, &leave);
+        }
+    }
+
+    /// Parts with everybody whose end can be seen by now, and lets go of what descriptors kept that were closed everywhere.
+    fn part_with_ended(&mut self) -> Result<(), Errno> {
+        while let Some(source) = self.ends.next()? {
+            match self.exports.hang_up(source) {
+                // The machine has held it since the descriptor was made.
+                Some(Some(block)) => drop(self.model.free(ProcessId::MACHINE, block)),
+                Some(None) => {}
+                None => self.part_with_dead(source),
+            }
+            self.flush();
+        }
+        Ok(())
+    }
+
+    /// Parts with a peer that has ended, when what it had sent is done.
+    fn part_with_dead(&mut self, id: u64) {
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.has_ended = true;
+        }
+        let leave = self.take_turn(id).err().unwrap_or(Leave::Gone);
+        self.flush();
+        self.part_with(id, &leave);
+    }
+
+    fn part_with(&mut self, id: u64, leave: &Leave) {
         if let Some(peer) = self.peers.remove(&id) {
-            self.part(peer, &leave);
+            self.part(peer, leave);
         }
     }
 
@@ -286,6 +297,9 @@ impl Device {
                 self.by_process.insert(process, id);
                 continue;
             };
+            if requests::takes_memory(&request) && !self.may_take_memory(id)? {
+                continue;
+            }
             let Some((reply, descriptor)) = self.answer(process, request)? else {
                 continue;
             };
@@ -298,6 +312,16 @@ impl Device {
         Ok(())
     }
 
+    /// Whether a peer lives to have what it asks for. Parts with the dead first: what one of them held, or still asks for, is never
+    /// counted beside what somebody asked for after its end.
+    fn may_take_memory(&mut self, id: u64) -> Result<bool, Leave> {
+        if self.peers.get(&id).is_some_and(|peer| peer.has_ended) {
+            return Ok(false);
+        }
+        self.part_with_ended().map_err(Leave::Failed)?;
+        Ok(self.peers.contains_key(&id))
+    }
+
     /// Does what a process asks: the reply, if there is one, and the descriptor that goes with it.
     fn answer(
         &mut self,
@@ -306,9 +330,9 @@ impl Device {
     ) -> Result<Option<(Reply, Option<OwnedFd>)>, Leave> {
         match request {
             Request::Export { what } => {
-                let watched = (&self.epoll, self.next_source);
+                let source = self.next_source();
+                let watched = (&self.ends, source);
                 let exported = self.exports.export(&mut self.model, watched, process, what);
-                self.next_source();
                 Ok(Some(match exported {
                     Ok(descriptor) => (Reply::Done, Some(descriptor)),
                     Err(refusal) => (Reply::Refused(refusal), None),

@@ -7,12 +7,13 @@
 mod support;
 
 use gpu_sim::client::{ConnectError, Effect, Environment, Lost, Machine, RequestError};
-use gpu_sim::command::{AllocKind, Command as GpuCommand};
+use gpu_sim::command::{AllocKind, Command as GpuCommand, StreamId};
 use gpu_sim::folder::SOCKET_FILE;
 use gpu_sim::wire;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketType};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process};
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::Command;
 use support::program::{GIB, Program, run_kernels, say, wait_for_end, wait_for_end_of_input};
@@ -31,6 +32,7 @@ fn program() {
         "fork" => fork(),
         "orphan" => orphan(),
         "dying" => dying(),
+        "asking" => asking(),
         other => panic!("no program {other}"),
     }
 }
@@ -125,6 +127,17 @@ fn dying() {
         let user = rustix::net::accept(&listener).unwrap();
         rustix::net::recv(&user, &mut [0; 1024], RecvFlags::empty()).unwrap();
     }
+}
+
+/// Holds 8 GiB; told to, asks for 5 more, and does not wait for the answer.
+fn asking() {
+    let device = ByHand::connect(&Environment::from_process().dir);
+    assert!(matches!(device.ask(&alloc(8 * GIB)), wire::Reply::Block(_)));
+    say("holds");
+    std::io::stdin().read_line(&mut String::new()).unwrap();
+    device.send(&alloc(5 * GIB));
+    say("asked");
+    wait_for_end_of_input();
 }
 
 #[test]
@@ -360,12 +373,60 @@ fn encoded(request: &wire::Request) -> Vec<u8> {
     message
 }
 
+fn hello(version: u32) -> wire::Request {
+    wire::Request::Hello {
+        version,
+        container: "test".to_owned(),
+        role: wire::Role::User,
+    }
+}
+
+fn alloc(bytes: u64) -> wire::Request {
+    wire::Request::Alloc {
+        device: 0,
+        bytes,
+        kind: AllocKind::Device,
+    }
+}
+
+/// A connection on which messages are sent by hand.
+struct ByHand(OwnedFd);
+
+impl ByHand {
+    /// Connects, as a stranger still.
+    fn knock(dir: &Path) -> Self {
+        let socket = rustix::net::socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).unwrap();
+        let address = SocketAddrUnix::new(dir.join(SOCKET_FILE)).unwrap();
+        rustix::net::connect(&socket, &address).unwrap();
+        Self(socket)
+    }
+
+    fn connect(dir: &Path) -> Self {
+        let by_hand = Self::knock(dir);
+        by_hand.ask(&hello(wire::VERSION));
+        by_hand
+    }
+
+    fn send(&self, request: &wire::Request) {
+        rustix::net::send(&self.0, &encoded(request), SendFlags::NOSIGNAL).unwrap();
+    }
+
+    fn ask(&self, request: &wire::Request) -> wire::Reply {
+        self.send(request);
+        self.hear()
+    }
+
+    fn hear(&self) -> wire::Reply {
+        let mut buffer = vec![0; wire::MESSAGE_BYTES_MAX];
+        let (bytes, _) = rustix::net::recv(&self.0, &mut buffer[..], RecvFlags::empty()).unwrap();
+        wire::decode(&buffer[..bytes]).unwrap()
+    }
+}
+
 /// Sends messages to the device by hand, each after the answer to the one before, and counts the answers
 /// until it hangs up.
 fn answers_until_the_end(sandbox: &Sandbox, messages: &[&[u8]]) -> usize {
-    let stranger = rustix::net::socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).unwrap();
-    let address = SocketAddrUnix::new(sandbox.dir().join("socket")).unwrap();
-    rustix::net::connect(&stranger, &address).unwrap();
+    let ByHand(stranger) = ByHand::knock(&sandbox.dir());
     let mut buffer = vec![0; wire::MESSAGE_BYTES_MAX];
     let answered = |message: &&&[u8]| {
         let sent = rustix::net::send(&stranger, message, SendFlags::NOSIGNAL).is_ok();
@@ -375,17 +436,51 @@ fn answers_until_the_end(sandbox: &Sandbox, messages: &[&[u8]]) -> usize {
     messages.iter().take_while(answered).count()
 }
 
+/// The device lies still meanwhile, and finds the living one's message before the dead one's, and both before the end.
+#[test]
+fn who_asks_after_anothers_death_is_never_counted_beside_it() {
+    let mut sandbox = Sandbox::new();
+    let profile = tempfile::NamedTempFile::new().unwrap();
+    let text = "[[device]]\nprofile = \"t4\"\n[timing]\nteardown_ns = 0\n";
+    std::fs::write(profile.path(), text).unwrap();
+    sandbox.profile = profile.path().to_str().unwrap().to_owned();
+    let machine = sandbox.connect();
+    let device = machine.device_pid();
+    let (living, mut dead) = (
+        ByHand::connect(&sandbox.dir()),
+        Program::start(&sandbox.environment(), "asking"),
+    );
+    assert_eq!(dead.line(), "holds");
+    let pid = Pid::from_raw(device.try_into().unwrap()).unwrap();
+    kill_process(pid, Signal::STOP).unwrap();
+    until("the device lies still", || state(device) == 'T');
+    // Of a stream that is not there: nothing is done and nothing answered.
+    living.send(&wire::Request::LimitSms {
+        stream: StreamId(1),
+        sm_count_max: 1,
+    });
+    writeln!(dead.child.stdin.as_ref().unwrap()).unwrap();
+    assert_eq!(dead.line(), "asked");
+    drop(dead);
+    living.send(&alloc(12 * GIB));
+    kill_process(pid, Signal::CONT).unwrap();
+    assert!(matches!(living.hear(), wire::Reply::Block(_)));
+    let books = &machine.containers().unwrap()[0];
+    assert_eq!(books.memory_bytes_peak, 12 * GIB);
+}
+
+/// Source: proc_pid_stat(5), field 3.
+fn state(pid: u32) -> char {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let (_, after_the_name) = stat.rsplit_once(") ").unwrap();
+    after_the_name.chars().next().unwrap()
+}
+
 #[test]
 fn who_sends_rubbish_is_thrown_out_alone() {
     let sandbox = Sandbox::new();
     let machine = sandbox.connect();
-    let hello = |version| {
-        encoded(&wire::Request::Hello {
-            version,
-            container: String::new(),
-            role: wire::Role::User,
-        })
-    };
+    let hello = |version| encoded(&hello(version));
     let memory = encoded(&wire::Request::Memory { device: 0 });
     let foreign = encoded(&wire::Request::HostCallDone { token: 1 });
     assert_eq!(answers_until_the_end(&sandbox, &[&memory]), 0, "no hello");

@@ -49,13 +49,17 @@ fn some_number() -> u32 {
 }
 
 impl Process {
-    /// This process. Where `/proc` is not mounted, only its pid is known and its locks alone speak for it.
+    /// This process. Where `/proc` is not mounted, or shows the numbers of another pid namespace, only its pid is known and its locks alone
+    /// speak for it.
     pub(crate) fn current() -> Self {
         let pid = process_id();
+        let is_shown =
+            fs::read_link("/proc/self").is_ok_and(|own| own == Path::new(&pid.to_string()));
+        let namespace = fs::metadata("/proc/self/ns/pid").ok().filter(|_| is_shown);
         Self {
             pid,
-            start_time: start_time(pid).unwrap_or(0),
-            pid_namespace: fs::metadata("/proc/self/ns/pid").map_or(0, |namespace| namespace.ino()),
+            start_time: start_time(pid).filter(|_| is_shown).unwrap_or(0),
+            pid_namespace: namespace.map_or(0, |namespace| namespace.ino()),
             image: *IMAGE.get_or_init(some_number),
         }
     }
@@ -94,14 +98,15 @@ pub(crate) fn start_time_of(stat: &str) -> Option<u64> {
 /// Whether a process of this pid namespace has the file of that number mapped. Where it cannot be told, it has.
 ///
 /// proc_pid_maps(5): `address perms offset dev inode pathname`. Devices are not compared: of some file systems they are others there.
+/// Nothing at all is mapped where the first thread has ended: the others may live, or the process is about to end. Then the kernel has
+/// taken its memory, and after that its locks, but the driver's descriptors are closed before it is a zombie, not before
+/// (Linux, kernel/exit.c, `do_exit`: `exit_mm`, `exit_files`, `exit_task_work`, `exit_notify`).
 fn has_mapped(pid: u32, inode: u64) -> bool {
     fs::read_to_string(format!("/proc/{pid}/maps")).map_or(true, |maps| {
-        let inodes = maps
+        let mut inodes = maps
             .lines()
             .filter_map(|line| line.split_ascii_whitespace().nth(4));
-        inodes
-            .flat_map(str::parse)
-            .any(|mapped: u64| mapped == inode)
+        maps.is_empty() || inodes.any(|mapped| mapped.parse() == Ok(inode))
     })
 }
 

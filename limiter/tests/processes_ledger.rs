@@ -26,7 +26,7 @@ fn attach(dir: &Path, max: u64) -> Ledger {
 /// A process with a ledger of its own that does as it is told.
 struct Worker {
     child: Child,
-    orders: ChildStdin,
+    orders: Option<ChildStdin>,
     answers: BufReader<ChildStdout>,
 }
 
@@ -41,7 +41,7 @@ impl Worker {
             .spawn()
             .unwrap();
         let (orders, answers) = (
-            child.stdin.take().unwrap(),
+            child.stdin.take(),
             BufReader::new(child.stdout.take().unwrap()),
         );
         let mut worker = Self {
@@ -54,7 +54,7 @@ impl Worker {
     }
 
     fn order(&mut self, order: &str) {
-        writeln!(self.orders, "{order}").unwrap();
+        writeln!(self.orders.as_ref().unwrap(), "{order}").unwrap();
     }
 
     /// The next answer; the harness's own lines are skipped.
@@ -109,7 +109,7 @@ fn worker() {
     };
     let max = std::env::var(MAX).unwrap().parse().unwrap();
     let mut ledger = Some(attach(&dir, max));
-    let answer = |text: &str| println!("answer: {text}");
+    let answer: fn(&str) = |text| println!("answer: {text}");
     answer("attached");
     for order in std::io::stdin().lines() {
         let order = order.unwrap();
@@ -134,6 +134,14 @@ fn worker() {
                 // SAFETY: nobody here uses a descriptor above the standard ones but the ledger, whose test this is.
                 assert_eq!(unsafe { libc::close_range(3, u32::MAX, 0) }, 0);
                 answer("closed");
+            }
+            "fork-and-lose-the-first-thread" => {
+                ledger = Some(in_a_fork_without_its_first_thread(
+                    ledger.unwrap(),
+                    &dir,
+                    max,
+                    answer,
+                ));
             }
             "become-another" => panic!("exec: {}", another().exec()),
             "become-worker" => panic!("exec: {}", again().exec()),
@@ -205,6 +213,42 @@ fn in_a_fork(ledger: Ledger, dir: &Path, max: u64) -> Ledger {
         own.own(0) == Bytes::new(0) && own.current(0) == parents && own.processes().len() == 2;
     // SAFETY: ends the child without running the harness's exit code twice.
     unsafe { libc::_exit(i32::from(!is_right)) }
+}
+
+/// The child charges `max`, closes every descriptor, and leaves a thread alone that ends with the input; the parent waits.
+fn in_a_fork_without_its_first_thread(
+    ledger: Ledger,
+    dir: &Path,
+    max: u64,
+    answer: fn(&str),
+) -> Ledger {
+    // SAFETY: this process has no other thread that could hold a lock: the harness waits for this test.
+    let child = unsafe { libc::fork() };
+    if child != 0 {
+        let mut status = 0;
+        // SAFETY: waits for our own child; `status` is writable.
+        assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+        return ledger;
+    }
+    ledger.forget_after_fork();
+    let own = attach(dir, max);
+    own.try_charge(0, Bytes::new(max)).unwrap().commit();
+    // SAFETY: nobody here uses a descriptor above the standard ones but the ledger, whose test this is.
+    assert_eq!(unsafe { libc::close_range(3, u32::MAX, 0) }, 0);
+    std::thread::spawn(move || {
+        let is_zombie = |stat: String| stat.contains(") Z ");
+        while !fs::read_to_string("/proc/self/stat").is_ok_and(is_zombie) {
+            std::thread::yield_now();
+        }
+        answer("alone");
+        // SAFETY: reads into a byte that nobody looks at. The lock of std's input was the parent's at the fork.
+        while unsafe { libc::read(0, [0_u8].as_mut_ptr().cast(), 1) } > 0 {}
+        // SAFETY: ends the process without the harness's exit code.
+        unsafe { libc::_exit(0) }
+    });
+    // SAFETY: ends this thread alone; what it holds is never dropped.
+    unsafe { libc::syscall(libc::SYS_exit, 0) };
+    unreachable!("a thread that has ended")
 }
 
 /// `processes` race for `places` chunks; sums of granted, refused, exceeded.
@@ -284,6 +328,21 @@ fn a_process_that_lost_its_locks_is_not_taken_for_dead() {
     assert_eq!(worker.ask("charge 41"), "refused");
     assert_eq!(ledger.current(0), Bytes::new(60));
     assert_eq!(ledger.processes().len(), 2);
+}
+
+/// Nothing of it is mapped then, as of a process that is about to end and has not closed the driver's descriptors yet.
+#[test]
+fn a_process_that_lost_its_locks_and_its_first_thread_is_not_taken_for_dead() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = attach(dir.path(), 100);
+    let mut worker = Worker::start(dir.path(), 100);
+    worker.order("fork-and-lose-the-first-thread");
+    assert_eq!(worker.answer(), "alone");
+    assert!(ledger.try_charge(0, Bytes::new(1)).is_err());
+    assert_eq!(ledger.current(0), Bytes::new(100));
+    drop(worker.orders.take());
+    worker.child.wait().unwrap();
+    ledger.try_charge(0, Bytes::new(100)).unwrap().commit();
 }
 
 /// exec(2) leaves pid and start time: of what the old program held the driver knows nothing any more.

@@ -140,6 +140,17 @@ pub fn can_number() -> bool {
     can_unshare("--pid", "process numbers")
 }
 
+/// Whether `/proc` is of this very pid namespace: then processes are found there by their numbers. Says so where not.
+#[expect(clippy::print_stdout, reason = "what a test could not check is said")]
+pub fn can_look_up() -> bool {
+    let own = std::fs::read_link("/proc/self");
+    let can = own.is_ok_and(|own| own.as_os_str() == std::process::id().to_string().as_str());
+    if !can {
+        println!("NOT CHECKED: /proc is not mounted, or that of other process numbers");
+    }
+    can
+}
+
 #[expect(clippy::print_stdout, reason = "what a test could not check is said")]
 fn can_unshare(option: &str, what: &str) -> bool {
     let tried = Command::new("unshare")

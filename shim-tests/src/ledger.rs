@@ -6,6 +6,7 @@
 pub mod chaos;
 pub mod kills;
 pub mod races;
+pub mod spread;
 
 use crate::build::artefacts;
 use crate::machine::Machine;

@@ -3,10 +3,10 @@
 //! Such a descriptor is the write end of a pipe that nobody writes to. We keep the read end: it hangs up when the last copy of
 //! the descriptor is closed, wherever it went, and then what it kept is let go. Who imports one tells the file's number.
 
+use super::ends::Ends;
 use crate::command::{BlockId, Exported};
 use crate::model::{Model, ProcessId};
 use crate::wire::{Refusal, Reply};
-use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::fs::fstat;
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -31,18 +31,12 @@ impl Exports {
     pub(super) fn export(
         &mut self,
         model: &mut Model,
-        (epoll, source): (&OwnedFd, u64),
+        (ends, source): (&Ends, u64),
         process: ProcessId,
         what: Exported,
     ) -> Result<OwnedFd, Refusal> {
         let made = pipe_with(PipeFlags::CLOEXEC).and_then(|(read_end, write_end)| {
-            // Nothing is asked for: that the other end hangs up is always told.
-            epoll::add(
-                epoll,
-                &read_end,
-                EventData::new_u64(source),
-                EventFlags::empty(),
-            )?;
+            ends.watch(&read_end, source)?;
             Ok((read_end, write_end))
         });
         let (read_end, write_end) = made.map_err(|_| Refusal::OutOfMemory)?;

@@ -6,6 +6,14 @@ use crate::command::UtilizationSample;
 use crate::model::{Model, ProcessId};
 use crate::wire::{Refusal, Reply, Request, Submission, USAGE_ROWS_PER_MESSAGE};
 
+/// Whether device memory is asked for.
+pub(super) fn takes_memory(request: &Request) -> bool {
+    matches!(
+        request,
+        Request::Alloc { .. } | Request::CreateContext { .. }
+    )
+}
+
 /// Does what a process asks. Submissions carry their own time; for all else it is now.
 pub(super) fn handle(
     model: &mut Model,

@@ -3,10 +3,11 @@
 //! In phases: all are told to stir, things happen to them, all have answered. Then nothing is in flight, and the ledger must say to the
 //! byte what the device holds, grant all of what is left, and not a page more.
 
+use super::spread::Spread;
 use super::{CONTAINER, machine, report};
 use crate::MIB;
 use crate::build::{Door, program};
-use crate::child::{ends_within, open_pidfd};
+use crate::child::{can_look_up, ends_within, open_pidfd};
 use crate::machine::Machine;
 use crate::random::Random;
 use crate::tenant::Tenant;
@@ -31,6 +32,8 @@ const OUT_OF_MEMORY: u64 = 2;
 pub struct Chaos {
     /// How often everything came to rest and was looked at.
     pub phases: u64,
+    /// Processes that began a phase together, the fewest.
+    pub members_least: usize,
     /// Allocations that were granted.
     pub granted: u64,
     /// Allocations that were refused.
@@ -45,11 +48,10 @@ pub struct Chaos {
     pub forks: u64,
     /// Processes that started anew by exec.
     pub execs: u64,
-    /// The most that the container held, as the device counted it, in bytes: the dead's last requests, which it may work off after them,
-    /// among it.
+    /// The most that the container held at any one time, as the device counted it, in bytes.
     pub peak_bytes: u64,
-    /// From a last death to ledger and device saying the same, the longest.
-    pub longest: Duration,
+    /// From a last death until ledger and device were seen to say the same.
+    pub settled: Spread,
 }
 
 struct Run {
@@ -59,6 +61,7 @@ struct Run {
     world: World,
     random: Random,
     so_far: Chaos,
+    settled: Vec<Duration>,
     machine: Machine, // ends when the last of them has
 }
 
@@ -76,7 +79,11 @@ pub fn run(members: usize, seed: u64, is_over: impl Fn(u64) -> bool) -> Result<C
         members: Vec::new(),
         wanted: members,
         context_bytes: 0,
-        so_far: Chaos::default(),
+        settled: Vec::new(),
+        so_far: Chaos {
+            members_least: members,
+            ..Chaos::default()
+        },
     };
     let first = run.start().ok_or("the first process gets no context")?;
     run.context_bytes = run.machine.truth_of(first.pid()).memory_bytes;
@@ -86,7 +93,7 @@ pub fn run(members: usize, seed: u64, is_over: impl Fn(u64) -> bool) -> Result<C
             .map_err(|what| format!("phase {}, seed {seed}: {what}", run.so_far.phases))?;
         run.so_far.phases += 1;
     }
-    run.so_far.peak_bytes = run.machine.peak_bytes_of_container(CONTAINER);
+    run.so_far.settled = Spread::of(run.settled);
     Ok(run.so_far)
 }
 
@@ -94,12 +101,14 @@ impl Run {
     fn phase(&mut self) -> Result<(), String> {
         self.fill_up()?;
         self.become_anew();
+        self.so_far.members_least = self.so_far.members_least.min(self.members.len());
         let forking = self.tell_all();
-        let killed = self.let_things_happen(&forking);
+        let killed = self.let_things_happen();
         self.hear_all(&forking, &killed)?;
         self.kill_one(); // the last death, from which time counts
         self.check_balance(Instant::now())?;
-        self.check_edge()
+        self.check_edge()?;
+        self.check_peak()
     }
 
     /// A process with a context, if the quota has room for that.
@@ -122,8 +131,9 @@ impl Run {
         status == 0
     }
 
-    /// Starts who is missing, as far as there is room. Nothing else is going on.
+    /// Starts who is missing. Where there is no room for a context, one after another gives its blocks back. Nothing else is going on.
     fn fill_up(&mut self) -> Result<(), String> {
+        let mut full = self.members.len();
         while self.members.len() < self.wanted {
             let left_bytes = self
                 .members
@@ -132,6 +142,10 @@ impl Run {
             let fits = left_bytes >= self.context_bytes;
             match self.start() {
                 Some(tenant) if fits => self.members.push(tenant),
+                None if !fits && full > 0 => {
+                    full -= 1;
+                    self.members[full].ask("churn 1 0 1 1");
+                }
                 None if !fits => return Ok(()),
                 started => {
                     let verdict = if started.is_some() {
@@ -179,24 +193,18 @@ impl Run {
         forking
     }
 
-    /// Stops some and kills some while they are at it; who was killed. Not who forks: as long as its child lives, which has the driver's
-    /// descriptors, the device keeps what the dead one had.
-    fn let_things_happen(&mut self, forking: &[bool]) -> Vec<u32> {
+    /// Stops some and kills some while they are at it; who was killed.
+    fn let_things_happen(&mut self) -> Vec<u32> {
         let myself = open_pidfd(std::process::id());
         let (mut stopped, mut killed) = (Vec::new(), Vec::new());
         for _ in 0..EVENTS {
             // Nobody ends here: it only takes its time.
             ends_within(&myself, Duration::from_micros(self.random.below(2_000)));
-            let pids: Vec<(u32, bool)> = self
-                .members
-                .iter()
-                .map(Tenant::pid)
-                .zip(forking.iter().copied())
-                .collect();
-            let Some(&(pid, forks)) = self.random.choose(&pids) else {
+            let pids: Vec<u32> = self.members.iter().map(Tenant::pid).collect();
+            let Some(&pid) = self.random.choose(&pids) else {
                 break;
             };
-            if self.random.once_in(4) && !forks {
+            if self.random.once_in(4) {
                 signal(pid, Signal::KILL);
                 killed.push(pid);
             } else {
@@ -248,6 +256,21 @@ impl Run {
         }
     }
 
+    /// The device has never held more than the quota for them, not for a moment. Where processes cannot look each other up, locks alone
+    /// say who lives, which a dying one loses before its descriptors of the driver.
+    fn check_peak(&mut self) -> Result<(), String> {
+        let peak_bytes = self.machine.peak_bytes_of_container(CONTAINER);
+        self.so_far.peak_bytes = peak_bytes;
+        (peak_bytes <= QUOTA_BYTES || !can_look_up())
+            .then_some(())
+            .ok_or_else(|| {
+                let over_bytes = peak_bytes - QUOTA_BYTES;
+                format!(
+                    "the device once held {over_bytes} bytes more than the quota of {QUOTA_BYTES}"
+                )
+            })
+    }
+
     /// The ledger says what the device holds, as soon as both have noticed the last death.
     fn check_balance(&mut self, last_death: Instant) -> Result<(), String> {
         loop {
@@ -256,8 +279,8 @@ impl Run {
             let ledger_bytes = report.devices[0].memory_bytes_current;
             let took = last_death.elapsed();
             if ledger_bytes == device_bytes && report.processes.len() == self.members.len() {
-                self.so_far.longest = self.so_far.longest.max(took);
-                break;
+                self.settled.push(took);
+                return Ok(());
             }
             if took > PATIENCE {
                 let (listed, living) = (report.processes.len(), self.members.len());
@@ -266,10 +289,6 @@ impl Run {
                 ));
             }
         }
-        let held_bytes = self.machine.truth_of_container(CONTAINER).memory_bytes;
-        (held_bytes <= QUOTA_BYTES).then_some(()).ok_or_else(|| {
-            format!("the device holds {held_bytes} bytes, the quota is {QUOTA_BYTES}")
-        })
     }
 
     /// Nothing is in flight: all of what is left is granted, and not a page more.
