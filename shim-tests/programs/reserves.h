@@ -1,7 +1,7 @@
 /* What tenant.c does with memory that the driver keeps or shares: pools, graphs that allocate, descriptors.
  *
  *     keep BYTES                              release threshold of the current device's default pool
- *     pool NAME device|host|managed|default   makes a pool, or takes the driver's own of managed memory; `alloc NAME cuMemAllocFromPoolAsync` allocates from it
+ *     pool NAME device|host|node|managed|default   makes a pool (of a node: to be shared), or takes the driver's own of managed memory; `alloc NAME cuMemAllocFromPoolAsync` allocates from it
  *     pool-keep NAME BYTES                    release threshold of that pool
  *     pool-use NAME                           makes it the one that cuMemAllocAsync takes from
  *     pool-trim [NAME]                        gives back what it keeps; without a name the default pool
@@ -12,7 +12,7 @@
  *     pool-threads COUNT ROUNDS BYTES         each allocates from the current pool, and frees; status, or a bad one
  *     wait                                    for everything
  *     graph NAME HOW BYTES                    an executable graph that allocates and frees, made by
- *                                             nodes|capture|uploaded; status
+ *                                             nodes|managed|capture|uploaded; status
  *     graph-launch NAME | graph-upload NAME | graph-end NAME | graph-trim
  *     export NAME | close NAME                gives physical memory a descriptor | closes that
  *     import NAME FROM                        makes the descriptor of FROM a handle
@@ -25,7 +25,7 @@
 #include <stdint.h>
 #include <unistd.h>
 
-enum { POOL_RELEASE_THRESHOLD = 4, LOCATION_NONE = 0, LOCATION_HOST = 2, ALLOCATION_MANAGED = 2, HANDLE_FILE_DESCRIPTOR = 1, GRAPH_UPLOAD = 2 };
+enum { POOL_RELEASE_THRESHOLD = 4, LOCATION_NONE = 0, LOCATION_HOST = 2, LOCATION_HOST_NUMA = 3, ALLOCATION_MANAGED = 2, HANDLE_FILE_DESCRIPTOR = 1, GRAPH_UPLOAD = 2 };
 
 static struct block *find_block(const char *name, int make);
 static CUresult launch_plain(CUstream where);
@@ -67,6 +67,8 @@ static CUresult do_pool(char *rest)
         props = (CUmemPoolProps){ .type = ALLOCATION_MANAGED, .location = nowhere };
     if (!strcmp(where, "host"))
         props = (CUmemPoolProps){ .type = ALLOCATION_PINNED, .location = { LOCATION_HOST, 0 } };
+    if (!strcmp(where, "node"))
+        props.location = (CUmemLocation){ LOCATION_HOST_NUMA, 0 };
     return CU(cuMemPoolCreate)(&block->pool, &props);
 }
 
@@ -166,9 +168,11 @@ static CUresult do_wait(char *rest)
 
 /* Graphs that allocate. */
 
-static CUresult graph_of_nodes(CUgraph *graph, size_t bytes)
+static CUresult graph_of_nodes(CUgraph *graph, size_t bytes, int is_managed)
 {
     CUDA_MEM_ALLOC_NODE_PARAMS params = { .pool = { .type = ALLOCATION_PINNED, .location = { LOCATION_DEVICE, device } }, .bytes = bytes };
+    if (is_managed)
+        params.pool = (CUmemPoolProps){ .type = ALLOCATION_MANAGED, .location = { LOCATION_NONE, 0 } };
     CUgraphNode allocated = NULL, freed = NULL;
     CUresult status = CU(cuGraphCreate)(graph, 0);
     status = status ? status : CU(cuGraphAddMemAllocNode)(&allocated, *graph, NULL, 0, &params);
@@ -195,7 +199,7 @@ static CUresult do_graph(char *rest)
     if (!strcmp(how, "capture"))
         status = graph_of_capture(&block->graph, bytes);
     else
-        status = graph_of_nodes(&block->graph, bytes);
+        status = graph_of_nodes(&block->graph, bytes, !strcmp(how, "managed"));
     unsigned long long flags = strcmp(how, "uploaded") ? 0 : GRAPH_UPLOAD;
     return status ? status : CU(cuGraphInstantiateWithFlags)(&block->exec, block->graph, flags);
 }

@@ -13,7 +13,7 @@ fn tenant(machine: &Machine) -> Tenant {
 
 #[test]
 fn a_graph_is_charged_when_it_is_launched_and_until_a_trim() {
-    for how in ["nodes", "capture"] {
+    for how in ["nodes", "managed", "capture"] {
         let machine = Machine::new();
         let mut tenant = tenant(&machine);
         let books = Books::open(&machine, &mut tenant);

@@ -57,19 +57,23 @@ fn what_a_descriptor_keeps_stays_charged() {
     );
 }
 
+/// What is charged when calls were made that are all granted: as much as the device holds.
+#[track_caller]
+fn charged_after(machine: &Machine, player: &mut Player, calls: &[&str]) -> u64 {
+    for call in calls {
+        assert_eq!(player.make(&format!("0 {call}")), "0", "{call}");
+    }
+    let books = accounts::of(machine, "one")[0];
+    assert!(books.agree(), "{books:?}");
+    books.charged_bytes
+}
+
 /// What is bound to a multicast object outlives its own handle; a binding ends by itself, or with the object.
 #[test]
 fn what_a_multicast_object_keeps_stays_charged() {
     let machine = Machine::with_every_feature(1);
     let mut player = Player::start(&machine, &World::memory("one", "1GiB"));
-    let mut charged_after = |calls: &[&str]| {
-        for call in calls {
-            assert_eq!(player.make(&format!("0 {call}")), "0", "{call}");
-        }
-        let books = accounts::of(&machine, "one")[0];
-        assert!(books.agree(), "{books:?}");
-        books.charged_bytes
-    };
+    let mut charged_after = |calls: &[&str]| charged_after(&machine, &mut player, calls);
     let team = [
         "cuInit 0",
         "cuMulticastCreate &32 {w:1,d:4194304,d:0,d:0}",
@@ -91,4 +95,57 @@ fn what_a_multicast_object_keeps_stays_charged() {
     ];
     assert_eq!(charged_after(&bound), 2 * MIB);
     assert_eq!(charged_after(&["cuMemRelease $32"]), 0);
+}
+
+/// An operation on the tile of 256 × 256 bytes in this column of an array or a level: memory from variable 64, or none.
+fn tile(is_of_mipmap: bool, column: u32, is_mapped: bool) -> String {
+    let [kind, resource] = if is_of_mipmap {
+        ["1", "$33"]
+    } else {
+        ["0", "$32"]
+    };
+    let [operation, memory] = if is_mapped { ["1", "$64"] } else { ["2", "0"] };
+    let part = format!("w:0,w:0,w:0,w:0,w:{},w:0,w:0,w:256,w:256,w:1", 256 * column);
+    let how = format!("w:{operation},w:0,d:{memory},d:0,w:1,w:0,w:0,w:0");
+    format!("cuMemMapArrayAsync {{w:{kind},d:{resource},{part},{how}}} 1 0")
+}
+
+const SPARSE_ARRAY: &str = "cuArray3DCreate_v2 &32 {d:512,d:256,d:0,w:1,w:1,w:64}";
+const TILE_POOL: &str = "cuMemCreate &64 2097152 {w:1,w:0,w:1,w:0,d:0,w:65536,w:0} 0";
+/// What an unmapped tile had is let go when the stream has come there, and somebody looks.
+const LOOK: [&str; 2] = ["cuCtxSynchronize", "cuMemGetInfo_v2 & &"];
+
+/// What is mapped to a sparse array outlives its own handle; tiles let go one by one, or with the array, or with its context.
+#[test]
+fn what_a_tile_of_a_sparse_array_keeps_stays_charged() {
+    let machine = Machine::new();
+    let mut player = Player::start(&machine, &World::memory("one", "1GiB"));
+    let mut charged_after = |calls: &[&str]| charged_after(&machine, &mut player, calls);
+    let first = charged_after(&["cuInit 0", "cuCtxCreate_v2 &16 0 0", LOOK[0], LOOK[1]]);
+    assert_eq!(charged_after(&[SPARSE_ARRAY]), first, "it has no memory");
+    let [left, right] = [0, 1].map(|column| tile(false, column, true));
+    let mapped = [TILE_POOL, &left, &right, "cuMemRelease $64"];
+    assert_eq!(charged_after(&mapped), first + 2 * MIB);
+    let [left, right] = [0, 1].map(|column| tile(false, column, false));
+    let one_less = charged_after(&[&left, LOOK[0], LOOK[1]]);
+    assert_eq!(one_less, first + 2 * MIB, "the other tile keeps it");
+    assert_eq!(charged_after(&[&right, LOOK[0], LOOK[1]]), first);
+    let left = tile(false, 0, true);
+    let again = [TILE_POOL, &left, "cuMemRelease $64"];
+    assert_eq!(charged_after(&again), first + 2 * MIB);
+    assert_eq!(charged_after(&["cuArrayDestroy $32"]), first);
+    let mipmap = "cuMipmappedArrayCreate &33 {d:512,d:512,d:0,w:1,w:1,w:64} 2";
+    let of_level = tile(true, 0, true);
+    let in_both = [
+        SPARSE_ARRAY,
+        mipmap,
+        TILE_POOL,
+        &left,
+        &of_level,
+        "cuMemRelease $64",
+    ];
+    assert_eq!(charged_after(&in_both), first + 2 * MIB);
+    let one_less = charged_after(&["cuMipmappedArrayDestroy $33"]);
+    assert_eq!(one_less, first + 2 * MIB, "the array keeps it");
+    assert_eq!(charged_after(&["cuCtxDestroy_v2 $16"]), 0);
 }

@@ -173,11 +173,13 @@ fn a_pool_of_the_host_is_never_charged() {
     let machine = Machine::new();
     let mut tenant = tenant(&machine);
     let books = Books::open(&machine, &mut tenant);
-    tenant.ok("pool a host");
-    tenant.ok(&format!("alloc a cuMemAllocFromPoolAsync {}", 8 * MIB));
-    books.assert_more(&mut tenant, 0, "allocated");
-    tenant.ok("free a");
-    books.assert_more(&mut tenant, 0, "freed");
+    for place in ["host", "node"] {
+        tenant.ok(&format!("pool a {place}"));
+        tenant.ok(&format!("alloc a cuMemAllocFromPoolAsync {}", 8 * MIB));
+        books.assert_more(&mut tenant, 0, &format!("{place}: allocated"));
+        tenant.ok("free a");
+        books.assert_more(&mut tenant, 0, &format!("{place}: freed"));
+    }
 }
 
 /// Managed memory may come to the device, wherever it lies at first: it counts as that of `cuMemAllocManaged` does.

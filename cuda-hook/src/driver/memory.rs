@@ -54,6 +54,8 @@ impl Reserved {
 pub(crate) struct GraphAllocation {
     /// Where the memory is to be.
     pub(crate) location: CUmemLocation,
+    /// Of which kind it is.
+    pub(crate) kind: CUmemAllocationType,
     /// Its addresses, which are fixed: the start.
     pub(crate) start: CUdeviceptr,
     /// Its size in bytes, as asked for.
@@ -207,6 +209,7 @@ impl Driver {
         let params: CUDA_MEM_ALLOC_NODE_PARAMS = unsafe { params.assume_init() };
         Ok(GraphAllocation {
             location: params.poolProps.location,
+            kind: params.poolProps.allocType,
             start: params.dptr,
             bytes: u64::try_from(params.bytesize).unwrap_or(u64::MAX),
         })

@@ -18,7 +18,7 @@ use crate::charge;
 use crate::driver::Nvml;
 use crate::ends::Moment;
 use crate::entry::{Api, Bare, Cuda, Cx};
-use crate::hooks::{measure, memory, pool};
+use crate::hooks::{measure, memory, pool, vmm};
 use crate::live::{Block, Key};
 use crate::runtime;
 
@@ -282,8 +282,11 @@ pub(crate) unsafe fn set_limit(
 /// Gives back what is on record as the context's that had this handle until `end`.
 fn give_back_until(cx: Cx, end: Moment, context: CUcontext) {
     let is_its = |block: &Block| block.owner.context == context.addr() && block.owner.since < end;
-    for (_, block) in cx.attachment.live.take_all(is_its) {
+    for (key, block) in cx.attachment.live.take_all(is_its) {
         memory::give_back(cx, block);
+        if let Key::Array(array) = key {
+            vmm::array_is_gone(cx, array);
+        }
     }
 }
 

@@ -64,8 +64,8 @@ impl Exec {
     fn new(cx: Cx, allocations: &[GraphAllocation]) -> Option<Self> {
         let mut ranges: HashMap<usize, Vec<(u64, u64)>> = HashMap::new();
         for allocation in allocations {
-            let device = pool::device_of(allocation.location);
-            if let Some(index) = device.and_then(|device| cx.attachment.device_index(device)) {
+            let index = pool::charged_index(cx, allocation.location, allocation.kind);
+            if let Some(index) = index {
                 let of_device = ranges.entry(index).or_default();
                 of_device.push((allocation.start, allocation.bytes));
             }

@@ -155,9 +155,13 @@ fn is_recorded(cx: Cx, stream: CUstream) -> bool {
     cx.driver.is_capturing(stream).unwrap_or(false)
 }
 
-/// The device whose quota a pool counts against. Managed memory that lies nowhere, or on the host at first, counts where the program
+/// The device whose quota memory of a pool or a graph counts against. Managed memory that lies nowhere, or on the host at first, counts where the program
 /// is, as that of `cuMemAllocManaged` does.
-fn charged_index(cx: Cx, location: CUmemLocation, kind: CUmemAllocationType) -> Option<usize> {
+pub(crate) fn charged_index(
+    cx: Cx,
+    location: CUmemLocation,
+    kind: CUmemAllocationType,
+) -> Option<usize> {
     index_of(cx, location).or_else(|| {
         let is_managed = kind == CU_MEM_ALLOCATION_TYPE_MANAGED;
         let current = is_managed.then(|| cx.driver.current_device().ok())??;

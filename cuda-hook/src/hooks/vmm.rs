@@ -368,6 +368,11 @@ pub(crate) fn array_ended(cx: Cx, call: impl FnOnce() -> CUresult, array: usize)
     unbound(cx, call, Some(Holder::Array(array)), None)
 }
 
+/// The same of one that has ended with its context.
+pub(crate) fn array_is_gone(cx: Cx, array: usize) {
+    array_ended(cx, || CUDA_SUCCESS, array);
+}
+
 /// What an operation on a sparse array is about: the array, and the part of it.
 ///
 /// # Safety

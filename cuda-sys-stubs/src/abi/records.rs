@@ -171,6 +171,16 @@ records! {
         reserved: [c_uint; 4],
     }
 
+    /// Extent of a tile (width, height, depth: an unnamed struct in C) and what the smallest levels take together.
+    #[derive(Debug, PartialEq, Eq)]
+    struct CUDA_ARRAY_SPARSE_PROPERTIES_v1 {
+        tileExtent: [c_uint; 3],
+        miptailFirstLevel: c_uint,
+        miptailSize: c_ulonglong,
+        flags: c_uint,
+        reserved: [c_uint; 4],
+    }
+
     // copies
 
     #[derive(Debug, PartialEq, Eq)]

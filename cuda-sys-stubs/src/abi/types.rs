@@ -114,12 +114,6 @@ pub type VdpVideoSurface = c_uint;
 
 #[repr(C)]
 #[derive(Debug)]
-pub struct CUDA_ARRAY_SPARSE_PROPERTIES_v1 {
-    _private: [u8; 0],
-}
-
-#[repr(C)]
-#[derive(Debug)]
 pub struct CUDA_EXTERNAL_MEMORY_BUFFER_DESC_v1 {
     _private: [u8; 0],
 }

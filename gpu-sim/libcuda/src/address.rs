@@ -12,8 +12,8 @@ use gpu_sim::profile::DEVICES_MAX;
 use crate::context::Context;
 use crate::door::Answer;
 use crate::graph::memory::GraphAlloc;
-use crate::location::Location;
-use crate::pool::{Chunk, Pool};
+use crate::location::{Home, Location};
+use crate::pool::{Chunk, Part, Pool};
 use crate::process::Device;
 use crate::table::Key;
 use crate::virtual_memory::Physical;
@@ -40,13 +40,12 @@ pub(crate) enum Backing {
     Graph {
         alloc: Key<GraphAlloc>,
         shadow: u64,
-        /// Whether it is the host's.
-        is_host: bool,
+        home: Home,
     },
     /// Page-locked host memory that the driver allocated.
     HostAllocated { flags: u32 },
-    /// Page-locked host memory of a pool, which has so many bytes here.
-    HostPooled { bytes: u64 },
+    /// Page-locked host memory of a pool, which has so many bytes here; of a shared pool, a part of its file.
+    HostPooled { bytes: u64, part: Option<Part> },
     /// The program's own memory, page-locked.
     HostRegistered { flags: u32 },
 }
@@ -122,9 +121,10 @@ impl Range {
     /// What a pool has here.
     pub(crate) fn chunk(&self) -> Option<Chunk> {
         match self.backing {
-            Backing::HostPooled { bytes } => Some(Chunk::Host {
+            Backing::HostPooled { bytes, part } => Some(Chunk::Host {
                 start: self.start,
                 bytes,
+                part,
             }),
             Backing::Managed(block) => Some(Chunk::Managed {
                 start: self.start,
@@ -141,7 +141,18 @@ impl Range {
                 | Backing::HostPooled { .. }
                 | Backing::HostRegistered { .. }
                 | Backing::Mapped { is_host: true, .. }
-                | Backing::Graph { is_host: true, .. }
+        ) || matches!(self.backing, Backing::Graph { home, .. } if home.is_host())
+    }
+
+    /// Whether host and device reach it alike.
+    pub(crate) fn is_managed(&self) -> bool {
+        matches!(
+            self.backing,
+            Backing::Managed(_)
+                | Backing::Graph {
+                    home: Home::Managed(_),
+                    ..
+                }
         )
     }
 }
@@ -227,6 +238,17 @@ impl AddressBook {
     pub(crate) fn find_block(&self, id: BlockId) -> Option<&Range> {
         let mut ranges = self.ranges.values();
         ranges.find(|range| range.block().is_some_and(|block| block.id == id))
+    }
+
+    /// Whether a stretch is this part of a shared pool's file.
+    pub(crate) fn has_part(&self, part: Part) -> bool {
+        let of_pools = |range: &Range| match range.backing {
+            Backing::HostPooled { part, .. } => part,
+            _ => None,
+        };
+        self.ranges
+            .values()
+            .any(|range| of_pools(range) == Some(part))
     }
 
     /// Writes down what changed of a stretch; its id stays.
@@ -324,10 +346,13 @@ impl AddressBook {
             Backing::Graph {
                 alloc,
                 shadow,
-                is_host,
+                home,
             } => Place::Host {
                 address: shadow + (address - range.start),
-                kind: HostKind::Graph { alloc, is_host },
+                kind: HostKind::Graph {
+                    alloc,
+                    is_host: home.is_host(),
+                },
             },
             Backing::HostAllocated { .. }
             | Backing::HostPooled { .. }

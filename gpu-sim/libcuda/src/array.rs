@@ -1,16 +1,26 @@
 //! Arrays and mipmapped arrays: rows of elements in device memory, without an address of their own.
 //!
 //! They take what the tiles of hardware would: rows of whole groups of bytes (GOBs), as many as fill whole blocks of GOBs. Inside
-//! they are laid out row after row all the same: no kernel reads them, they can be copied to and from.
+//! they are laid out row after row all the same: no kernel reads them, they can be copied to and from. Of some the program maps the
+//! memory itself ([`tiles`]).
+
+pub(crate) mod mapping;
+mod tiles;
+
+pub(crate) use tiles::{Layout, Subresource, TILE_BYTES, Tiles};
+
+use std::sync::Arc;
 
 use cuda_sys_stubs::abi::*;
 
-use crate::context;
+use crate::context::{self, Context};
 use crate::door::Answer;
 use crate::memory;
 use crate::process::{Process, State};
 use crate::table::Key;
 use crate::{capture, stream};
+use mapping::Mapping;
+use tiles::Geometry;
 
 /// Extent and element of an array; `height` and `depth` are 0 in dimensions that it does not have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,15 +36,27 @@ pub(crate) struct Shape {
 /// An array.
 pub(crate) struct Array {
     pub(crate) shape: Shape,
-    /// Where its first element is, in the device's addresses.
-    pub(crate) start: CUdeviceptr,
+    pub(crate) memory: ArrayMemory,
+    /// If it is mapped by itself.
+    mapping: Option<Mapping>,
     /// The mipmapped array that it is a level of, and goes with.
     mipmap: Option<Key<Mipmap>>,
+}
+
+/// Where an array's elements are.
+#[derive(Clone, Debug)]
+pub(crate) enum ArrayMemory {
+    /// From here on in the device's addresses.
+    Own(CUdeviceptr),
+    /// Where the program maps them.
+    Tiles(Arc<Tiles>, Layout),
 }
 
 /// A mipmapped array: each level half the size of the one before.
 pub(crate) struct Mipmap {
     pub(crate) levels: Vec<Key<Array>>,
+    /// If its levels are mapped.
+    mapping: Option<Mapping>,
 }
 
 /// A GOB, the unit of the block-linear layout, is so wide, in bytes (Linux, include/uapi/drm/drm_fourcc.h,
@@ -95,6 +117,11 @@ impl Shape {
             .ok_or(CUDA_ERROR_INVALID_VALUE)
     }
 
+    /// Whether the program maps its memory.
+    fn is_mapped(&self) -> bool {
+        self.flags & FLAGS_WITHOUT_MEMORY != 0
+    }
+
     /// The layers of a level are as many as those of the first.
     fn has_layers(&self) -> bool {
         self.flags & (CUDA_ARRAY3D_LAYERED | CUDA_ARRAY3D_CUBEMAP) != 0
@@ -121,8 +148,9 @@ impl Shape {
     }
 
     fn check(&self) -> Answer {
-        if self.flags & FLAGS_WITHOUT_MEMORY != 0 {
-            return Err(CUDA_ERROR_NOT_SUPPORTED);
+        let is_mapped_twice = self.flags & FLAGS_WITHOUT_MEMORY == FLAGS_WITHOUT_MEMORY;
+        if is_mapped_twice || (self.is_mapped() && self.height == 0) {
+            return Err(CUDA_ERROR_INVALID_VALUE);
         }
         if self.depth > 0 && self.height == 0 && self.flags & CUDA_ARRAY3D_LAYERED == 0 {
             return Err(CUDA_ERROR_INVALID_VALUE);
@@ -137,7 +165,48 @@ pub(crate) fn create(process: &Process, shape: Shape) -> Answer<Key<Array>> {
     context::owner(&state)?;
     capture::forbid(&mut state)?;
     shape.check()?;
+    if shape.is_mapped() {
+        return make_mapped(&mut state, shape);
+    }
     make(process, &mut state, shape, None)
+}
+
+/// Makes an array that has no memory yet.
+fn make_mapped(state: &mut State, shape: Shape) -> Answer<Key<Array>> {
+    let geometry = Geometry::of(vec![shape], false)?;
+    let mapping = Mapping::new(geometry, context::owner(state)?);
+    let layout = mapping.geometry.layouts.first().copied();
+    let layout = layout.ok_or(CUDA_ERROR_INVALID_VALUE)?;
+    Ok(state.arrays.insert(Array {
+        shape,
+        memory: ArrayMemory::Tiles(Arc::clone(&mapping.tiles), layout),
+        mapping: Some(mapping),
+        mipmap: None,
+    }))
+}
+
+/// Makes a mipmapped array of these levels that has no memory yet.
+fn make_mapped_mipmap(state: &mut State, levels: Vec<Shape>) -> Answer<Key<Mipmap>> {
+    let context = context::owner(state)?;
+    let mapping = Mapping::new(Geometry::of(levels.clone(), true)?, context);
+    let (tiles, layouts) = (Arc::clone(&mapping.tiles), mapping.geometry.layouts.clone());
+    let key = state.mipmaps.insert(Mipmap {
+        levels: Vec::new(),
+        mapping: Some(mapping),
+    });
+    let arrays = levels
+        .into_iter()
+        .zip(layouts)
+        .map(|(shape, layout)| Array {
+            shape,
+            memory: ArrayMemory::Tiles(Arc::clone(&tiles), layout),
+            mapping: None,
+            mipmap: Some(key),
+        });
+    let levels = arrays.map(|array| state.arrays.insert(array)).collect();
+    let mipmap = state.mipmaps.get_mut(key).ok_or(CUDA_ERROR_UNKNOWN)?;
+    mipmap.levels = levels;
+    Ok(key)
 }
 
 fn make(
@@ -152,7 +221,8 @@ fn make(
     state.book.insert(range);
     Ok(state.arrays.insert(Array {
         shape,
-        start: range.start,
+        memory: ArrayMemory::Own(range.start),
+        mapping: None,
         mipmap,
     }))
 }
@@ -168,9 +238,16 @@ pub(crate) fn create_mipmap(process: &Process, shape: Shape, levels: u32) -> Ans
     if levels == 0 {
         return Err(CUDA_ERROR_INVALID_VALUE);
     }
-    let key = state.mipmaps.insert(Mipmap { levels: Vec::new() });
-    for level in 0..levels {
-        match make(process, &mut state, shape.level(level), Some(key)) {
+    let shapes = (0..levels).map(|level| shape.level(level));
+    if shape.is_mapped() {
+        return make_mapped_mipmap(&mut state, shapes.collect());
+    }
+    let key = state.mipmaps.insert(Mipmap {
+        levels: Vec::new(),
+        mapping: None,
+    });
+    for shape in shapes {
+        match make(process, &mut state, shape, Some(key)) {
             Ok(array) => state
                 .mipmaps
                 .get_mut(key)
@@ -214,8 +291,36 @@ pub(crate) fn destroy(process: &Process, handle: CUarray) -> Answer {
 
 fn end(process: &Process, state: &mut State, key: Key<Array>) -> Answer {
     let array = state.arrays.remove(key).ok_or(CUDA_ERROR_INVALID_HANDLE)?;
-    let range = state.book.remove(array.start, |range| range.is_global);
+    if let Some(mapping) = array.mapping {
+        mapping.end(process, state)?;
+    }
+    let ArrayMemory::Own(start) = array.memory else {
+        return Ok(());
+    };
+    let range = state.book.remove(start, |range| range.is_global);
     range.map_or(Ok(()), |range| memory::give_back(process, range))
+}
+
+/// Ends the arrays of a context whose memory was mapped; that of others goes as the context's other memory does.
+pub(crate) fn end_mapped(process: &Process, state: &mut State, context: Key<Context>) -> Answer {
+    let is_of = |mapping: &Option<Mapping>| {
+        let mapping = mapping.as_ref();
+        mapping.is_some_and(|mapping| mapping.context == context)
+    };
+    let arrays = state.arrays.extract(|array| is_of(&array.mapping));
+    let mipmaps = state.mipmaps.extract(|mipmap| is_of(&mipmap.mapping));
+    let of_arrays = arrays.into_iter().filter_map(|(_, array)| array.mapping);
+    let mut of_mipmaps = Vec::new();
+    for (_, mipmap) in mipmaps {
+        for level in mipmap.levels {
+            state.arrays.remove(level);
+        }
+        of_mipmaps.extend(mipmap.mapping);
+    }
+    for mapping in of_arrays.chain(of_mipmaps) {
+        mapping.end(process, state)?;
+    }
+    Ok(())
 }
 
 /// Ends a mipmapped array with its levels, when all work is done.
@@ -229,6 +334,9 @@ pub(crate) fn destroy_mipmap(process: &Process, handle: CUmipmappedArray) -> Ans
 
 fn end_mipmap(process: &Process, state: &mut State, key: Key<Mipmap>) -> Answer {
     let mipmap = state.mipmaps.remove(key).ok_or(CUDA_ERROR_INVALID_HANDLE)?;
+    if let Some(mapping) = mipmap.mapping {
+        mapping.end(process, state)?;
+    }
     mipmap
         .levels
         .into_iter()

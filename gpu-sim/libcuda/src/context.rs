@@ -16,7 +16,7 @@ use crate::pool::Pools;
 use crate::process::{Process, State, process, refused};
 use crate::stream::{self, Stream};
 use crate::table::Key;
-use crate::{abi, capture, graph, memory, module, pool};
+use crate::{abi, array, capture, graph, memory, module, pool};
 
 /// A context.
 pub(crate) struct Context {
@@ -357,6 +357,7 @@ pub(crate) fn destroy(process: &Process, key: Key<Context>) -> Answer {
     end_streams(process, &mut state, key)?;
     state.events.extract(|event| event.context == key);
     module::unload_all(&mut state, key);
+    array::end_mapped(process, &mut state, key)?;
     for range in state.book.remove_all(|range| range.context == Some(key)) {
         pool::forget(&mut state, &range);
         memory::give_back(process, range)?;

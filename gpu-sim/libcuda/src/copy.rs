@@ -4,15 +4,18 @@
 //! memory the bytes are staged before the call returns, to pageable memory the call returns when they are there; a
 //! synchronous copy returns when it is done, but for one within device memory, which returns at once.
 
+use std::sync::Arc;
+
 use cuda_sys_stubs::abi::*;
 use gpu_sim::client::{Effect, Machine};
 use gpu_sim::command::{Command, CopyDirection};
 
 use crate::address::{HostKind, Place};
+use crate::array::{self, Array, ArrayMemory, Layout, Shape, Tiles};
 use crate::door::{Answer, NullStream};
 use crate::graph::{self, Operation};
 use crate::process::{Process, State, lost};
-use crate::{array, bytes, capture, context, stream};
+use crate::{bytes, capture, context, stream};
 
 /// One side of a copy as the program describes it; lengths in bytes, `height` in rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,16 +69,33 @@ impl CopyParams {
     }
 }
 
-/// One side of a copy, resolved: where its first byte is, and how far rows and slices are apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Side {
-    place: Place,
-    pitch: u64,
-    slice: u64,
+/// One side of a copy, resolved.
+#[derive(Clone, Debug)]
+enum Side {
+    /// Where the first byte is, and how far rows and slices are apart.
+    Rows {
+        place: Place,
+        pitch: u64,
+        slice: u64,
+    },
+    /// Elements of an array that lie where the program maps them, from this byte, row and slice on.
+    Tiles {
+        tiles: Arc<Tiles>,
+        layout: Layout,
+        first: [u64; 3],
+    },
+}
+
+/// Bytes of a row that lie together.
+struct Piece {
+    /// `None`: nowhere.
+    place: Option<Place>,
+    offset: u64,
+    bytes: u64,
 }
 
 /// A copy that can be run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) struct Copy {
     pub(crate) params: CopyParams,
     src: Side,
@@ -94,8 +114,11 @@ impl Copy {
     }
 
     /// Where it reads and writes.
-    pub(crate) fn places(&self) -> [Place; 2] {
-        [self.src.place, self.dst.place]
+    pub(crate) fn places(&self) -> Vec<Place> {
+        [&self.src, &self.dst]
+            .into_iter()
+            .filter_map(Side::place)
+            .collect()
     }
 
     /// Bytes that it moves.
@@ -107,7 +130,7 @@ impl Copy {
     }
 
     fn direction(&self) -> Option<CopyDirection> {
-        match (self.src.place.host_kind(), self.dst.place.host_kind()) {
+        match (self.src.host_kind(), self.dst.host_kind()) {
             (Some(HostKind::Pageable), None) => Some(CopyDirection::PageableToDevice),
             (Some(_), None) => Some(CopyDirection::HostToDevice),
             (None, Some(HostKind::Pageable)) => Some(CopyDirection::DeviceToPageable),
@@ -132,39 +155,53 @@ impl Copy {
     }
 
     fn effect_with(self, machine: &'static Machine, staged: Vec<u8>) -> Effect {
+        let is_seen = matches!(
+            self.dst.place(),
+            Some(Place::Host {
+                kind: HostKind::PageLocked | HostKind::Managed,
+                ..
+            })
+        );
         let run = Box::new(move || {
             self.run(machine);
             drop(staged);
         });
-        match self.dst.place {
-            Place::Host {
-                kind: HostKind::PageLocked | HostKind::Managed,
-                ..
-            } => Effect::HostVisible(run),
-            Place::Host { .. } | Place::Vram { .. } => Effect::OnWait(run),
+        if is_seen {
+            Effect::HostVisible(run)
+        } else {
+            Effect::OnWait(run)
         }
     }
 
     fn run(&self, machine: &Machine) {
         for slice in 0..self.params.depth {
             for row in 0..self.params.height {
-                let offset = |side: &Side| {
-                    slice
-                        .saturating_mul(side.slice)
-                        .saturating_add(row.saturating_mul(side.pitch))
-                };
-                bytes::copy(
-                    machine,
-                    (self.dst.place, offset(&self.dst)),
-                    (self.src.place, offset(&self.src)),
-                    self.params.width,
-                );
+                self.run_row(machine, row, slice);
             }
         }
     }
 
+    fn run_row(&self, machine: &Machine, row: u64, slice: u64) {
+        let mut at = 0;
+        while at < self.params.width {
+            let (dst, src) = (
+                self.dst.piece([at, row, slice]),
+                self.src.piece([at, row, slice]),
+            );
+            let bytes = dst.bytes.min(src.bytes).min(self.params.width - at);
+            match (dst.place, src.place) {
+                (Some(to), Some(from)) => {
+                    bytes::copy(machine, (to, dst.offset), (from, src.offset), bytes);
+                }
+                (Some(to), None) => bytes::fill(machine, (to, dst.offset), &[0], bytes),
+                (None, _) => {}
+            }
+            at = at.saturating_add(bytes);
+        }
+    }
+
     /// The same copy out of a private copy of its source.
-    fn staged(self, machine: &Machine) -> Answer<(Self, Vec<u8>)> {
+    fn staged(mut self, machine: &Machine) -> Answer<(Self, Vec<u8>)> {
         let bytes = usize::try_from(self.bytes()).map_err(|_| CUDA_ERROR_OUT_OF_MEMORY)?;
         let mut staged = vec![0u8; bytes];
         let address = u64::try_from(staged.as_mut_ptr().expose_provenance())
@@ -173,23 +210,97 @@ impl Copy {
             address,
             kind: HostKind::Pageable,
         };
-        let side = Side {
+        let side = Side::Rows {
             place,
             pitch: self.params.width,
             slice: self.params.width.saturating_mul(self.params.height),
         };
-        Self { dst: side, ..self }.run(machine);
-        Ok((Self { src: side, ..self }, staged))
+        let dst = std::mem::replace(&mut self.dst, side.clone());
+        self.run(machine);
+        (self.src, self.dst) = (side, dst);
+        Ok((self, staged))
     }
 }
 
 impl Side {
+    /// `None`: it lies in tiles, which are the device's.
+    fn place(&self) -> Option<Place> {
+        match self {
+            Self::Rows { place, .. } => Some(*place),
+            Self::Tiles { .. } => None,
+        }
+    }
+
+    fn host_kind(&self) -> Option<HostKind> {
+        self.place()?.host_kind()
+    }
+
+    /// What lies together from a byte of a row on.
+    fn piece(&self, [at, row, slice]: [u64; 3]) -> Piece {
+        match self {
+            Self::Rows {
+                place,
+                pitch,
+                slice: slice_bytes,
+            } => {
+                let rows = row.saturating_mul(*pitch);
+                let slices = slice.saturating_mul(*slice_bytes);
+                Piece {
+                    place: Some(*place),
+                    offset: slices.saturating_add(rows).saturating_add(at),
+                    bytes: u64::MAX,
+                }
+            }
+            Self::Tiles {
+                tiles,
+                layout,
+                first: [x, y, z],
+            } => {
+                let (tile, offset, bytes) = layout.find([x + at, y + row, z + slice]);
+                Piece {
+                    place: tiles.place(tile),
+                    offset,
+                    bytes,
+                }
+            }
+        }
+    }
+
+    /// Elements of an array that lie in tiles. `CUDA_ERROR_INVALID_VALUE`: some of them are beyond its end.
+    fn in_tiles(
+        (tiles, layout): (&Arc<Tiles>, Layout),
+        shape: &Shape,
+        side: &SideParams,
+        params: &CopyParams,
+    ) -> Answer<Self> {
+        let within = |start: u64, length: u64, extent: u64| {
+            let end = start.checked_add(length);
+            end.is_some_and(|end| end <= extent)
+        };
+        let fits = within(side.x, params.width, shape.row_bytes()?)
+            && within(side.y, params.height.max(1), shape.height.max(1))
+            && within(side.z, params.depth.max(1), shape.depth.max(1));
+        if !fits {
+            return Err(CUDA_ERROR_INVALID_VALUE);
+        }
+        Ok(Self::Tiles {
+            tiles: Arc::clone(tiles),
+            layout,
+            first: [side.x, side.y, side.z],
+        })
+    }
+
     fn plan(
         process: &Process,
         state: &State,
         side: &SideParams,
         params: &CopyParams,
     ) -> Answer<Self> {
+        if let Some(array) = side.array(state)?
+            && let ArrayMemory::Tiles(tiles, layout) = &array.memory
+        {
+            return Self::in_tiles((tiles, *layout), &array.shape, side, params);
+        }
         let side = &side.of_memory(state)?;
         let (rows, right) = (params.height.max(1), side.x.saturating_add(params.width));
         let or = |given: u64, least: u64| if given == 0 { least } else { given };
@@ -220,7 +331,7 @@ impl Side {
             CU_MEMORYTYPE_DEVICE => state.book.known_place(start, bytes)?,
             _ => return Err(CUDA_ERROR_INVALID_VALUE),
         };
-        Ok(Self {
+        Ok(Self::Rows {
             place,
             pitch,
             slice,
@@ -229,16 +340,26 @@ impl Side {
 }
 
 impl SideParams {
-    /// An array as the device memory that it is.
-    fn of_memory(&self, state: &State) -> Answer<Self> {
+    /// The array that it is, if it is one.
+    fn array<'a>(&self, state: &'a State) -> Answer<Option<&'a Array>> {
         if self.memory_type != CU_MEMORYTYPE_ARRAY {
-            return Ok(*self);
+            return Ok(None);
         }
         let handle = usize::try_from(self.address).map_err(|_| CUDA_ERROR_INVALID_HANDLE)?;
-        let array = array::find(state, std::ptr::without_provenance_mut(handle))?;
+        array::find(state, std::ptr::without_provenance_mut(handle)).map(Some)
+    }
+
+    /// An array as the device memory that it is.
+    fn of_memory(&self, state: &State) -> Answer<Self> {
+        let Some(array) = self.array(state)? else {
+            return Ok(*self);
+        };
+        let ArrayMemory::Own(address) = array.memory else {
+            return Err(CUDA_ERROR_INVALID_VALUE);
+        };
         Ok(Self {
             memory_type: CU_MEMORYTYPE_DEVICE,
-            address: array.start,
+            address,
             pitch: array.shape.row_bytes()?,
             height: array.shape.height.max(1),
             ..*self
@@ -293,11 +414,8 @@ pub(crate) fn copy(
     }
     graph::memory::check_live(&state, plan.places())?;
     let (command, direction) = (plan.command(), plan.direction());
-    let (plan, staged) = match plan.src.place {
-        Place::Host {
-            kind: HostKind::Pageable,
-            ..
-        } => plan.staged(&process.machine)?,
+    let (plan, staged) = match plan.src.host_kind() {
+        Some(HostKind::Pageable) => plan.staged(&process.machine)?,
         _ => (plan, Vec::new()),
     };
     let sequence = stream::submit(
@@ -313,7 +431,7 @@ pub(crate) fn copy(
         Some(_) => when == Return::WhenDone,
     };
     let stream::Stream { context, gpu, .. } = stream::get(&state, key)?;
-    let (context, gpu) = (*context, std::sync::Arc::clone(gpu));
+    let (context, gpu) = (*context, Arc::clone(gpu));
     drop(state);
     if waits {
         process.machine.wait_stream(&gpu, sequence).map_err(lost)?;

@@ -1,14 +1,14 @@
 //! Host memory by handle: an anonymous file, which every process that has a descriptor of it can map.
 
-use std::fs::{File, read_link};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 
 use cuda_sys_stubs::abi::{CUDA_ERROR_INVALID_VALUE, CUDA_ERROR_OUT_OF_MEMORY};
 
 use crate::door::Answer;
 use crate::location::Location;
-use crate::window::anonymous_file;
+use crate::window::{anonymous_file, anonymous_name};
 
 /// What the kernel calls our files: who imports a descriptor knows by it what it is.
 const NAME: &std::ffi::CStr = c"gpu-sim-host-memory";
@@ -40,13 +40,7 @@ impl HostMemory {
 
     /// What a descriptor of [`HostMemory::export`] stands for; `None`: it is no such descriptor.
     pub(crate) fn import(descriptor: BorrowedFd) -> Answer<Option<Self>> {
-        let path = format!("/proc/self/fd/{}", descriptor.as_raw_fd());
-        let target = read_link(path).map_err(|_| CUDA_ERROR_INVALID_VALUE)?;
-        let name = target
-            .to_str()
-            .and_then(|path| path.strip_prefix("/memfd:"));
-        let own = NAME.to_str().map_err(|_| CUDA_ERROR_INVALID_VALUE)?;
-        if name.is_none_or(|name| name.trim_end_matches(" (deleted)") != own) {
+        if anonymous_name(descriptor)?.as_deref() != NAME.to_str().ok() {
             return Ok(None);
         }
         let file = descriptor.try_clone_to_owned().map(File::from);

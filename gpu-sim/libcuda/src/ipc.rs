@@ -5,14 +5,14 @@
 //! happens to an importer whose exporter has freed; with this driver the memory simply stays.)
 
 use cuda_sys_stubs::abi::*;
-use gpu_sim::command::{Block, BlockId, SemaphoreId};
+use gpu_sim::command::{BlockId, SemaphoreId};
 
 use crate::address::{Backing, Range};
 use crate::context;
 use crate::door::Answer;
 use crate::event::{self, Event};
 use crate::memory;
-use crate::pool::Pool;
+use crate::pool::{self, Part, PartName, Pool};
 use crate::process::{Process, State, refused};
 use crate::table::Key;
 
@@ -27,21 +27,21 @@ pub(crate) type Token = [u8; TOKEN_BYTES];
 enum Named {
     Memory(BlockId),
     PoolMemory(BlockId),
+    HostPoolMemory(PartName),
     Event(SemaphoreId),
 }
 
 impl Named {
     fn token(self) -> Token {
-        let (kind, number) = match self {
-            Self::Memory(block) => (*b"gpusim:m", block.0),
-            Self::PoolMemory(block) => (*b"gpusim:p", block.0),
-            Self::Event(semaphore) => (*b"gpusim:e", u64::from(semaphore.0)),
+        let (kind, numbers) = match self {
+            Self::Memory(block) => (*b"gpusim:m", [block.0, 0, 0]),
+            Self::PoolMemory(block) => (*b"gpusim:p", [block.0, 0, 0]),
+            Self::HostPoolMemory(part) => (*b"gpusim:h", [part.inode, part.offset, part.bytes]),
+            Self::Event(semaphore) => (*b"gpusim:e", [u64::from(semaphore.0), 0, 0]),
         };
+        let numbers = numbers.into_iter().flat_map(u64::to_le_bytes);
         let mut token = [0; TOKEN_BYTES];
-        for (to, from) in token
-            .iter_mut()
-            .zip(kind.into_iter().chain(number.to_le_bytes()))
-        {
+        for (to, from) in token.iter_mut().zip(kind.into_iter().chain(numbers)) {
             *to = from;
         }
         token
@@ -50,10 +50,17 @@ impl Named {
     /// `None`: bytes that no driver of this machine made.
     fn of(token: &Token) -> Option<Self> {
         let (kind, rest) = token.split_first_chunk::<8>()?;
-        let number = u64::from_le_bytes(*rest.first_chunk()?);
+        let (words, _) = rest.as_chunks();
+        let mut numbers = words.iter().copied().map(u64::from_le_bytes);
+        let [number, offset, bytes] = [numbers.next()?, numbers.next()?, numbers.next()?];
         match kind {
             b"gpusim:m" => Some(Self::Memory(BlockId(number))),
             b"gpusim:p" => Some(Self::PoolMemory(BlockId(number))),
+            b"gpusim:h" => Some(Self::HostPoolMemory(PartName {
+                inode: number,
+                offset,
+                bytes,
+            })),
             b"gpusim:e" => Some(Self::Event(SemaphoreId(u32::try_from(number).ok()?))),
             _ => None,
         }
@@ -162,10 +169,15 @@ pub(crate) fn pool_memory_token(process: &Process, address: CUdeviceptr) -> Answ
         pool.is_some_and(|pool| pool.handle_types != 0 && !pool.is_imported)
     };
     let range = state.book.find(address).filter(exportable);
-    let block: Block = range
-        .and_then(Range::block)
-        .ok_or(CUDA_ERROR_INVALID_VALUE)?;
-    Ok(Named::PoolMemory(block.id).token())
+    let range = range.ok_or(CUDA_ERROR_INVALID_VALUE)?;
+    let named = match range.backing {
+        Backing::HostPooled {
+            bytes,
+            part: Some(part),
+        } => Named::HostPoolMemory(process.shared_files.name(part, bytes)?),
+        _ => Named::PoolMemory(range.block().ok_or(CUDA_ERROR_INVALID_VALUE)?.id),
+    };
+    Ok(named.token())
 }
 
 /// `cuMemPoolImportPointer`: into a pool that was imported itself.
@@ -175,15 +187,46 @@ pub(crate) fn open_pool_memory(
     token: &Token,
 ) -> Answer<CUdeviceptr> {
     let mut state = process.lock();
-    let pool = crate::pool::find(&state, pool)?;
-    let Some(Named::PoolMemory(id)) = Named::of(token) else {
-        return Err(CUDA_ERROR_INVALID_VALUE);
-    };
-    let is_imported = state.pools.get(pool).is_some_and(|pool| pool.is_imported);
-    if !is_imported || state.book.find_block(id).is_some() {
+    let key = pool::find(&state, pool)?;
+    let pool = pool::get(&mut state, key)?;
+    match (Named::of(token), pool.file, pool.is_imported) {
+        (Some(Named::PoolMemory(id)), None, true) if state.book.find_block(id).is_none() => {
+            open(process, &mut state, id, Some(key))
+        }
+        (Some(Named::HostPoolMemory(name)), Some(file), true) => {
+            let part = process.shared_files.find(file, &name)?;
+            open_part(process, &mut state, part, (name.bytes, key))
+        }
+        _ => Err(CUDA_ERROR_INVALID_VALUE),
+    }
+}
+
+/// Maps another process's part of a shared pool of the host, and writes down where it is. `CUDA_ERROR_INVALID_VALUE`: this process
+/// has it already, or nobody has it.
+fn open_part(
+    process: &Process,
+    state: &mut State,
+    part: Part,
+    (bytes, pool): (u64, Key<Pool>),
+) -> Answer<CUdeviceptr> {
+    let context = context::owner(state)?;
+    let device = context::get(state, context)?.device;
+    if state.book.has_part(part) {
         return Err(CUDA_ERROR_INVALID_VALUE);
     }
-    open(process, &mut state, id, Some(pool))
+    let start = process.shared_files.open(part, bytes)?;
+    let part = Some(part);
+    state.book.insert(Range {
+        start,
+        bytes,
+        backing: Backing::HostPooled { bytes, part },
+        context: Some(context),
+        device,
+        pool: Some(pool),
+        id: 0,
+        is_global: false,
+    });
+    Ok(start)
 }
 
 /// `cuIpcGetEventHandle`. `CUDA_ERROR_INVALID_HANDLE`: the event was not made for other processes.
@@ -218,6 +261,11 @@ mod tests {
         for named in [
             Named::Memory(BlockId(7)),
             Named::PoolMemory(BlockId(u64::MAX)),
+            Named::HostPoolMemory(PartName {
+                inode: 1,
+                offset: 2,
+                bytes: u64::MAX,
+            }),
             Named::Event(SemaphoreId::shared(3)),
         ] {
             assert_eq!(Named::of(&named.token()), Some(named));

@@ -42,6 +42,26 @@ impl Home {
         }
     }
 
+    /// As a program sees it.
+    pub(crate) fn described(self) -> Answer<(CUmemAllocationType, CUmemLocation)> {
+        let nowhere = CUmemLocation {
+            type_: CU_MEM_LOCATION_TYPE_NONE,
+            id: 0,
+        };
+        Ok(match self {
+            Self::Pinned(location) => (CU_MEM_ALLOCATION_TYPE_PINNED, location.described()?),
+            Self::Managed(Some(location)) => {
+                (CU_MEM_ALLOCATION_TYPE_MANAGED, location.described()?)
+            }
+            Self::Managed(None) => (CU_MEM_ALLOCATION_TYPE_MANAGED, nowhere),
+        })
+    }
+
+    /// Whether it is the host's own memory.
+    pub(crate) fn is_host(self) -> bool {
+        matches!(self, Self::Pinned(location) if location.is_host())
+    }
+
     /// The device that it names.
     pub(crate) fn device(self) -> Option<usize> {
         match self {

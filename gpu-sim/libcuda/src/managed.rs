@@ -4,7 +4,6 @@
 
 use cuda_sys_stubs::abi::*;
 
-use crate::address::Backing;
 use crate::door::Answer;
 use crate::location;
 use crate::process::State;
@@ -24,7 +23,7 @@ pub(crate) struct Advice {
 /// The allocation that has all these bytes. `CUDA_ERROR_INVALID_VALUE`: it is not managed, or there is none.
 pub(crate) fn check(state: &State, start: CUdeviceptr, bytes: u64) -> Answer<u64> {
     match state.book.find_all(start, bytes) {
-        Some(range) if matches!(range.backing, Backing::Managed(_)) && bytes > 0 => Ok(range.id),
+        Some(range) if range.is_managed() && bytes > 0 => Ok(range.id),
         _ => Err(CUDA_ERROR_INVALID_VALUE),
     }
 }

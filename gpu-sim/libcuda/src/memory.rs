@@ -371,7 +371,7 @@ pub(crate) fn attribute(
             Err(CUDA_ERROR_INVALID_VALUE)
         };
     };
-    let is_managed = matches!(range.backing, Backing::Managed(_));
+    let is_managed = range.is_managed();
     let is_device = !range.is_host();
     Ok(Some(match attribute {
         CU_POINTER_ATTRIBUTE_CONTEXT => Attribute::Pointer(range.context.map_or(0, number)),

@@ -5,15 +5,19 @@
 //! for something, asks for memory or asks how much there is.
 
 mod attribute;
+mod chunk;
+mod shared_file;
 
 pub(crate) use attribute::{PoolAttribute, attribute, set_attribute};
+pub(crate) use chunk::Chunk;
+pub(crate) use shared_file::{Part, PartName, SharedFile, SharedFiles};
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use cuda_sys_stubs::abi::*;
 use gpu_sim::client::{Imported, RequestError, Stream as GpuStream};
-use gpu_sim::command::{AllocKind, Block, Command, Exported, Sequence};
+use gpu_sim::command::{Block, Command, Exported, Sequence};
 
 use crate::address::{Access, Backing, Range};
 use crate::context;
@@ -22,7 +26,7 @@ use crate::graph::Operation;
 use crate::location::{Home, Location};
 use crate::process::{Process, State, lost, refused};
 use crate::table::Key;
-use crate::window::{map_host, unmap_host};
+use crate::virtual_memory::{self, Physical};
 use crate::{capture, graph, managed, memory, stream};
 
 /// A memory pool.
@@ -45,119 +49,10 @@ pub(crate) struct Pool {
     pub(crate) handle_types: CUmemAllocationHandleType,
     /// Another process's: its blocks are opened one by one, and none is allocated here.
     pub(crate) is_imported: bool,
+    /// Of the host and shared: the file that its memory is parts of.
+    pub(crate) file: Option<Key<SharedFile>>,
     /// What may be done from elsewhere.
     pub(crate) access: Access,
-}
-
-/// A piece of memory that a pool has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Chunk {
-    Device(Block),
-    Host {
-        start: CUdeviceptr,
-        bytes: u64,
-    },
-    /// The bytes are the host's; the block is what the device counts for them.
-    Managed {
-        start: CUdeviceptr,
-        block: Block,
-    },
-}
-
-/// Maps host memory of whole pages; gives its address.
-fn take_host(bytes: u64) -> Answer<CUdeviceptr> {
-    let start = u64::try_from(map_host(memory::length(bytes)?)?);
-    start.map_err(|_| CUDA_ERROR_OUT_OF_MEMORY)
-}
-
-/// Takes memory that a device counts.
-fn take_block(
-    process: &Process,
-    state: &mut State,
-    ordinal: usize,
-    bytes: u64,
-    kind: AllocKind,
-) -> Answer<Block> {
-    let device = process.devices.get(ordinal);
-    let device = device.ok_or(CUDA_ERROR_INVALID_DEVICE)?.index;
-    with_reclaim(process, state, |process| {
-        process.machine.alloc(device, bytes, kind)
-    })
-}
-
-impl Chunk {
-    /// Takes memory of a kind; a device's, or counted by it.
-    fn take(
-        process: &Process,
-        state: &mut State,
-        home: Home,
-        ordinal: usize,
-        bytes: u64,
-    ) -> Answer<Self> {
-        match home {
-            Home::Pinned(Location::Device(ordinal)) => {
-                take_block(process, state, ordinal, bytes, AllocKind::Device).map(Self::Device)
-            }
-            Home::Pinned(_) => Ok(Self::Host {
-                start: take_host(bytes)?,
-                bytes: u64::try_from(memory::length(bytes)?).unwrap_or(u64::MAX),
-            }),
-            Home::Managed(_) => Self::take_managed(process, state, ordinal, bytes),
-        }
-    }
-
-    /// Takes managed memory, which a device counts.
-    pub(crate) fn take_managed(
-        process: &Process,
-        state: &mut State,
-        ordinal: usize,
-        bytes: u64,
-    ) -> Answer<Self> {
-        let block = take_block(process, state, ordinal, bytes, AllocKind::Managed)?;
-        let start = take_host(bytes).inspect_err(|_| {
-            // Out of address space; that the block goes back as well can only fail with the device gone.
-            let _ = process.machine.free(block.id);
-        })?;
-        Ok(Self::Managed { start, block })
-    }
-
-    fn bytes(self) -> u64 {
-        match self {
-            Self::Device(block) | Self::Managed { block, .. } => block.bytes,
-            Self::Host { bytes, .. } => bytes,
-        }
-    }
-
-    /// Where it is: its address, and what is written down of it.
-    pub(crate) fn place(self, process: &Process, ordinal: usize) -> Answer<(CUdeviceptr, Backing)> {
-        match self {
-            Self::Device(block) => {
-                let device = process.devices.get(ordinal);
-                let window = device.ok_or(CUDA_ERROR_INVALID_DEVICE)?.window;
-                Ok((window.address(block.offset), Backing::Device(block)))
-            }
-            Self::Host { start, bytes } => Ok((start, Backing::HostPooled { bytes })),
-            Self::Managed { start, block } => Ok((start, Backing::Managed(block))),
-        }
-    }
-
-    /// Returns it to the device, or to the host.
-    pub(crate) fn give_back(self, process: &Process) -> Answer {
-        match self {
-            Self::Device(block) => process.machine.free(block.id).map_err(refused),
-            Self::Host { start, bytes } => give_host_back(start, bytes),
-            Self::Managed { start, block } => {
-                give_host_back(start, block.bytes)?;
-                process.machine.free(block.id).map_err(refused)
-            }
-        }
-    }
-}
-
-fn give_host_back(start: CUdeviceptr, bytes: u64) -> Answer {
-    let start = usize::try_from(start).map_err(|_| CUDA_ERROR_INVALID_VALUE)?;
-    unmap_host(start, memory::length(bytes)?);
-    Ok(())
 }
 
 /// Bytes now, and the most there were since the figure was reset.
@@ -180,10 +75,31 @@ impl Level {
 
 /// What was given back in stream order.
 pub(crate) struct Retired {
-    chunk: Chunk,
-    pool: Option<Key<Pool>>,
+    what: Gone,
     stream: Arc<GpuStream>,
     sequence: Sequence,
+}
+
+enum Gone {
+    /// A block, to the pool or else to the device.
+    Chunk(Chunk, Option<Key<Pool>>),
+    /// Physical memory that an array was bound to.
+    Binding(Key<Physical>),
+}
+
+impl Retired {
+    /// A binding that ends when the stream has come there.
+    pub(crate) fn binding(
+        physical: Key<Physical>,
+        stream: &Arc<GpuStream>,
+        sequence: Sequence,
+    ) -> Self {
+        Self {
+            what: Gone::Binding(physical),
+            stream: Arc::clone(stream),
+            sequence,
+        }
+    }
 }
 
 impl Pool {
@@ -202,6 +118,7 @@ impl Pool {
             is_destroyed: false,
             handle_types: CU_MEM_HANDLE_TYPE_NONE,
             is_imported: false,
+            file: None,
             access: Access::default(),
         }
     }
@@ -229,17 +146,16 @@ pub(crate) fn get(state: &mut State, key: Key<Pool>) -> Answer<&mut Pool> {
     state.pools.get_mut(key).ok_or(CUDA_ERROR_INVALID_VALUE)
 }
 
-/// Makes a pool. `CUDA_ERROR_NOT_SUPPORTED`: one of the host that is to be shared; blocks are handed out one by one by the
-/// machine, which knows devices' only.
+/// Makes a pool.
 pub(crate) fn create(
     process: &Process,
     home: Home,
     handle_types: CUmemAllocationHandleType,
 ) -> Answer<Key<Pool>> {
     home.check_handle_types(handle_types)?;
-    if home.device().is_none() && handle_types != CU_MEM_HANDLE_TYPE_NONE {
-        return Err(CUDA_ERROR_NOT_SUPPORTED);
-    }
+    let is_shared_on_host = home.device().is_none() && handle_types != CU_MEM_HANDLE_TYPE_NONE;
+    let file = is_shared_on_host.then(|| process.shared_files.create());
+    let file = file.transpose()?;
     let mut state = process.lock();
     let current = context::current(&state).and_then(|key| context::get(&state, key));
     let device = current.ok().map(|context| context.device);
@@ -247,6 +163,7 @@ pub(crate) fn create(
         is_default: false,
         handle_types,
         device,
+        file,
         ..Pool::new(home)
     }))
 }
@@ -297,6 +214,9 @@ pub(crate) fn export(
         if pool.handle_types & handle_type == 0 || pool.is_imported {
             return Err(CUDA_ERROR_INVALID_VALUE);
         }
+        if let Some(file) = pool.file {
+            return process.shared_files.export(file);
+        }
         pool.home.device()
     };
     let device = device.and_then(|ordinal| process.devices.get(ordinal));
@@ -307,19 +227,25 @@ pub(crate) fn export(
 
 /// `cuMemPoolImportFromShareableHandle`.
 pub(crate) fn import(process: &Process, descriptor: BorrowedFd) -> Answer<Key<Pool>> {
-    let imported = process.machine.import(descriptor).map_err(refused)?;
-    let Imported::Pool { device } = imported else {
+    let imported = |home, file| Pool {
+        is_default: false,
+        is_imported: true,
+        file,
+        ..Pool::new(Home::Pinned(home))
+    };
+    if let Some(file) = process.shared_files.import(descriptor)? {
+        let pool = imported(Location::HostNode, Some(file));
+        return Ok(process.lock().pools.insert(pool));
+    }
+    let Imported::Pool { device } = process.machine.import(descriptor).map_err(refused)? else {
         return Err(CUDA_ERROR_INVALID_VALUE);
     };
     let mut devices = process.devices.iter();
     let ordinal = devices
         .position(|known| known.index == device)
         .ok_or(CUDA_ERROR_INVALID_DEVICE)?;
-    Ok(process.lock().pools.insert(Pool {
-        is_default: false,
-        is_imported: true,
-        ..Pool::new(Home::Pinned(Location::Device(ordinal)))
-    }))
+    let pool = imported(Location::Device(ordinal), None);
+    Ok(process.lock().pools.insert(pool))
 }
 
 /// Ends a pool when its last block is freed. A location whose pool it was gets its default pool back.
@@ -358,7 +284,10 @@ pub(crate) fn trim(
         chunk.give_back(process)?;
     }
     if pool.is_destroyed && pool.live == 0 {
-        state.pools.remove(key);
+        let ended = state.pools.remove(key);
+        if let Some(file) = ended.and_then(|pool| pool.file) {
+            process.shared_files.let_go(file);
+        }
     }
     Ok(())
 }
@@ -391,10 +320,7 @@ pub(crate) fn alloc(
         return Err(CUDA_ERROR_INVALID_VALUE);
     }
     if capture::place(&mut state, stream)?.is_some() {
-        let Home::Pinned(location) = home else {
-            return Err(CUDA_ERROR_NOT_SUPPORTED);
-        };
-        let alloc = graph::memory::reserve_alloc(&mut state, location, bytes)?;
+        let alloc = graph::memory::reserve_alloc(&mut state, (home, ordinal), bytes)?;
         capture::append(&mut state, stream, Operation::Alloc(alloc))?;
         return graph::memory::address(&state, alloc);
     }
@@ -427,11 +353,14 @@ fn take(
 ) -> Answer<Chunk> {
     reclaim(process, state)?;
     let pool = get(state, key)?;
-    let (spare, home) = (pool.take_spare(bytes), pool.home);
+    let (spare, home, file) = (pool.take_spare(bytes), pool.home, pool.file);
     let chunk = match spare {
         Some(chunk) => chunk,
         None => {
-            let chunk = Chunk::take(process, state, home, ordinal, bytes)?;
+            let chunk = match file {
+                Some(file) => Chunk::take_part(process, file, bytes)?,
+                None => Chunk::take(process, state, home, ordinal, bytes)?,
+            };
             get(state, key)?.reserved.add(chunk.bytes());
             chunk
         }
@@ -471,14 +400,11 @@ pub(crate) fn free(
     });
     let freed = freed.ok_or(CUDA_ERROR_INVALID_VALUE)?;
     let chunk = freed.chunk().ok_or(CUDA_ERROR_INVALID_VALUE)?;
-    // What was imported goes back to who exported it, not to our pool.
-    let is_imported = matches!(freed.backing, Backing::Imported { .. });
-    let pool = freed.pool.filter(|_| !is_imported);
+    let pool = freed.pool;
     let sequence = stream::submit(process, &mut state, stream, Command::Marker, None)?;
     let gpu = Arc::clone(&stream::get(&state, stream)?.gpu);
     state.retired.push(Retired {
-        chunk,
-        pool,
+        what: Gone::Chunk(chunk, pool),
         stream: gpu,
         sequence,
     });
@@ -493,24 +419,28 @@ pub(crate) fn reclaim(process: &Process, state: &mut State) -> Answer {
             .poll_stream(&retired.stream, retired.sequence)
             .map_err(lost)?
         {
-            Some(_) => take_back(process, state, retired)?,
+            Some(_) => take_back(process, state, retired.what)?,
             None => state.retired.push(retired),
         }
     }
     graph::memory::sweep(process, state)
 }
 
-fn take_back(process: &Process, state: &mut State, retired: Retired) -> Answer {
-    let Some(pool) = retired.pool.and_then(|key| state.pools.get_mut(key)) else {
-        return retired.chunk.give_back(process);
+fn take_back(process: &Process, state: &mut State, gone: Gone) -> Answer {
+    let (chunk, key) = match gone {
+        Gone::Chunk(chunk, key) => (chunk, key),
+        Gone::Binding(physical) => return virtual_memory::unbind(process, state, physical),
     };
-    pool.used.subtract(retired.chunk.bytes());
+    let pool = key.and_then(|key| state.pools.get_mut(key));
+    // What was imported goes back to who exported it, not to our pool.
+    let Some(pool) = pool.filter(|pool| !pool.is_imported) else {
+        return chunk.give_back(process);
+    };
+    pool.used.subtract(chunk.bytes());
     pool.live = pool.live.saturating_sub(1);
-    pool.spare.push(retired.chunk);
+    pool.spare.push(chunk);
     let threshold = pool.release_threshold;
-    retired
-        .pool
-        .map_or(Ok(()), |key| trim(process, state, key, threshold))
+    key.map_or(Ok(()), |key| trim(process, state, key, threshold))
 }
 
 /// Gives back all that pools have on a device, whoever uses it.
@@ -534,10 +464,8 @@ pub(crate) fn reset(process: &Process, state: &mut State, device: usize) -> Answ
 /// Minds that a block of a pool was freed by other means than the pool's.
 pub(crate) fn forget(state: &mut State, range: &Range) {
     state.advice.remove(&range.id);
-    if matches!(range.backing, Backing::Imported { .. }) {
-        return;
-    }
     let pool = range.pool.and_then(|key| state.pools.get_mut(key));
+    let pool = pool.filter(|pool| !pool.is_imported);
     if let Some((pool, chunk)) = pool.zip(range.chunk()) {
         pool.used.subtract(chunk.bytes());
         pool.reserved.subtract(chunk.bytes());

@@ -34,7 +34,7 @@ use crate::location::{Home, Location};
 use crate::log;
 use crate::managed::Advice;
 use crate::module::{Function, Module};
-use crate::pool::{Pool, Pools, Retired};
+use crate::pool::{Pool, Pools, Retired, SharedFiles};
 use crate::stream::Stream;
 use crate::table::Table;
 use crate::texture::{Surface, Texture};
@@ -101,6 +101,8 @@ pub(crate) struct State {
 pub(crate) struct Process {
     pub(crate) machine: Machine,
     pub(crate) devices: Vec<Device>,
+    /// Of pools of the host that are shared with other processes.
+    pub(crate) shared_files: SharedFiles,
     state: Mutex<State>,
 }
 
@@ -204,6 +206,7 @@ impl Process {
         Ok(Self {
             machine,
             devices,
+            shared_files: SharedFiles::default(),
             state: Mutex::new(state),
         })
     }

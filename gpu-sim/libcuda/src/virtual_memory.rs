@@ -11,6 +11,7 @@ use gpu_sim::client::Imported;
 use gpu_sim::command::{AllocKind, Block, BlockId, Exported};
 
 use crate::address::{Access, Backing, Range};
+use crate::array::TILE_BYTES;
 use crate::door::Answer;
 use crate::host_memory::HostMemory;
 use crate::location::Location;
@@ -68,11 +69,13 @@ pub(crate) struct Physical {
     memory: Memory,
     /// As what it may be given to other processes.
     pub(crate) handle_types: CUmemAllocationHandleType,
+    /// Whether arrays may be mapped to it tile by tile.
+    pub(crate) is_tile_pool: bool,
     /// Handles that the program holds.
     handles: u32,
     /// Places at which it is mapped.
     mappings: u32,
-    /// Parts of multicast objects that it is bound to.
+    /// Parts of multicast objects, and tiles of arrays, that it is bound to.
     bindings: u32,
 }
 
@@ -82,6 +85,7 @@ impl Physical {
         Self {
             memory,
             handle_types,
+            is_tile_pool: false,
             handles: 1,
             mappings: 0,
             bindings: 0,
@@ -120,14 +124,14 @@ pub(crate) fn insert_multicast(state: &mut State, object: Multicast) -> Key<Phys
     state.physicals.insert(physical)
 }
 
-/// Memory has become part of a multicast object, which keeps it.
+/// Memory has become part of a multicast object, or of an array, which keeps it.
 pub(crate) fn bind(state: &mut State, key: Key<Physical>) -> Answer {
     let physical = state.physicals.get_mut(key);
     physical.ok_or(CUDA_ERROR_INVALID_VALUE)?.bindings += 1;
     Ok(())
 }
 
-/// Memory is no longer part of a multicast object.
+/// Memory is no longer part of a multicast object, or of an array.
 pub(crate) fn unbind(process: &Process, state: &mut State, key: Key<Physical>) -> Answer {
     if let Some(physical) = state.physicals.get_mut(key) {
         physical.bindings = physical.bindings.saturating_sub(1);
@@ -159,6 +163,7 @@ pub(crate) fn create(
     bytes: u64,
     location: Location,
     handle_types: CUmemAllocationHandleType,
+    is_tile_pool: bool,
 ) -> Answer<Key<Physical>> {
     check_size(bytes)?;
     let mut state = process.lock();
@@ -173,7 +178,34 @@ pub(crate) fn create(
         }
         Location::Host | Location::HostNode => Memory::Host(HostMemory::create(bytes, location)?),
     };
-    Ok(state.physicals.insert(Physical::new(memory, handle_types)))
+    Ok(state.physicals.insert(Physical {
+        is_tile_pool,
+        ..Physical::new(memory, handle_types)
+    }))
+}
+
+/// Memory for tiles, of which a stretch (start and length in bytes) is to be mapped. `CUDA_ERROR_INVALID_VALUE`: it is not made for that,
+/// is another device's, or has no such stretch.
+pub(crate) fn tile_pool(
+    state: &State,
+    handle: CUmemGenericAllocationHandle,
+    device: usize,
+    (start, bytes): (u64, u64),
+) -> Answer<(Key<Physical>, Block)> {
+    let key = find(state, handle)?;
+    let physical = state.physicals.get(key).ok_or(CUDA_ERROR_INVALID_VALUE)?;
+    let fits = |block: &Block| {
+        let end = start.checked_add(bytes);
+        start.is_multiple_of(TILE_BYTES) && end.is_some_and(|end| end <= block.bytes)
+    };
+    match physical.memory {
+        Memory::Device { block, ordinal }
+            if physical.is_tile_pool && ordinal == device && fits(&block) =>
+        {
+            Ok((key, block))
+        }
+        _ => Err(CUDA_ERROR_INVALID_VALUE),
+    }
 }
 
 /// `cuMemExportToShareableHandle`: a descriptor that keeps the memory as long as a copy of it is open.

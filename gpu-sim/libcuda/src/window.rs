@@ -112,9 +112,9 @@ pub(crate) fn map_host(bytes: usize) -> Answer<usize> {
     map(bytes, libc::PROT_READ | libc::PROT_WRITE)
 }
 
-/// Gives back what [`map_host`] gave. Nobody may touch it any more.
+/// Gives back what [`map_host`] or [`map_file`] gave. Nobody may touch it any more.
 pub(crate) fn unmap_host(address: usize, bytes: usize) {
-    // SAFETY: the address book keeps each mapping of `map_host` once, with its size, and lets it go before this call (ours).
+    // SAFETY: the address book keeps each mapping of `map_host` and `map_file` once, with its size, and lets it go before this call (ours).
     let status = unsafe { libc::munmap(std::ptr::without_provenance_mut(address), bytes) };
     debug_assert_eq!(status, 0, "the book named a mapping that is none");
 }
@@ -154,6 +154,39 @@ pub(crate) fn anonymous_file(name: &CStr) -> Answer<OwnedFd> {
     }
     // SAFETY: the kernel just gave us this descriptor.
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+/// What [`anonymous_file`] called the file behind a descriptor; `None`: it is no such file.
+pub(crate) fn anonymous_name(descriptor: BorrowedFd) -> Answer<Option<String>> {
+    let path = format!("/proc/self/fd/{}", descriptor.as_raw_fd());
+    let target = std::fs::read_link(path).map_err(|_| CUDA_ERROR_INVALID_VALUE)?;
+    let name = target
+        .to_str()
+        .and_then(|path| path.strip_prefix("/memfd:"));
+    Ok(name.map(|name| name.trim_end_matches(" (deleted)").to_owned()))
+}
+
+/// Maps whole pages of a file; gives their address.
+pub(crate) fn map_file(file: BorrowedFd, offset: u64, bytes: u64) -> Answer<u64> {
+    let length = usize::try_from(bytes).map_err(|_| CUDA_ERROR_OUT_OF_MEMORY)?;
+    let offset = libc::off_t::try_from(offset).map_err(|_| CUDA_ERROR_INVALID_VALUE)?;
+    let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
+    let descriptor = file.as_raw_fd();
+    // SAFETY: a new mapping at an address of the kernel's choice touches nothing of ours.
+    let start = unsafe {
+        libc::mmap(
+            std::ptr::null_mut(),
+            length,
+            protection,
+            flags,
+            descriptor,
+            offset,
+        )
+    };
+    if start == libc::MAP_FAILED {
+        return Err(CUDA_ERROR_OUT_OF_MEMORY);
+    }
+    u64::try_from(start.expose_provenance()).map_err(|_| CUDA_ERROR_OUT_OF_MEMORY)
 }
 
 /// Makes a file's first bytes reachable at reserved addresses, as far as `flags` allow.

@@ -6,7 +6,9 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use cuda_sys_stubs::abi::*;
 use support::other::{Line, Other, here};
-use support::{LONG, alloc, context, cu, event, free_stream, launch, measuring, ok, read, spin};
+use support::{
+    LONG, alloc, context, cu, event, free_stream, launch, measuring, ok, pool_props, read, spin,
+};
 
 const PAGE: usize = 2 << 20;
 const INTERPROCESS: u32 = CU_EVENT_INTERPROCESS | CU_EVENT_DISABLE_TIMING;
@@ -343,15 +345,6 @@ fn memory_is_exported_only_as_it_was_made_for_and_imported_only_from_a_descripto
     ok!(cuMemRelease(private));
 }
 
-fn pool_props(handle_types: CUmemAllocationHandleType) -> CUmemPoolProps {
-    // SAFETY: a record of plain numbers and pointers; zero is a value of each.
-    let mut props: CUmemPoolProps = unsafe { std::mem::zeroed() };
-    (props.allocType, props.location.type_) =
-        (CU_MEM_ALLOCATION_TYPE_PINNED, CU_MEM_LOCATION_TYPE_DEVICE);
-    props.handleTypes = handle_types;
-    props
-}
-
 #[test]
 fn a_pool_and_its_memory_go_to_another_process() {
     if let Some(mut line) = here() {
@@ -379,7 +372,12 @@ fn a_pool_and_its_memory_go_to_another_process() {
     let _alone = measuring();
     context();
     let (mut pool, mut memory) = (std::ptr::null_mut(), 0);
-    ok!(cuMemPoolCreate(&mut pool, &pool_props(FD)));
+    let location = CUmemLocation {
+        type_: CU_MEM_LOCATION_TYPE_DEVICE,
+        id: 0,
+    };
+    let props = pool_props(CU_MEM_ALLOCATION_TYPE_PINNED, location, FD);
+    ok!(cuMemPoolCreate(&mut pool, &props));
     let stream = free_stream();
     ok!(cuMemAllocFromPoolAsync(&mut memory, 100, pool, stream));
     ok!(cuMemsetD8Async(memory, 3, 100, stream));

@@ -3,7 +3,7 @@
 mod support;
 
 use cuda_sys_stubs::abi::*;
-use support::{context, cu, free_stream, measuring, ok, read};
+use support::{context, cu, free_stream, measuring, ok, pool_props, read};
 
 const MIB: usize = 1 << 20;
 const MANAGED: CUmemAllocationType = CU_MEM_ALLOCATION_TYPE_MANAGED;
@@ -19,16 +19,7 @@ const ANYWHERE: CUmemLocation = CUmemLocation {
 };
 
 fn properties(location: CUmemLocation) -> CUmemPoolProps {
-    CUmemPoolProps {
-        allocType: MANAGED,
-        handleTypes: CU_MEM_HANDLE_TYPE_NONE,
-        location,
-        win32SecurityAttributes: std::ptr::null_mut(),
-        maxSize: 0,
-        usage: 0,
-        gpuDirectRDMACapable: 0,
-        reserved: [0; 53],
-    }
+    pool_props(MANAGED, location, CU_MEM_HANDLE_TYPE_NONE)
 }
 
 fn create(properties: &CUmemPoolProps) -> (CUresult, CUmemoryPool) {
@@ -91,8 +82,7 @@ fn a_managed_pool_has_memory_that_the_host_reaches_and_a_device_counts() {
 }
 
 #[test]
-fn a_managed_pool_is_neither_shared_nor_bounded_nor_captured() {
-    let _measuring = measuring();
+fn a_managed_pool_is_neither_shared_nor_bounded() {
     context();
     let mut wrong = properties(DEVICE);
     wrong.handleTypes = CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR;
@@ -100,16 +90,79 @@ fn a_managed_pool_is_neither_shared_nor_bounded_nor_captured() {
     let mut wrong = properties(DEVICE);
     wrong.maxSize = 1;
     assert_eq!(create(&wrong).0, CUDA_ERROR_INVALID_VALUE);
-    let (_, pool) = create(&properties(DEVICE));
-    let (stream, mut address, mut graph) = (free_stream(), 0, std::ptr::null_mut());
-    ok!(cuStreamBeginCapture_v2(
-        stream,
-        CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
-    ));
-    let captured = cu!(cuMemAllocFromPoolAsync(&mut address, 16, pool, stream));
-    assert_eq!(captured, CUDA_ERROR_NOT_SUPPORTED);
+}
+
+/// A graph that allocates from the pool by a captured call and fills what it got with sevens; and where that is.
+fn captured(pool: CUmemoryPool, stream: CUstream, bytes: usize) -> (CUgraph, CUdeviceptr) {
+    let mut graph = std::ptr::null_mut();
+    let mode = CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+    ok!(cuStreamBeginCapture_v2(stream, mode));
+    let address = alloc_from(pool, stream, bytes);
+    ok!(cuMemsetD8Async(address, 7, bytes, stream));
     ok!(cuStreamEndCapture(stream, &mut graph));
-    ok!(cuMemPoolDestroy(pool));
+    (graph, address)
+}
+
+/// What the graph's first node allocates.
+fn allocated(graph: CUgraph) -> CUmemPoolProps {
+    let (mut nodes, mut count) = ([std::ptr::null_mut(); 2], 2);
+    ok!(cuGraphGetNodes(graph, nodes.as_mut_ptr(), &mut count));
+    // SAFETY: a record of plain numbers and pointers; zero is a value of each.
+    let mut params: CUDA_MEM_ALLOC_NODE_PARAMS = unsafe { std::mem::zeroed() };
+    ok!(cuGraphMemAllocNodeGetParams(nodes[0], &mut params));
+    params.poolProps
+}
+
+#[test]
+fn a_capture_that_takes_from_a_managed_pool_allocates_managed_memory_at_its_launch() {
+    let _measuring = measuring();
+    context();
+    let stream = free_stream();
+    for location in [DEVICE, ANYWHERE] {
+        let before = free_bytes();
+        let (_, pool) = create(&properties(location));
+        let (graph, address) = captured(pool, stream, 8 * MIB);
+        let props = allocated(graph);
+        assert_eq!(
+            (props.allocType, props.location.type_),
+            (MANAGED, location.type_)
+        );
+        let mut exec = std::ptr::null_mut();
+        ok!(cuGraphInstantiateWithFlags(&mut exec, graph, 0));
+        assert_eq!(free_bytes(), before, "nothing is launched");
+        ok!(cuGraphLaunch(exec, stream));
+        ok!(cuStreamSynchronize(stream));
+        assert_eq!(before - free_bytes(), 8 * MIB);
+        let (mut is_managed, mut reserved) = (0u8, 0u64);
+        let which = CU_POINTER_ATTRIBUTE_IS_MANAGED;
+        ok!(cuPointerGetAttribute(
+            (&raw mut is_managed).cast(),
+            which,
+            address
+        ));
+        let which = CU_GRAPH_MEM_ATTR_RESERVED_MEM_CURRENT;
+        ok!(cuDeviceGetGraphMemAttribute(
+            0,
+            which,
+            (&raw mut reserved).cast()
+        ));
+        assert_eq!((is_managed, reserved), (1, 8 * MIB as u64));
+        let last = address + 8 * MIB as u64 - 1;
+        // SAFETY: managed memory, which the host reaches once it is there, and nothing else touches now.
+        unsafe {
+            assert_eq!((last as *const u8).read_volatile(), 7);
+            (last as *mut u8).write_volatile(8);
+        }
+        assert_eq!(read(last, 1), [8]);
+        ok!(cuMemPrefetchAsync(address, 8 * MIB, 0, stream));
+        ok!(cuMemFreeAsync(address, stream));
+        ok!(cuStreamSynchronize(stream));
+        ok!(cuGraphExecDestroy(exec));
+        ok!(cuGraphDestroy(graph));
+        ok!(cuDeviceGraphMemTrim(0));
+        assert_eq!(free_bytes(), before);
+        ok!(cuMemPoolDestroy(pool));
+    }
 }
 
 #[test]

@@ -6,18 +6,22 @@ use cuda_sys_stubs::abi::*;
 
 use super::graph_node::{NO_EDGES, Position, add, ask};
 use super::{get, put, wanted, wide};
+use crate::context;
 use crate::door::{Answer, exports};
 use crate::graph::{Operation, memory};
-use crate::location::Location;
+use crate::location::Home;
 use crate::process::{Process, State, process};
 
-/// What memory of a graph can be: page-locked, for this process alone (CUDA Driver API, `CUDA_MEM_ALLOC_NODE_PARAMS`).
-fn check_props(process: &Process, props: &CUmemPoolProps) -> Answer<Location> {
-    let is_pinned = props.allocType == CU_MEM_ALLOCATION_TYPE_PINNED;
-    if !is_pinned || props.handleTypes != CU_MEM_HANDLE_TYPE_NONE {
+/// What memory of a graph can be: that of a pool which is for this process alone (CUDA Driver API, `CUDA_MEM_ALLOC_NODE_PARAMS`).
+/// Gives the ordinal of the device that counts it, too: of managed memory that prefers none, the current one.
+fn check_props(process: &Process, state: &State, props: &CUmemPoolProps) -> Answer<(Home, usize)> {
+    if props.handleTypes != CU_MEM_HANDLE_TYPE_NONE {
         return Err(CUDA_ERROR_INVALID_VALUE);
     }
-    Location::of(process, &props.location)
+    let home = Home::of(process, &props.location, props.allocType)?;
+    let current = context::current(state).and_then(|key| context::get(state, key));
+    let current = current.map_or(0, |context| context.device);
+    Ok((home, home.device().unwrap_or(current)))
 }
 
 /// Adds a node that allocates, and writes its address into the record.
@@ -34,8 +38,8 @@ pub(super) unsafe fn add_alloc(
         let mut params = get(record.cast_const())?;
         let mut start = 0;
         add(out, position, |process, state| {
-            let location = check_props(process, &params.poolProps)?;
-            let alloc = memory::reserve_alloc(state, location, wide(params.bytesize))?;
+            let home = check_props(process, state, &params.poolProps)?;
+            let alloc = memory::reserve_alloc(state, home, wide(params.bytesize))?;
             start = memory::address(state, alloc)?;
             Ok(Operation::Alloc(alloc))
         })?;
@@ -58,10 +62,10 @@ pub(super) fn alloc_params(
         return None;
     };
     let alloc = state.graph_allocs.get(*alloc)?;
-    let location = alloc.location.described().ok()?;
+    let (kind, location) = alloc.home.described().ok()?;
     Some(CUDA_MEM_ALLOC_NODE_PARAMS {
         poolProps: CUmemPoolProps {
-            allocType: CU_MEM_ALLOCATION_TYPE_PINNED,
+            allocType: kind,
             handleTypes: CU_MEM_HANDLE_TYPE_NONE,
             location,
             win32SecurityAttributes: std::ptr::null_mut(),

@@ -9,6 +9,7 @@
 #![expect(non_snake_case, reason = "arguments are spelled as in cuda.h")]
 
 mod array;
+mod array_mapping;
 mod capture;
 mod context;
 mod copy;

@@ -61,10 +61,13 @@ exports! {
         wanted(handle)?;
         let prop = get(prop)?;
         let location = location(process, &prop)?;
-        if flags != 0 {
+        let usage = u32::from(prop.allocFlags.usage);
+        let is_tile_pool = usage & CU_MEM_CREATE_USAGE_TILE_POOL != 0;
+        if flags != 0 || (is_tile_pool && location.is_host()) {
             return Err(CUDA_ERROR_INVALID_VALUE);
         }
-        put(handle, number(virtual_memory::create(process, wide(size), location, prop.requestedHandleTypes)?.handle::<()>()))
+        let made = virtual_memory::create(process, wide(size), location, prop.requestedHandleTypes, is_tile_pool)?;
+        put(handle, number(made.handle::<()>()))
     }
     fn cuMemExportToShareableHandle(shareableHandle: *mut c_void, handle: CUmemGenericAllocationHandle, handleType: CUmemAllocationHandleType, flags: u64) {
         let process = process()?;
@@ -97,7 +100,7 @@ exports! {
             return Err(CUDA_ERROR_INVALID_VALUE);
         }
         let (location, requestedHandleTypes) = (physical.location()?.described()?, physical.handle_types);
-        let allocFlags = anonymous_allocFlags { compressionType: 0, gpuDirectRDMACapable: 0, usage: 0, reserved: [0; 4] };
+        let allocFlags = anonymous_allocFlags { compressionType: 0, gpuDirectRDMACapable: 0, usage: physical.is_tile_pool.into(), reserved: [0; 4] };
         put(prop, CUmemAllocationProp { type_: CU_MEM_ALLOCATION_TYPE_PINNED, requestedHandleTypes, location, win32HandleMetaData: std::ptr::null_mut(), allocFlags })
     }
     fn cuMemAddressReserve(ptr: *mut CUdeviceptr, size: usize, alignment: usize, _addr: CUdeviceptr, flags: u64) {

@@ -4,7 +4,9 @@
 //! of its own with the first launch; the device memory stays with the executable graph, goes to a pool of the device when that
 //! ends, and back to the device with `cuDeviceGraphMemTrim`. Allocations that are never there at the same time do not share
 //! memory, as the driver may have them do: graphs can take more here than on hardware, never less. Memory of the host is the
-//! executable graph's own, and goes back to the host with it.
+//! executable graph's own, and goes back to the host with it. Managed memory is the host's too, and a device counts it as its own: that a capture may take
+//! from a managed pool follows from `cuMemAllocFromPoolAsync` (cuda.h 13.4: the node has the pool's properties), and NVIDIA/warp
+//! issue 1523 calls such memory graph-capturable; how the driver counts it is an estimate.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -17,17 +19,19 @@ use super::Operation;
 use super::exec::GraphExec;
 use crate::address::{Backing, HostKind, Place, Range};
 use crate::door::Answer;
-use crate::location::Location;
+use crate::location::{Home, Location};
 use crate::pool::{self, Level};
 use crate::process::{Process, State, lost, refused};
-use crate::stream;
 use crate::table::Key;
 use crate::virtual_memory::GRANULARITY;
 use crate::window::{duplicate, hide, map_host_at, reserve};
+use crate::{managed, stream};
 
 /// One allocation node's memory.
 pub(crate) struct GraphAlloc {
-    pub(crate) location: Location,
+    pub(crate) home: Home,
+    /// Ordinal of the device that counts it; of the host's memory, which none does, one that stands for it.
+    device: usize,
     pub(crate) start: CUdeviceptr,
     /// As asked for.
     pub(crate) bytes: u64,
@@ -95,7 +99,7 @@ fn pool(state: &mut State, device: usize) -> Answer<&mut GraphPool> {
 /// Reserves addresses for a node that is about to be added; [`keep`] is to be told when it is.
 pub(crate) fn reserve_alloc(
     state: &mut State,
-    location: Location,
+    (home, device): (Home, usize),
     bytes: u64,
 ) -> Answer<Key<GraphAlloc>> {
     let padded = bytes.checked_next_multiple_of(GRANULARITY);
@@ -103,13 +107,14 @@ pub(crate) fn reserve_alloc(
         .filter(|_| bytes > 0)
         .ok_or(CUDA_ERROR_INVALID_VALUE)?;
     let start = reserve(padded, GRANULARITY)?;
-    // The host reaches what is its own where the program knows it.
-    let (device, shadow) = match location {
-        Location::Device(ordinal) => (ordinal, reserve(padded, GRANULARITY)?),
-        Location::Host | Location::HostNode => (0, start),
+    // The host reaches what it may where the program knows it.
+    let shadow = match home {
+        Home::Pinned(Location::Device(_)) => reserve(padded, GRANULARITY)?,
+        Home::Pinned(_) | Home::Managed(_) => start,
     };
     let key = state.graph_allocs.insert(GraphAlloc {
-        location,
+        home,
+        device,
         start,
         bytes,
         shadow,
@@ -125,7 +130,7 @@ pub(crate) fn reserve_alloc(
         backing: Backing::Graph {
             alloc: key,
             shadow,
-            is_host: location.is_host(),
+            home,
         },
         context: None,
         device,
@@ -133,6 +138,9 @@ pub(crate) fn reserve_alloc(
         id: 0,
         is_global: true,
     });
+    if let Home::Managed(Some(preferred)) = home {
+        managed::prefer(state, start, preferred);
+    }
     Ok(key)
 }
 
@@ -200,30 +208,38 @@ pub(super) fn back<'a>(
         if alloc.backed.is_some() {
             continue;
         }
-        let (location, shadow) = (alloc.location, alloc.shadow);
+        let (home, device, shadow) = (alloc.home, alloc.device, alloc.shadow);
         let bytes = alloc.bytes.next_multiple_of(GRANULARITY);
-        let backed = match location {
-            Location::Device(ordinal) => back_on(process, state, ordinal, (shadow, bytes))?,
-            Location::Host | Location::HostNode => {
-                let length = usize::try_from(bytes).map_err(|_| CUDA_ERROR_OUT_OF_MEMORY)?;
-                map_host_at(shadow, length)?;
-                Backed::Host { bytes }
-            }
+        let backed = if home.is_host() {
+            map_pages(shadow, bytes)?;
+            Backed::Host { bytes }
+        } else {
+            back_on(process, state, (home, device), (shadow, bytes))?
         };
         get(state, key)?.backed = Some(backed);
     }
     Ok(())
 }
 
+fn map_pages(start: u64, bytes: u64) -> Answer {
+    let length = usize::try_from(bytes).map_err(|_| CUDA_ERROR_OUT_OF_MEMORY)?;
+    map_host_at(start, length)
+}
+
+/// Takes memory that a device counts. Of managed memory the pages are the host's.
 fn back_on(
     process: &Process,
     state: &mut State,
-    ordinal: usize,
+    (home, ordinal): (Home, usize),
     (shadow, bytes): (u64, u64),
 ) -> Answer<Backed> {
     let block = take(process, state, ordinal, bytes)?;
-    let pages = process.machine.vram(block.device, block.offset, bytes);
-    duplicate(pages.ok_or(CUDA_ERROR_INVALID_VALUE)?, shadow, bytes)?;
+    if matches!(home, Home::Managed(_)) {
+        map_pages(shadow, bytes)?;
+    } else {
+        let pages = process.machine.vram(block.device, block.offset, bytes);
+        duplicate(pages.ok_or(CUDA_ERROR_INVALID_VALUE)?, shadow, bytes)?;
+    }
     pool(state, ordinal)?.used.add(block.bytes);
     Ok(Backed::Device { block, ordinal })
 }
@@ -394,7 +410,9 @@ fn give_back(state: &mut State, key: Key<GraphAlloc>) -> Answer {
     let (start, has_node) = (alloc.start, alloc.has_node);
     if !has_node {
         state.graph_allocs.remove(key);
-        state.book.remove(start, |_| true);
+        if let Some(range) = state.book.remove(start, |_| true) {
+            state.advice.remove(&range.id);
+        }
     }
     Ok(())
 }
@@ -409,7 +427,7 @@ pub(crate) fn trim(process: &Process, device: usize) -> Answer {
 /// Gives back all that a device has for graphs, whoever uses it: what was allocated is no more.
 pub(crate) fn reset(process: &Process, state: &mut State, device: usize) -> Answer {
     let of_device = state.graph_allocs.iter();
-    let of_device = of_device.filter(|(_, alloc)| alloc.location == Location::Device(device));
+    let of_device = of_device.filter(|(_, alloc)| alloc.device == device && !alloc.home.is_host());
     let of_device: Vec<_> = of_device.map(|(key, _)| key).collect();
     for key in of_device {
         let alloc = get(state, key)?;

@@ -83,7 +83,7 @@ impl Operation {
     /// Where it reads and writes.
     fn places(&self) -> Vec<Place> {
         match self {
-            Self::Copy(copy) => copy.places().to_vec(),
+            Self::Copy(copy) => copy.places(),
             Self::Fill(fill) => vec![fill.place],
             _ => Vec::new(),
         }
@@ -112,7 +112,7 @@ impl Operation {
     fn effect(&self, machine: &'static Machine) -> Option<Effect> {
         match self {
             Self::Kernel(launch) => launch.effect(),
-            Self::Copy(copy) => Some(copy.effect(machine)),
+            Self::Copy(copy) => Some(copy.clone().effect(machine)),
             Self::Fill(fill) => Some(fill.effect(machine)),
             &Self::Host(call) => Some(Effect::HostCall(Box::new(move || call.run()))),
             Self::BeginWords(words) => words.begin(machine),

@@ -146,6 +146,19 @@ pub(crate) fn alloc(bytes: usize) -> CUdeviceptr {
     address
 }
 
+/// Properties of a pool of this kind there, which may be given to other processes so.
+pub(crate) fn pool_props(
+    kind: CUmemAllocationType,
+    location: CUmemLocation,
+    handle_types: CUmemAllocationHandleType,
+) -> CUmemPoolProps {
+    // SAFETY: a record of plain numbers and pointers; zero is a value of each.
+    let mut props: CUmemPoolProps = unsafe { std::mem::zeroed() };
+    (props.allocType, props.location) = (kind, location);
+    props.handleTypes = handle_types;
+    props
+}
+
 /// A blocking stream.
 pub(crate) fn stream() -> CUstream {
     let mut stream = std::ptr::null_mut();
