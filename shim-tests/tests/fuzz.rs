@@ -23,7 +23,21 @@ const NEVER_GRANTED: &[(&str, &[&str])] = &[
     ),
     (
         "granted only in a context of 32 bits, of which there are few: `coverage.rs` makes one",
-        &["cuMemFree", "cuModuleGetGlobal"],
+        &[
+            "cuArray3DCreate",
+            "cuArrayCreate",
+            "cuMemAllocPitch",
+            "cuMemFree",
+            "cuMemGetInfo",
+            "cuModuleGetGlobal",
+        ],
+    ),
+    (
+        "granted only where graph, node and what was made of the graph belong together: `coverage.rs` has such",
+        &[
+            "cuGraphExecKernelNodeSetParams",
+            "cuGraphExecKernelNodeSetParams_v2",
+        ],
     ),
     ("not called: its answer is a matter of time", &TIMELY),
 ];

@@ -83,6 +83,7 @@ fn a_managed_pool_has_memory_that_the_host_reaches_and_a_device_counts() {
 
 #[test]
 fn a_managed_pool_is_neither_shared_nor_bounded() {
+    let _measuring = measuring();
     context();
     let mut wrong = properties(DEVICE);
     wrong.handleTypes = CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR;

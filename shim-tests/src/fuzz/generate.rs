@@ -17,13 +17,14 @@ const ROW_BYTES: u64 = 2048;
 const NEEDS_MAX: usize = 4;
 
 /// What ends handles of a kind, in the order in which everything is freed at the end.
-const ENDS: [(&str, &str); 12] = [
+const ENDS: [(&str, &str); 13] = [
     ("range", "cuMemUnmap $ 2097152"),
     ("range", "cuMemUnmap $ 4194304"),
     ("range", "cuMemUnmap $ 8388608"),
     ("team", "cuMemRelease $"),
     ("physical", "cuMemRelease $"),
     ("shared_physical", "cuMemRelease $"),
+    ("tile_pool", "cuMemRelease $"),
     ("imported", "cuMemRelease $"),
     ("green", "cuGreenCtxDestroy $"),
     ("own_context", "cuCtxDestroy_v2 $"),
