@@ -6,9 +6,10 @@
 use limiter::ledger::{Charge, OverQuota};
 use limiter::units::Bytes;
 
-use crate::entry::{self, Cx};
+use crate::entry::Cx;
 use crate::hooks::{graph_memory, pool};
 use crate::reservation::Activity;
+use crate::thread::Thread;
 
 /// How often a refusal is put off because other threads' calls are under way. They take microseconds.
 const ATTEMPTS_MAX: u32 = 1000;
@@ -47,7 +48,7 @@ pub(crate) fn try_charge_beside(
         }
         std::thread::yield_now();
     }
-    attempt.inspect_err(|over| entry::note_over_quota(device_index, *over))
+    attempt.inspect_err(|over| Thread::note_over_quota(device_index, *over))
 }
 
 /// What other threads are doing with the driver's pools and graphs on a device.

@@ -4,7 +4,7 @@
 //! every [`LOOK_EVERY_NS`]. It never synchronises and never makes a context: it borrows the launch's own. Events are
 //! recorded by the launching thread only, which has seen that the stream does not record into a graph.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::ptr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -16,6 +16,7 @@ use limiter::timing::{Stood, Timing};
 use limiter::units::{GpuNs, MonotonicNs};
 use once_cell::sync::OnceCell;
 use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
 use rustix::thread::futex;
 use rustix::time::Timespec;
 
@@ -72,10 +73,10 @@ struct StreamKey {
 #[derive(Default)]
 struct State {
     /// In order of launch, which is the order in which they end.
-    streams: HashMap<StreamKey, VecDeque<Outstanding>>,
+    streams: FxHashMap<StreamKey, VecDeque<Outstanding>>,
     outstanding_count: usize,
     /// Events that are not in use, by their context.
-    spare: HashMap<Handle, Vec<Event>>,
+    spare: FxHashMap<Handle, Vec<Event>>,
 }
 
 impl State {

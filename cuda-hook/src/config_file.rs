@@ -12,6 +12,7 @@ use crate::log;
 use crate::runtime::{Attachment, Complaint};
 
 /// Looks at the config file, if there is one and it is time.
+#[inline]
 pub(crate) fn look(attachment: &Attachment) {
     if let Some(follower) = &attachment.follower
         && follower.is_due(clock::coarse())

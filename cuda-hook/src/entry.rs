@@ -1,22 +1,26 @@
 //! The one door from C into this library: every hooked symbol comes through [`enter`] or [`enter_attached`].
 //!
-//! In this order: no limits → the driver, after one atomic load; a refused configuration → the answer that fails closed;
+//! In this order: no limits → the driver, after one atomic load, which the exported function itself makes; a refused configuration → the answer that fails closed;
 //! inside already → the driver, whose own calls are not the application's; poisoned → the answer that fails closed;
 //! otherwise the hook, and a panic in it ends here.
+#![expect(
+    unsafe_code,
+    reason = "owns the real library of a process without limits behind an atomic pointer"
+)]
 
-use std::cell::Cell;
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::ptr;
+use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
 use cuda_sys_stubs::Effect;
 use cuda_sys_stubs::abi::{self, CUDA_ERROR_OUT_OF_MEMORY, CUresult};
 use cuda_sys_stubs::nvml_abi;
-use limiter::ledger::OverQuota;
 
 use crate::driver::{Driver, Nvml};
 use crate::hooks::measure::owed;
 use crate::refusal;
 use crate::runtime::{self, Attachment, Runtime, Stance};
+use crate::thread::{Inside, Thread};
 use crate::{config_file, log};
 
 /// One of the two libraries that we stand in front of. Both answer with an unsigned integer, 0 for success.
@@ -34,6 +38,8 @@ pub(crate) trait Api {
 
     /// The real library, opened at first use.
     fn library(runtime: &'static Runtime) -> Option<&'static Self::Library>;
+    /// The same in a process without limits, from the first call on that came through the door.
+    fn open() -> &'static AtomicPtr<Self::Library>;
 }
 
 /// The CUDA driver API.
@@ -48,6 +54,11 @@ impl Api for Cuda {
 
     fn library(runtime: &'static Runtime) -> Option<&'static Driver> {
         runtime.driver().ok()
+    }
+
+    fn open() -> &'static AtomicPtr<Driver> {
+        static OPEN: AtomicPtr<Driver> = AtomicPtr::new(ptr::null_mut());
+        &OPEN
     }
 }
 
@@ -64,6 +75,23 @@ impl Api for Management {
     fn library(runtime: &'static Runtime) -> Option<&'static Nvml> {
         runtime.nvml()
     }
+
+    fn open() -> &'static AtomicPtr<Nvml> {
+        static OPEN: AtomicPtr<Nvml> = AtomicPtr::new(ptr::null_mut());
+        &OPEN
+    }
+}
+
+/// The real library of a process that is known to have no limits.
+#[inline]
+pub(crate) fn without_limits<A: Api>() -> Option<&'static A::Library> {
+    // SAFETY: null, or stored below from a reference for good.
+    unsafe { A::open().load(Ordering::Acquire).as_ref() }
+}
+
+/// There are no limits in this process, and never will be: from now on its calls need not come in here.
+fn open_for_good<A: Api>(library: &'static A::Library) {
+    A::open().store(ptr::from_ref(library).cast_mut(), Ordering::Release);
 }
 
 /// What a hook works with that needs no attachment.
@@ -121,9 +149,10 @@ fn hands_out_functions(effect: Effect) -> bool {
 }
 
 /// The door for rows that need no attachment.
+#[inline]
 pub(crate) fn enter<A: Api>(
     Row { effect, .. }: Row,
-    forward: impl FnOnce(&'static A::Library) -> u32,
+    forward: impl Fn(&'static A::Library) -> u32,
     hook: impl FnOnce(Bare<A>) -> u32,
 ) -> u32 {
     let runtime = runtime::get();
@@ -131,7 +160,10 @@ pub(crate) fn enter<A: Api>(
         return without_library::<A>(runtime, effect);
     };
     match runtime.stance() {
-        Stance::Open(_) => forward(library),
+        Stance::Open(_) => {
+            open_for_good::<A>(library);
+            forward(library)
+        }
         Stance::Refused(refusal) if escapes_limits(effect) => {
             refusal.say_once();
             A::UNENFORCEABLE
@@ -141,12 +173,13 @@ pub(crate) fn enter<A: Api>(
             &POISONED,
             effect,
             || forward(library),
-            || hook(Bare { runtime, library }),
+            |_thread| hook(Bare { runtime, library }),
         ),
     }
 }
 
 /// There is nothing to forward to: what somebody has to see to is said where a program begins.
+#[cold]
 fn without_library<A: Api>(runtime: &Runtime, effect: Effect) -> u32 {
     if escapes_limits(effect)
         && let Some(complaint) = runtime.complaint()
@@ -158,55 +191,93 @@ fn without_library<A: Api>(runtime: &Runtime, effect: Effect) -> u32 {
 }
 
 /// The door for rows of an attached process. Before `cuInit` there is nothing to attach to: the driver answers.
+#[inline]
 pub(crate) fn enter_attached<A: Api<Library = Driver>>(
     row: Row,
-    forward: impl FnOnce(&'static Driver) -> u32 + Copy,
+    forward: impl Fn(&'static Driver) -> u32,
     hook: impl FnOnce(Cx) -> u32,
 ) -> u32 {
-    let effect = row.effect;
-    enter::<A>(
+    let cx = match runtime::attached() {
+        Some(cx) => cx,
+        None => match attached_now::<A>(row, &forward) {
+            Ok(cx) => cx,
+            Err(answer) => return answer,
+        },
+    };
+    guarded::<A>(
+        &POISONED,
+        row.effect,
+        || forward(cx.driver),
+        |thread| {
+            config_file::look(cx.attachment);
+            owed::pay(cx);
+            let _under_way = moves_memory(row.effect).then(|| cx.attachment.quiet.begin(thread));
+            let status = hook(cx);
+            if status == CUDA_ERROR_OUT_OF_MEMORY {
+                tell_refusal(cx, row, thread);
+            }
+            status
+        },
+    )
+}
+
+/// What a hook works with from now on; otherwise, what the call answers.
+#[cold]
+fn attached_now<A: Api<Library = Driver>>(
+    row: Row,
+    forward: &dyn Fn(&'static Driver) -> u32,
+) -> Result<Cx, u32> {
+    let mut found = None;
+    let answer = enter::<A>(
         row,
         forward,
         |Bare {
              runtime,
              library: driver,
-         }| {
-            match runtime.attachment(driver) {
-                Ok(Some(attachment)) => {
-                    config_file::look(attachment);
-                    let cx = Cx { driver, attachment };
-                    owed::pay(cx);
-                    let _under_way = moves_memory(effect).then(|| attachment.quiet.begin());
-                    let status = hook(cx);
-                    if status == CUDA_ERROR_OUT_OF_MEMORY
-                        && let Some((device_index, over)) = Inside::over_quota()
-                    {
-                        refusal::tell(attachment, row.symbol, device_index, over);
-                    }
-                    status
-                }
-                Err(unusable) if escapes_limits(effect) => {
-                    unusable.say_once();
-                    A::UNENFORCEABLE
-                }
-                Ok(None) | Err(_) => forward(driver),
+         }| match runtime.attachment(driver) {
+            Ok(Some(attachment)) => {
+                found = Some(runtime::note_attached(Cx { driver, attachment }));
+                abi::CUDA_SUCCESS
             }
+            Err(unusable) if escapes_limits(row.effect) => {
+                unusable.say_once();
+                A::UNENFORCEABLE
+            }
+            Ok(None) | Err(_) => forward(driver),
         },
-    )
+    );
+    found.ok_or(answer)
+}
+
+/// Says why the call is refused, if it is us.
+#[cold]
+fn tell_refusal(cx: Cx, row: Row, thread: &Thread) {
+    if let Some((device_index, over)) = thread.over_quota() {
+        refusal::tell(cx.attachment, row.symbol, device_index, over);
+    }
 }
 
 /// A hook that panicked: limits are not to be trusted, nor lifted.
 static POISONED: AtomicBool = AtomicBool::new(false);
 
+#[inline]
 fn guarded<A: Api>(
     poisoned: &AtomicBool,
     effect: Effect,
-    forward: impl FnOnce() -> u32,
+    forward: impl Fn() -> u32,
+    hook: impl FnOnce(&Thread) -> u32,
+) -> u32 {
+    let work = |inside: Inside| within::<A>(poisoned, effect, &forward, || hook(&inside));
+    Thread::enter(work).unwrap_or_else(&forward)
+}
+
+#[inline]
+fn within<A: Api>(
+    poisoned: &AtomicBool,
+    effect: Effect,
+    forward: impl Fn() -> u32,
     hook: impl FnOnce() -> u32,
 ) -> u32 {
-    let Some(_inside) = Inside::enter() else {
-        return forward();
-    };
     if poisoned.load(Ordering::Relaxed) && !hands_out_functions(effect) {
         return if escapes_limits(effect) {
             A::POISONED
@@ -238,59 +309,6 @@ pub(crate) fn report_panics() {
     }));
 }
 
-thread_local! {
-    static THREAD: Thread = const {
-        Thread {
-            is_inside: Cell::new(false),
-            over_quota: Cell::new(None),
-        }
-    };
-}
-
-/// What the door keeps of a thread.
-struct Thread {
-    is_inside: Cell<bool>,
-    /// The last charge of the call under way that the quota had no room for, and of which device.
-    over_quota: Cell<Option<(usize, OverQuota)>>,
-}
-
-/// The quota had no room for a charge of the call under way. If the call is refused in the end, that is why.
-pub(crate) fn note_over_quota(device_index: usize, over: OverQuota) {
-    // A thread that is ending has no call under way.
-    let _ = THREAD.try_with(|thread| thread.over_quota.set(Some((device_index, over))));
-}
-
-/// This thread is inside a hook. Made only when it was not before; a thread that is ending counts as inside.
-struct Inside;
-
-impl Inside {
-    fn enter() -> Option<Self> {
-        let entered = THREAD.try_with(|thread| {
-            let is_first = !thread.is_inside.replace(true);
-            is_first.then(|| {
-                thread.over_quota.set(None);
-                Self
-            })
-        });
-        entered.ok().flatten()
-    }
-
-    /// What [`note_over_quota`] noted since this thread went in.
-    fn over_quota() -> Option<(usize, OverQuota)> {
-        THREAD
-            .try_with(|thread| thread.over_quota.get())
-            .ok()
-            .flatten()
-    }
-}
-
-impl Drop for Inside {
-    fn drop(&mut self) {
-        // `try_with` fails only when the thread ends, and the flag with it.
-        let _ = THREAD.try_with(|thread| thread.is_inside.set(false));
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -301,25 +319,18 @@ mod tests {
             &POISONED,
             Effect::Charge,
             || 1,
-            || guarded::<Cuda>(&POISONED, Effect::Charge, || 2, || 3),
+            |_| guarded::<Cuda>(&POISONED, Effect::Charge, || 2, |_| 3),
         );
         assert_eq!(answer, 2);
-        let afterwards = guarded::<Cuda>(&POISONED, Effect::Charge, || 1, || 4);
+        let afterwards = guarded::<Cuda>(&POISONED, Effect::Charge, || 1, |_| 4);
         assert_eq!(afterwards, 4, "the outer call has left");
-    }
-
-    #[test]
-    fn a_refused_guard_does_not_clear_the_outer_one() {
-        let outer = Inside::enter();
-        assert!(outer.is_some());
-        assert!(Inside::enter().is_none());
-        assert!(Inside::enter().is_none(), "still inside");
     }
 
     #[test]
     fn a_panic_closes_charges_and_launches_and_nothing_else() {
         let poisoned = AtomicBool::new(false);
-        let enter = |effect, hook: fn() -> u32| guarded::<Cuda>(&poisoned, effect, || 7, hook);
+        let enter =
+            |effect, hook: fn() -> u32| guarded::<Cuda>(&poisoned, effect, || 7, |_| hook());
         assert_eq!(
             enter(Effect::Report, || panic!("on purpose")),
             abi::CUDA_ERROR_UNKNOWN

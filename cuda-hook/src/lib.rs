@@ -38,5 +38,6 @@ mod runtime;
 #[cfg(second_door)]
 mod second_door;
 mod table;
+mod thread;
 mod throttle;
 mod unwind;

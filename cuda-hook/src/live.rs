@@ -1,16 +1,19 @@
 //! What this process holds: device pointer or array → the bytes that were charged for it.
 //!
-//! Who frees a block looks its record up *before* the driver's call and takes it out after the call's success, by the record's
-//! own number. So of two threads that free one block, of a free and the end of its context, exactly one takes the record, whichever
-//! of them the driver obeyed; and a record that another thread has made meanwhile, of a new block at the same address, is
-//! another's. Shard locks are leaves: nothing is called under one.
+//! Who frees a block asks *before* the driver's call how far the records have got, and takes the block's out after the call's
+//! success if it was made by then. So of two threads that free one block, of a free and the end of its context, exactly one takes the
+//! record, whichever of them the driver obeyed; and a record that another thread has made meanwhile, of a new block at the same
+//! address, is another's. Shard locks are leaves: nothing is called under one.
+//!
+//! Keys are the driver's handles. Whoever could choose them badly for the hash would slow down himself alone.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam::utils::CachePadded;
 use limiter::units::Bytes;
 use parking_lot::Mutex;
+use rustc_hash::{FxBuildHasher, FxHashMap};
 
 use crate::ends::Moment;
 
@@ -58,58 +61,75 @@ pub(crate) struct Record {
     number: u64,
 }
 
+type Records = FxHashMap<Key, Record>;
+
+/// The record itself, if it is still there.
+fn same(records: &mut Records, key: Key, record: Record) -> Option<&mut Record> {
+    let found = records.get_mut(&key)?;
+    (found.number == record.number).then_some(found)
+}
+
 #[derive(Default)]
-struct Records {
-    by_key: HashMap<Key, Record>,
-    /// How many were ever made.
-    made: u64,
+struct Shard {
+    records: Mutex<Records>,
+    /// How many were ever made. Changed under the lock only.
+    made: AtomicU64,
 }
 
-impl Records {
-    fn make(&mut self, block: Block) -> Record {
-        self.made = self.made.wrapping_add(1);
-        Record {
-            block,
-            number: self.made,
-        }
-    }
-
-    /// The record itself, if it is still there.
-    fn same(&mut self, key: Key, record: Record) -> Option<&mut Record> {
-        let found = self.by_key.get_mut(&key)?;
-        (found.number == record.number).then_some(found)
+impl Shard {
+    /// With the lock held.
+    fn make(&self, block: Block) -> Record {
+        let number = self.made.load(Ordering::Relaxed).wrapping_add(1);
+        self.made.store(number, Ordering::Relaxed);
+        Record { block, number }
     }
 }
 
-type Shard = CachePadded<Mutex<Records>>;
+/// How far the records of a key had got.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Made(u64);
 
 /// The live blocks of this process.
 #[derive(Default)]
 pub(crate) struct LiveMap {
-    shard_of: RandomState,
-    shards: [Shard; SHARDS],
+    shards: [CachePadded<Shard>; SHARDS],
 }
 
 impl LiveMap {
     /// Remember `block`. What stood under the key was freed: by a thread that has not come to its record yet, or unseen. It is
     /// returned beside the new record.
     pub(crate) fn insert(&self, key: Key, block: Block) -> Option<(Record, Option<Block>)> {
-        let mut records = self.shard(key)?.lock();
-        let record = records.make(block);
-        let replaced = records.by_key.insert(key, record);
+        let shard = self.shard(key)?;
+        let mut records = shard.records.lock();
+        let record = shard.make(block);
+        let replaced = records.insert(key, record);
         Some((record, replaced.map(|record| record.block)))
     }
 
     /// What is on record under `key`.
     pub(crate) fn find(&self, key: Key) -> Option<Record> {
-        self.shard(key)?.lock().by_key.get(&key).copied()
+        self.shard(key)?.records.lock().get(&key).copied()
+    }
+
+    /// How far the records of `key` have got. What its holder has been handed is among them.
+    pub(crate) fn made(&self, key: Key) -> Made {
+        let shard = self.shard(key);
+        // Whoever names a block was handed it after it was on record.
+        Made(shard.map_or(0, |shard| shard.made.load(Ordering::Relaxed)))
+    }
+
+    /// Forget what is on record under `key`, if it was `by` then. Whoever gets the block is the only one who does.
+    pub(crate) fn take_made(&self, key: Key, by: Made) -> Option<Block> {
+        let mut records = self.shard(key)?.records.lock();
+        records.get(&key).filter(|record| record.number <= by.0)?;
+        records.remove(&key).map(|record| record.block)
     }
 
     /// Forget a record. Whoever gets the block is the only one who does.
     pub(crate) fn take(&self, key: Key, record: Record) -> Option<Block> {
-        let mut records = self.shard(key)?.lock();
-        records.same(key, record)?;
-        records.by_key.remove(&key).map(|record| record.block)
+        let mut records = self.shard(key)?.records.lock();
+        same(&mut records, key, record)?;
+        records.remove(&key).map(|record| record.block)
     }
 
     /// Correct the bytes of a record; whether it is still there.
@@ -117,20 +137,19 @@ impl LiveMap {
         let Some(shard) = self.shard(key) else {
             return false;
         };
-        let mut records = shard.lock();
-        let found = records.same(key, record);
+        let mut records = shard.records.lock();
+        let found = same(&mut records, key, record);
         found.map(|record| record.block.bytes = bytes).is_some()
     }
 
     /// Add the bytes of `more` to the block of `key`, which is made where there is none.
     pub(crate) fn grow(&self, key: Key, more: Block) {
         let Some(shard) = self.shard(key) else { return };
-        let mut records = shard.lock();
-        if let Some(Record { block, .. }) = records.by_key.get_mut(&key) {
+        let mut records = shard.records.lock();
+        if let Some(Record { block, .. }) = records.get_mut(&key) {
             block.bytes = Bytes::new(block.bytes.get().saturating_add(more.bytes.get()));
         } else {
-            let record = records.make(more);
-            records.by_key.insert(key, record);
+            records.insert(key, shard.make(more));
         }
     }
 
@@ -139,8 +158,8 @@ impl LiveMap {
         let Some(shard) = self.shard(key) else {
             return Bytes::default();
         };
-        let mut records = shard.lock();
-        let Some(Record { block, .. }) = records.by_key.get_mut(&key) else {
+        let mut records = shard.records.lock();
+        let Some(Record { block, .. }) = records.get_mut(&key) else {
             return Bytes::default();
         };
         let taken = less.min(block.bytes);
@@ -152,11 +171,8 @@ impl LiveMap {
     pub(crate) fn find_all(&self, wanted: impl Fn(&Key, &Block) -> bool) -> Vec<(Key, Block)> {
         let mut found = Vec::new();
         for shard in &self.shards {
-            let records = shard.lock();
-            let all = records
-                .by_key
-                .iter()
-                .map(|(&key, record)| (key, record.block));
+            let records = shard.records.lock();
+            let all = records.iter().map(|(&key, record)| (key, record.block));
             found.extend(all.filter(|(key, block)| wanted(key, block)));
         }
         found
@@ -166,9 +182,8 @@ impl LiveMap {
     pub(crate) fn take_all(&self, mut gone: impl FnMut(&Block) -> bool) -> Vec<(Key, Block)> {
         let mut taken = Vec::new();
         for shard in &self.shards {
-            let mut records = shard.lock();
+            let mut records = shard.records.lock();
             let these = records
-                .by_key
                 .extract_if(|_, record| gone(&record.block))
                 .map(|(key, record)| (key, record.block));
             taken.extend(these);
@@ -177,8 +192,11 @@ impl LiveMap {
     }
 
     fn shard(&self, key: Key) -> Option<&Shard> {
-        let hash = usize::try_from(self.shard_of.hash_one(key)).ok()?;
-        self.shards.get(hash.checked_rem(SHARDS)?)
+        // By other bits than those by which a table of up to a million places its keys, and by some of the 26 that are mixed best.
+        let hash = usize::try_from(FxBuildHasher.hash_one(key) >> 20).ok()?;
+        self.shards
+            .get(hash.checked_rem(SHARDS)?)
+            .map(|shard| &**shard)
     }
 }
 
@@ -229,6 +247,34 @@ mod tests {
         assert!(live.resize(Key::Pointer(16), second, Bytes::new(2)));
         let taken = live.take(Key::Pointer(16), second).unwrap();
         assert_eq!(taken.bytes, Bytes::new(2));
+    }
+
+    #[test]
+    fn a_free_takes_what_was_on_record_before_it_and_nothing_newer() {
+        let live = LiveMap::default();
+        let key = Key::Pointer(16);
+        let before = live.made(key);
+        put(&live, key, block(64, 9));
+        assert_eq!(live.take_made(key, before), None, "another's block");
+        let now = live.made(key);
+        assert_eq!(live.take_made(key, now), Some(block(64, 9)));
+        assert_eq!(live.take_made(key, now), None, "once");
+    }
+
+    #[test]
+    fn blocks_in_a_row_are_spread_over_the_shards() {
+        let live = LiveMap::default();
+        for address in 0..1600 {
+            put(
+                &live,
+                Key::Pointer(0x7f00_0000_0000 + (address << 9)),
+                block(1, 7),
+            );
+        }
+        for shard in &live.shards {
+            let count = shard.records.lock().len();
+            assert!((25..400).contains(&count), "{count} of 1600");
+        }
     }
 
     #[test]

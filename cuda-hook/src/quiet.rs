@@ -6,11 +6,12 @@
 //! for something that only the other thread can do. Nothing is locked while the driver is called; after [`HELD_BACK_MAX`] a call
 //! goes its way, whatever is being measured.
 
-use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
+
+use crate::thread::Thread;
 
 /// A call is held back no longer.
 const HELD_BACK_MAX: Duration = Duration::from_millis(20);
@@ -29,11 +30,6 @@ pub(crate) struct Quiet {
     measuring: Mutex<()>,
     last_left: Mutex<()>,
     left: Condvar,
-}
-
-thread_local! {
-    /// Whether this thread's call is counted. Calls do not nest: what enters from inside is let through at the door.
-    static COUNTED: Cell<bool> = const { Cell::new(false) };
 }
 
 /// What is known of a look at the books and at the device.
@@ -58,7 +54,13 @@ impl Look {
 }
 
 /// A call that is counted; dropped, it is over.
-pub(crate) struct Call<'a>(&'a Quiet);
+pub(crate) struct Call<'a> {
+    quiet: &'a Quiet,
+    thread: &'a Thread,
+}
+
+/// A part of a call that is counted; dropped, it is over.
+pub(crate) struct Part<'a>(&'a Quiet);
 
 /// A call that is measured, and so not waited for, until dropped.
 pub(crate) struct Measured<'a> {
@@ -67,22 +69,49 @@ pub(crate) struct Measured<'a> {
 }
 
 impl Quiet {
-    /// A call that allocates or frees begins.
-    pub(crate) fn begin(&self) -> Call<'_> {
+    /// A call of this thread that allocates or frees begins.
+    #[inline]
+    pub(crate) fn begin<'a>(&'a self, thread: &'a Thread) -> Call<'a> {
+        self.count(thread);
+        Call {
+            quiet: self,
+            thread,
+        }
+    }
+
+    #[inline]
+    fn count(&self, thread: &Thread) {
         self.under_way.fetch_add(1, Ordering::SeqCst);
         if self.is_measuring.load(Ordering::SeqCst) {
-            self.leave();
-            // Measured to its end, or too long.
-            drop(self.measuring.try_lock_for(HELD_BACK_MAX));
-            self.under_way.fetch_add(1, Ordering::SeqCst);
+            self.hold_back();
         }
-        COUNTED.set(true);
-        Call(self)
+        thread.is_counted.set(true);
+    }
+
+    #[inline]
+    fn count_no_more(&self, thread: &Thread) {
+        if thread.is_counted.replace(false) {
+            self.leave();
+        }
+    }
+
+    /// The same for a part of this thread's call, which as a whole is not counted.
+    pub(crate) fn begin_part(&self) -> Part<'_> {
+        Thread::current(|thread| self.count(thread));
+        Part(self)
+    }
+
+    #[cold]
+    fn hold_back(&self) {
+        self.leave();
+        // Measured to its end, or too long.
+        drop(self.measuring.try_lock_for(HELD_BACK_MAX));
+        self.under_way.fetch_add(1, Ordering::SeqCst);
     }
 
     /// What this thread's call takes is measured: nobody has to wait for its end.
     pub(crate) fn step_aside(&self) -> Measured<'_> {
-        let counted = COUNTED.replace(false);
+        let counted = Thread::current(|thread| thread.is_counted.replace(false)) == Some(true);
         self.aside.fetch_add(1, Ordering::SeqCst);
         if counted {
             self.leave();
@@ -96,7 +125,7 @@ impl Quiet {
     /// Looks at the books and at the device, and is told whether they agree. What this thread has under way itself does not
     /// count.
     pub(crate) fn look<T>(&self, look: impl FnOnce(Look) -> T) -> T {
-        let own = u32::from(COUNTED.get());
+        let own = u32::from(Thread::current(|thread| thread.is_counted.get()) == Some(true));
         let _measuring = self.measuring.lock();
         self.is_measuring.store(true, Ordering::SeqCst);
         let _open_again = OpenAgain(&self.is_measuring);
@@ -126,21 +155,31 @@ impl Quiet {
         })
     }
 
+    #[inline]
     fn leave(&self) {
         let before = self.under_way.fetch_sub(1, Ordering::SeqCst);
         // Down to none, or to the call of the thread that looks.
         if before <= 2 && self.is_measuring.load(Ordering::SeqCst) {
-            let _last_left = self.last_left.lock();
-            self.left.notify_all();
+            self.tell_who_looks();
         }
+    }
+
+    #[cold]
+    fn tell_who_looks(&self) {
+        let _last_left = self.last_left.lock();
+        self.left.notify_all();
     }
 }
 
 impl Drop for Call<'_> {
     fn drop(&mut self) {
-        if COUNTED.replace(false) {
-            self.0.leave();
-        }
+        self.quiet.count_no_more(self.thread);
+    }
+}
+
+impl Drop for Part<'_> {
+    fn drop(&mut self) {
+        Thread::current(|thread| self.0.count_no_more(thread));
     }
 }
 
@@ -148,7 +187,7 @@ impl Drop for Measured<'_> {
     fn drop(&mut self) {
         if self.counted {
             self.quiet.under_way.fetch_add(1, Ordering::SeqCst);
-            COUNTED.set(true);
+            Thread::current(|thread| thread.is_counted.set(true));
         }
         self.quiet.aside.fetch_sub(1, Ordering::SeqCst);
     }
@@ -180,7 +219,7 @@ mod tests {
     fn a_look_is_quiet_unless_a_call_is_under_way() {
         let quiet = Quiet::default();
         assert!(is_quiet(&quiet));
-        let call = quiet.begin();
+        let call = quiet.begin_part();
         assert!(!is_quiet(&quiet), "and does not wait for ever");
         drop(call);
         assert!(is_quiet(&quiet));
@@ -190,7 +229,7 @@ mod tests {
     fn who_does_not_wait_looks_only_when_nobody_is_in_the_way() {
         let quiet = Quiet::default();
         assert!(quiet.look_now(|| ()).is_some());
-        let call = quiet.begin();
+        let call = quiet.begin_part();
         assert!(quiet.look_now(|| ()).is_none(), "a call is under way");
         drop(call);
         quiet.look(|_| assert!(quiet.look_now(|| ()).is_none(), "somebody looks"));
@@ -200,7 +239,7 @@ mod tests {
     #[test]
     fn a_threads_own_call_is_not_in_its_way() {
         let quiet = Quiet::default();
-        let _call = quiet.begin();
+        let _call = quiet.begin_part();
         assert!(quiet.look(|look| look.is_quiet));
         assert!(!is_quiet(&quiet), "but in the others'");
     }
@@ -226,7 +265,7 @@ mod tests {
     #[test]
     fn a_call_that_is_measured_is_not_waited_for() {
         let quiet = Quiet::default();
-        let call = quiet.begin();
+        let call = quiet.begin_part();
         let measured = quiet.step_aside();
         assert!(is_quiet(&quiet));
         drop(measured);
@@ -242,7 +281,7 @@ mod tests {
         thread::scope(|scope| {
             quiet.look(|_| {
                 scope.spawn(|| {
-                    let _call = quiet.begin();
+                    let _call = quiet.begin_part();
                     said.send(()).unwrap();
                 });
                 // It begins while we are still looking.

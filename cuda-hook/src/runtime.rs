@@ -30,6 +30,7 @@ use parking_lot::Mutex;
 use crate::completion::Completion;
 use crate::driver::{Driver, Nvml};
 use crate::ends::ContextEnds;
+use crate::entry::Cx;
 use crate::hooks::array::Sizes;
 use crate::hooks::context::Attachments;
 use crate::hooks::graph_memory::GraphMemory;
@@ -320,24 +321,50 @@ struct Process {
     reading: Mutex<()>,
 }
 
+/// What a hook works with, once this process is attached: [`attached`].
+static ATTACHED: AtomicPtr<Cx> = AtomicPtr::new(ptr::null_mut());
+
+/// The driver and this process's place among its container's, if it has been taken.
+#[inline]
+pub(crate) fn attached() -> Option<Cx> {
+    // SAFETY: null, or placed once from a box that is never freed.
+    unsafe { ATTACHED.load(Ordering::Acquire).as_ref() }.copied()
+}
+
+/// Minds that this process is attached, until it forks a child.
+pub(crate) fn note_attached(cx: Cx) -> Cx {
+    let fresh = Box::into_raw(Box::new(cx));
+    let placed =
+        ATTACHED.compare_exchange(ptr::null_mut(), fresh, Ordering::AcqRel, Ordering::Relaxed);
+    if placed.is_err() {
+        // SAFETY: made above and seen by nobody else.
+        drop(unsafe { Box::from_raw(fresh) });
+    }
+    cx
+}
+
 static PROCESS: AtomicPtr<Process> = AtomicPtr::new(ptr::null_mut());
 
 /// This process's state. It is never freed: a child abandons its parent's, whose locks may be held for ever.
+#[inline]
 fn process() -> &'static Process {
-    let mut current = PROCESS.load(Ordering::Acquire);
-    if current.is_null() {
-        let fresh = Box::into_raw(Box::<Process>::default());
-        let placed =
-            PROCESS.compare_exchange(ptr::null_mut(), fresh, Ordering::AcqRel, Ordering::Acquire);
-        current = match placed {
-            Ok(_) => fresh,
-            Err(theirs) => {
-                // SAFETY: made above and seen by nobody else.
-                drop(unsafe { Box::from_raw(fresh) });
-                theirs
-            }
-        };
-    }
+    // SAFETY: null, or placed once from a box, and never freed.
+    unsafe { PROCESS.load(Ordering::Acquire).as_ref() }.unwrap_or_else(|| made_process())
+}
+
+#[cold]
+fn made_process() -> &'static Process {
+    let fresh = Box::into_raw(Box::<Process>::default());
+    let placed =
+        PROCESS.compare_exchange(ptr::null_mut(), fresh, Ordering::AcqRel, Ordering::Acquire);
+    let current = match placed {
+        Ok(_) => fresh,
+        Err(theirs) => {
+            // SAFETY: made above and seen by nobody else.
+            drop(unsafe { Box::from_raw(fresh) });
+            theirs
+        }
+    };
     // SAFETY: placed once from a box, and never freed.
     unsafe { &*current }
 }
@@ -368,6 +395,7 @@ fn forget_in_children() {
 }
 
 unsafe extern "C" fn forget() {
+    ATTACHED.store(ptr::null_mut(), Ordering::Relaxed);
     PROCESS.store(ptr::null_mut(), Ordering::Relaxed);
 }
 

@@ -77,26 +77,36 @@ macro_rules! hooks {
         $(
             #[cfg_attr(not(test), unsafe(no_mangle))] // a test binary must not interpose itself
             unsafe extern "C" fn $name($($argument: $type),*) -> c_uint {
-                let forward = |library: &'static $library| match library.rows.$name {
+                // Without limits a call is two loads and a jump: what comes after needs a frame of its own.
+                if let Some(real) = entry::without_limits::<$api>().and_then(|library| library.rows.$name) {
                     // SAFETY: the real function of that type, under the contract that the caller keeps with it.
-                    Some(real) => unsafe { real($($argument),*) },
-                    None => <$api as entry::Api>::NO_FUNCTION,
-                };
-                door!($api $effect)(
-                    Row { symbol: stringify!($name), effect: Effect::$effect },
-                    forward,
-                    |cx| {
-                        let library = cx.library();
-                        fault::point(stringify!($name), Moment::Before);
-                        let call = || {
-                            let status = forward(library);
-                            fault::point(stringify!($name), Moment::After);
-                            status
-                        };
-                        // SAFETY: the arguments are the caller's, under the driver's contract for them.
-                        unsafe { $module::$hook(cx, call, $($given),*) }
-                    },
-                )
+                    return unsafe { real($($argument),*) };
+                }
+                #[inline(never)]
+                unsafe fn hooked($($argument: $type),*) -> c_uint {
+                    let forward = |library: &'static $library| match library.rows.$name {
+                        // SAFETY: the real function of that type, under the contract that the caller keeps with it.
+                        Some(real) => unsafe { real($($argument),*) },
+                        None => <$api as entry::Api>::NO_FUNCTION,
+                    };
+                    door!($api $effect)(
+                        Row { symbol: stringify!($name), effect: Effect::$effect },
+                        forward,
+                        |cx| {
+                            let library = cx.library();
+                            fault::point(stringify!($name), Moment::Before);
+                            let call = || {
+                                let status = forward(library);
+                                fault::point(stringify!($name), Moment::After);
+                                status
+                            };
+                            // SAFETY: the arguments are the caller's, under the driver's contract for them.
+                            unsafe { $module::$hook(cx, call, $($given),*) }
+                        },
+                    )
+                }
+                // SAFETY: the caller's own contract.
+                unsafe { hooked($($argument),*) }
             }
             // A row that disagrees with the ABI does not compile.
             const _: $types::$name = $name;

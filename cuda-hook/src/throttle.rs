@@ -20,19 +20,31 @@ fn device_index(cx: Cx, stream: CUstream) -> Option<usize> {
 }
 
 /// Calls when it is this container's turn, and watches for the end of what was launched.
+#[inline]
 pub(crate) fn throttled(
     cx: Cx,
     call: impl FnOnce() -> CUresult,
-    key: KernelKey,
+    key: impl FnOnce() -> KernelKey,
     stream: CUstream,
 ) -> CUresult {
     let Some(device_index) = device_index(cx, stream) else {
         return call();
     };
-    let share = &cx.attachment.share;
-    if !share.is_limited(device_index) {
+    if !cx.attachment.share.is_limited(device_index) {
         return call();
     }
+    in_turn(cx, call, key(), stream, device_index)
+}
+
+#[inline(never)]
+fn in_turn(
+    cx: Cx,
+    call: impl FnOnce() -> CUresult,
+    key: KernelKey,
+    stream: CUstream,
+    device_index: usize,
+) -> CUresult {
+    let share = &cx.attachment.share;
     match cx.driver.is_capturing(stream) {
         // On the legacy stream, while another stream captures: the driver will refuse the launch.
         Ok(true) | Err(CUDA_ERROR_STREAM_CAPTURE_IMPLICIT) => return call(),

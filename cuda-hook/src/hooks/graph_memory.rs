@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use cuda_sys_stubs::abi::*;
 use limiter::ledger::OverQuota;
 use parking_lot::{Mutex, RwLock};
+use rustc_hash::FxHashMap;
 
 use crate::driver::GraphAllocation;
 use crate::entry::Cx;
@@ -31,7 +32,7 @@ pub(crate) struct GraphMemory {
     /// By the device's index, from the first graph on that allocates there.
     reservations: Mutex<HashMap<usize, Arc<Reservation>>>,
     /// The executable graphs that allocate, by handle.
-    execs: RwLock<HashMap<usize, Arc<Exec>>>,
+    execs: RwLock<FxHashMap<usize, Arc<Exec>>>,
 }
 
 /// An executable graph that allocates.
@@ -303,7 +304,7 @@ pub(crate) unsafe fn launch(
     let call = || match exec {
         Some(exec) => {
             // By its effect alone, a launch is not counted as moving memory.
-            let _under_way = cx.attachment.quiet.begin();
+            let _under_way = cx.attachment.quiet.begin_part();
             backed(cx, &exec, call)
         }
         None => call(),

@@ -4,11 +4,12 @@
     reason = "reads what the driver has written to the caller's out-pointers"
 )]
 
-use std::collections::HashMap;
 use std::ptr;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use cuda_sys_stubs::abi::{CUDA_SUCCESS, CUcontext, CUdevice, CUgreenCtx, CUresult};
 use parking_lot::RwLock;
+use rustc_hash::FxHashMap;
 
 use crate::entry::Cx;
 use crate::hooks::context::{self, Making};
@@ -17,25 +18,39 @@ use crate::hooks::measure;
 /// The green contexts of this process, and to which primary context each belongs. What was allocated while one was current is
 /// the primary one's and outlives it.
 #[derive(Default)]
-pub(crate) struct Greens(RwLock<HashMap<usize, usize>>);
+pub(crate) struct Greens {
+    primary_by_green: RwLock<FxHashMap<usize, usize>>,
+    /// One was made, ever: before, nobody has to look.
+    any: AtomicBool,
+}
 
 impl Greens {
     /// The context whose end is the end of what was allocated in `context`.
     pub(crate) fn primary_of(&self, context: usize) -> usize {
-        self.0.read().get(&context).copied().unwrap_or(context)
+        // Whoever allocates in a green context was handed it after it was noted here.
+        if !self.any.load(Ordering::Relaxed) {
+            return context;
+        }
+        let primary_by_green = self.primary_by_green.read();
+        primary_by_green.get(&context).copied().unwrap_or(context)
     }
 
     fn forget(&self, green: CUcontext) {
-        self.0.write().remove(&green.addr());
+        self.primary_by_green.write().remove(&green.addr());
     }
 
     fn add(&self, green: CUcontext, primary: CUcontext) {
-        self.0.write().insert(green.addr(), primary.addr());
+        self.any.store(true, Ordering::Relaxed);
+        self.primary_by_green
+            .write()
+            .insert(green.addr(), primary.addr());
     }
 
     /// The primary context is gone, and all that was its.
     pub(crate) fn forget_of(&self, primary: CUcontext) {
-        self.0.write().retain(|_, of| *of != primary.addr());
+        self.primary_by_green
+            .write()
+            .retain(|_, of| *of != primary.addr());
     }
 }
 

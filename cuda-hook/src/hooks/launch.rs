@@ -1,11 +1,12 @@
 //! Launches: what is launched, on which stream. When it may go is [`throttle`](crate::throttle)'s to say.
 #![expect(unsafe_code, reason = "reads the caller's launch configurations")]
 
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{BuildHasher, Hash};
 use std::ptr;
 
 use cuda_sys_stubs::abi::*;
 use limiter::price::KernelKey;
+use rustc_hash::FxBuildHasher;
 
 use crate::entry::Cx;
 use crate::hooks::module;
@@ -33,15 +34,14 @@ pub(crate) fn as_given(stream: CUstream) -> CUstream {
 
 /// Names what is launched, with everything that its duration depends on and that can be seen.
 fn key_of(what: impl Hash) -> KernelKey {
-    let mut hasher = DefaultHasher::new();
-    what.hash(&mut hasher);
-    KernelKey(hasher.finish())
+    KernelKey(FxBuildHasher.hash_one(what))
 }
 
 /// `cuLaunchKernel`, `cuLaunchCooperativeKernel` and, with a block shape set earlier, `cuLaunchGrid`.
 ///
 /// # Safety
 /// As [`hooks`](crate::hooks).
+#[inline]
 pub(crate) unsafe fn kernel(
     cx: Cx,
     call: impl FnOnce() -> CUresult,
@@ -51,7 +51,29 @@ pub(crate) unsafe fn kernel(
     shared_bytes: u32,
     stream: CUstream,
 ) -> CUresult {
-    let key = key_of((function, grid, block, shared_bytes));
+    if is_steady(cx, function) {
+        return call();
+    }
+    first_or_throttled(cx, call, function, (grid, block, shared_bytes), stream)
+}
+
+/// Nothing is to be done about a launch: the function was launched before, and no share is to be kept.
+#[inline]
+fn is_steady(cx: Cx, function: CUfunction) -> bool {
+    let is_unlimited = |device_index| !cx.attachment.share.is_limited(device_index);
+    cx.attachment.only_device_index().is_some_and(is_unlimited)
+        && cx.attachment.used.is_recent(function)
+}
+
+#[inline(never)]
+fn first_or_throttled(
+    cx: Cx,
+    call: impl FnOnce() -> CUresult,
+    function: CUfunction,
+    shape: impl Hash,
+    stream: CUstream,
+) -> CUresult {
+    let key = || key_of((function, shape));
     module::launched(cx, || throttled(cx, call, key, stream), function, stream)
 }
 
@@ -70,6 +92,9 @@ pub(crate) unsafe fn kernel_ex(
     let Some(config) = (unsafe { config.as_ref() }) else {
         return call();
     };
+    if is_steady(cx, function) {
+        return call();
+    }
     let grid = [config.gridDimX, config.gridDimY, config.gridDimZ];
     let block = [config.blockDimX, config.blockDimY, config.blockDimZ];
     // SAFETY: as of this hook.
@@ -96,7 +121,7 @@ pub(crate) unsafe fn graph(
     graph: CUgraphExec,
     stream: CUstream,
 ) -> CUresult {
-    throttled(cx, call, key_of(graph), stream)
+    throttled(cx, call, || key_of(graph), stream)
 }
 
 /// `cuLaunchCooperativeKernelMultiDevice`: one launch on each device, let go when it is this container's turn on all of them.
@@ -119,7 +144,7 @@ pub(crate) unsafe fn multi_device(
     launches.iter().fold(nested, |inner, launch| {
         let grid = [launch.gridDimX, launch.gridDimY, launch.gridDimZ];
         let block = [launch.blockDimX, launch.blockDimY, launch.blockDimZ];
-        let key = key_of((launch.function, grid, block, launch.sharedMemBytes));
+        let key = move || key_of((launch.function, (grid, block, launch.sharedMemBytes)));
         Box::new(move || {
             let call = || throttled(cx, inner, key, launch.hStream);
             module::launched(cx, call, launch.function, launch.hStream)

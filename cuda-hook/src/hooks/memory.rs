@@ -64,10 +64,14 @@ pub(crate) struct Place {
 impl Place {
     /// The current context, on its device; `None` without one: the driver will say so.
     pub(crate) fn current(cx: Cx) -> Option<Self> {
-        let device_index = cx
-            .attachment
-            .device_index(cx.driver.current_device().ok()?)?;
         let context = cx.driver.current_context().ok()?;
+        if context.is_null() {
+            return None;
+        }
+        let device_index = cx.attachment.only_device_index().or_else(|| {
+            let device = cx.driver.current_device().ok()?;
+            cx.attachment.device_index(device)
+        })?;
         Some(Self {
             device_index,
             owner: cx.attachment.owner(context),
@@ -131,10 +135,10 @@ pub(crate) fn remember(cx: Cx, key: Key, block: Block) {
 /// Calls, and gives back what is on record under `key`, if the call succeeds and nobody else has given it back.
 pub(crate) fn uncharged(cx: Cx, key: Key, call: impl FnOnce() -> CUresult) -> CUresult {
     let live = &cx.attachment.live;
-    let record = live.find(key);
+    let made = live.made(key);
     let status = call();
     if status == CUDA_SUCCESS
-        && let Some(block) = record.and_then(|record| live.take(key, record))
+        && let Some(block) = live.take_made(key, made)
     {
         give_back(cx, block);
     }

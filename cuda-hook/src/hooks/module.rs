@@ -7,14 +7,15 @@
     reason = "reads the caller's names, and what the driver has written to its out-pointers"
 )]
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::ffi::{CStr, c_char};
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher};
 use std::ptr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cuda_sys_stubs::abi::*;
 use parking_lot::{Mutex, RwLock};
+use rustc_hash::{FxBuildHasher, FxHashSet};
 
 use crate::driver::Driver;
 use crate::entry::Cx;
@@ -39,7 +40,8 @@ pub(crate) const SET: u64 = u64::MAX - 1;
 /// What this process has used.
 #[derive(Default)]
 pub(crate) struct Used {
-    seen: RwLock<HashSet<Use>>,
+    seen: RwLock<FxHashSet<Use>>,
+    recent: Recent,
     contexts_made: AtomicUsize,
     /// Of modules and libraries: the context that was current when they were loaded.
     loaded_in: Mutex<HashMap<usize, usize>>,
@@ -53,7 +55,9 @@ impl Used {
 
     /// Something was unloaded, and its handle may name something else now; or what was used may take more from now on.
     pub(crate) fn forget(&self) {
-        self.seen.write().clear();
+        let mut seen = self.seen.write();
+        seen.clear();
+        self.recent.clear();
     }
 
     /// What tells the context apart: nothing, while there is but one.
@@ -65,12 +69,66 @@ impl Used {
         }
     }
 
-    fn has(&self, one: Use) -> bool {
-        self.seen.read().contains(&one)
+    /// Whether a function was launched lately, in a process that has but one context.
+    #[inline]
+    pub(crate) fn is_recent(&self, function: CUfunction) -> bool {
+        self.contexts_made.load(Ordering::Relaxed) <= 1 && self.recent.has(function.addr())
     }
 
     fn add(&self, one: Use) {
-        self.seen.write().insert(one);
+        let mut seen = self.seen.write();
+        seen.insert(one);
+        self.recent.add(one);
+    }
+
+    fn has(&self, one: Use) -> bool {
+        let seen = self.seen.read();
+        let has = seen.contains(&one);
+        if has {
+            self.recent.add(one);
+        }
+        has
+    }
+}
+
+/// So many recent launches are known without a lock.
+const RECENT: usize = 256;
+
+/// Functions that were launched lately, in a process that has but one context: a steady launch finds its own here.
+struct Recent([AtomicUsize; RECENT]);
+
+impl Default for Recent {
+    fn default() -> Self {
+        Self([const { AtomicUsize::new(0) }; RECENT])
+    }
+}
+
+impl Recent {
+    #[inline]
+    fn place(&self, handle: usize) -> Option<&AtomicUsize> {
+        let hash = usize::try_from(FxBuildHasher.hash_one(handle)).ok()?;
+        self.0.get(hash.checked_rem(RECENT)?)
+    }
+
+    #[inline]
+    fn has(&self, handle: usize) -> bool {
+        let there = |place: &AtomicUsize| place.load(Ordering::Acquire);
+        handle != 0 && self.place(handle).map(there) == Some(handle)
+    }
+
+    /// With the lock of what was seen held, so that nothing is added while all is forgotten.
+    fn add(&self, one: Use) {
+        if one.context == 0
+            && one.name_hash == 0
+            && let Some(place) = self.place(one.handle)
+        {
+            place.store(one.handle, Ordering::Release);
+        }
+    }
+
+    fn clear(&self) {
+        let places = self.0.iter();
+        places.for_each(|place| place.store(0, Ordering::Release));
     }
 }
 
@@ -115,6 +173,7 @@ pub(crate) unsafe fn load<T>(
 
 /// Calls, and measures what that loads into `context` if this is the first use there. It cannot be unloaded alone: `Err` says
 /// that it is charged and beyond the quota.
+#[inline]
 fn first(
     cx: Cx,
     call: impl FnOnce() -> CUresult,
@@ -130,9 +189,19 @@ fn first(
     if used.has(this) {
         return (call(), Ok(()));
     }
-    let (status, within) = measure::grown(cx, context(), call);
+    first_ever(cx, call, this, context())
+}
+
+#[inline(never)]
+fn first_ever(
+    cx: Cx,
+    call: impl FnOnce() -> CUresult,
+    this: Use,
+    context: CUcontext,
+) -> (CUresult, Result<(), CUresult>) {
+    let (status, within) = measure::grown(cx, context, call);
     if status == CUDA_SUCCESS {
-        used.add(this);
+        cx.attachment.used.add(this);
     }
     (status, within)
 }
@@ -245,6 +314,7 @@ pub(crate) unsafe fn use_of_any_node(
 }
 
 /// Launches `function` on `stream`; its first launch may load it. What is launched runs: beyond the quota it is charged, not refused.
+#[inline]
 pub(crate) fn launched(
     cx: Cx,
     call: impl FnOnce() -> CUresult,

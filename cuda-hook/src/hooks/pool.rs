@@ -9,15 +9,15 @@
     reason = "reads what the driver has written to the caller's out-pointers"
 )]
 
-use std::collections::HashMap;
 use std::ptr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use cuda_sys_stubs::abi::*;
 use limiter::ledger::OverQuota;
 use limiter::units::Bytes;
 use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
 
 use crate::entry::Cx;
 use crate::hooks::memory;
@@ -26,18 +26,22 @@ use crate::reservation::{Activity, Growth, Reservation};
 
 /// The pools that this process has taken memory from or made, on devices.
 #[derive(Default)]
-pub(crate) struct Pools(Mutex<State>);
+pub(crate) struct Pools {
+    state: Mutex<State>,
+    /// How many blocks are out. While none is, a free costs no lock.
+    out: AtomicUsize,
+}
 
 #[derive(Default)]
 struct State {
     /// By handle. A destroyed pool is not among them, and its handle may be another's.
-    pools: HashMap<usize, Arc<Pool>>,
+    pools: FxHashMap<usize, Arc<Pool>>,
     /// The blocks that are out.
-    blocks: HashMap<CUdeviceptr, Out>,
+    blocks: FxHashMap<CUdeviceptr, Out>,
     /// How many were ever handed out.
     handed_out: u64,
     /// By the device's index, all bytes of blocks of no pool that were freed in the order of a stream.
-    freed_in_order: HashMap<usize, Bytes>,
+    freed_in_order: FxHashMap<usize, Bytes>,
 }
 
 /// A block that is out of a pool.
@@ -194,7 +198,7 @@ fn charged_index_of_default(cx: Cx, handle: CUmemoryPool) -> Option<usize> {
 
 /// The pool behind a handle, if this process is to be charged for it.
 fn find(cx: Cx, handle: CUmemoryPool) -> Option<Arc<Pool>> {
-    let pools = &cx.attachment.pools.0;
+    let pools = &cx.attachment.pools.state;
     if let Some(known) = pools.lock().pools.get(&handle.addr()) {
         return Some(Arc::clone(known));
     }
@@ -208,7 +212,7 @@ fn find(cx: Cx, handle: CUmemoryPool) -> Option<Arc<Pool>> {
 
 /// The pools on a device that this process is charged for.
 fn held_on(cx: Cx, device_index: usize) -> Vec<Arc<Pool>> {
-    let state = cx.attachment.pools.0.lock();
+    let state = cx.attachment.pools.state.lock();
     let pools = state.pools.values();
     pools
         .filter(|pool| {
@@ -229,7 +233,7 @@ pub(crate) fn refresh(cx: Cx, device_index: usize) -> bool {
 
 /// What is going on at the pools on a device.
 pub(crate) fn activity(cx: Cx, device_index: usize) -> Activity {
-    let state = cx.attachment.pools.0.lock();
+    let state = cx.attachment.pools.state.lock();
     let pools = state.pools.values().map(|pool| &pool.reservation);
     pools
         .filter(|reservation| reservation.device_index() == device_index)
@@ -320,25 +324,26 @@ fn undo(cx: Cx, pool: &Pool, block: CUdeviceptr, stream: CUstream) -> CUresult {
 
 impl Pools {
     fn put_block(&self, block: CUdeviceptr, pool: &Arc<Pool>) {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         state.handed_out = state.handed_out.wrapping_add(1);
         let out = Out {
             pool: Arc::clone(pool),
             number: state.handed_out,
         };
         state.blocks.insert(block, out);
+        self.out.store(state.blocks.len(), Ordering::Relaxed);
     }
 
     /// All bytes of blocks of no pool, on the device of that index, that were freed in the order of a stream: off the books at
     /// once, and off the device when its stream has come that far.
     pub(crate) fn freed_in_order(&self, device_index: usize) -> Bytes {
-        let state = self.0.lock();
+        let state = self.state.lock();
         let freed = state.freed_in_order.get(&device_index);
         freed.copied().unwrap_or_default()
     }
 
     fn add_freed_in_order(&self, block: Block) {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         let freed = state.freed_in_order.entry(block.device_index);
         let freed = freed.or_default();
         *freed = Bytes::new(freed.get().wrapping_add(block.bytes.get()));
@@ -346,24 +351,27 @@ impl Pools {
 
     /// A destroyed pool ends with the last block that was out of it.
     fn end_if_last(&self, cx: Cx, pool: &Arc<Pool>) {
-        if pool.is_destroyed.load(Ordering::Acquire) && !self.0.lock().is_out(pool) {
+        if pool.is_destroyed.load(Ordering::Acquire) && !self.state.lock().is_out(pool) {
             pool.reservation.end(cx);
         }
     }
 
     fn find_block(&self, block: CUdeviceptr) -> Option<Out> {
-        self.0.lock().blocks.get(&block).cloned()
+        // Whoever frees a block of a pool was handed it after it was counted.
+        let any = self.out.load(Ordering::Relaxed) > 0;
+        any.then(|| self.state.lock().blocks.get(&block).cloned())?
     }
 
     /// The block is out no more. What another thread was given at its address meanwhile, is.
     fn take_block(&self, block: CUdeviceptr, number: u64) {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         if state
             .blocks
             .get(&block)
             .is_some_and(|out| out.number == number)
         {
             state.blocks.remove(&block);
+            self.out.store(state.blocks.len(), Ordering::Relaxed);
         }
     }
 }
@@ -426,7 +434,12 @@ pub(crate) unsafe fn create(
     let (pool, properties) = unsafe { (pool.read(), &*properties) };
     if let Some(device_index) = charged_index(cx, properties.location, properties.allocType) {
         let made = Pool::new(pool, device_index, false);
-        cx.attachment.pools.0.lock().pools.insert(pool.addr(), made);
+        cx.attachment
+            .pools
+            .state
+            .lock()
+            .pools
+            .insert(pool.addr(), made);
     }
     status
 }
@@ -441,7 +454,7 @@ pub(crate) unsafe fn destroy(
     call: impl FnOnce() -> CUresult,
     handle: CUmemoryPool,
 ) -> CUresult {
-    let pools = &cx.attachment.pools.0;
+    let pools = &cx.attachment.pools.state;
     let known = pools.lock().pools.get(&handle.addr()).cloned();
     let Some(pool) = known.filter(|pool| !pool.is_default) else {
         return call();
@@ -472,7 +485,7 @@ pub(crate) unsafe fn shrink(
     let known = cx
         .attachment
         .pools
-        .0
+        .state
         .lock()
         .pools
         .get(&handle.addr())
@@ -488,7 +501,7 @@ pub(crate) unsafe fn shrink(
 pub(crate) fn primary_ended(cx: Cx, device_index: usize) {
     let pools = &cx.attachment.pools;
     let out: Vec<_> = {
-        let state = pools.0.lock();
+        let state = pools.state.lock();
         let blocks = state.blocks.iter();
         let on_device = |out: &Out| out.pool.reservation.device_index() == device_index;
         blocks

@@ -105,11 +105,16 @@ impl Debt {
 }
 
 /// Charges what is owed, if this is a moment for it. To be called by each call before it is under way itself.
+#[inline]
 pub(crate) fn pay(cx: Cx) {
-    let owed = &cx.attachment.owed;
-    if owed.is_empty() {
-        return;
+    if !cx.attachment.owed.is_empty() {
+        pay_now(cx);
     }
+}
+
+#[cold]
+fn pay_now(cx: Cx) {
+    let owed = &cx.attachment.owed;
     let settle_all = |is_quiet| {
         for debt in owed.take_all() {
             if let Some(rest) = debt.settle(cx, is_quiet) {

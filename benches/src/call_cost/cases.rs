@@ -1,0 +1,200 @@
+//! What is measured: calls, made so many times on one of the two sides.
+
+use std::ptr;
+
+use cuda_sys_stubs::abi::{CUdeviceptr, CUlaunchConfig};
+
+use super::driver::{Calls, Context};
+
+/// What a side has at hand beside its library.
+pub(crate) struct Side<'a> {
+    pub(crate) calls: &'a Calls,
+    pub(crate) context: &'a Context,
+    /// Blocks that stay allocated; which of them is freed and allocated anew is the case's choice.
+    pub(crate) live: Vec<CUdeviceptr>,
+    /// Where a random choice stands.
+    pub(crate) random: u64,
+}
+
+/// A call that is measured.
+pub(crate) struct Case {
+    pub(crate) name: &'static str,
+    pub(crate) run: fn(&mut Side, u32),
+    /// Blocks are alive meanwhile, in as many numbers as were asked for.
+    pub(crate) beside_live: bool,
+}
+
+const fn case(name: &'static str, run: fn(&mut Side, u32)) -> Case {
+    Case {
+        name,
+        run,
+        beside_live: false,
+    }
+}
+
+const fn beside_live(name: &'static str, run: fn(&mut Side, u32)) -> Case {
+    Case {
+        name,
+        run,
+        beside_live: true,
+    }
+}
+
+/// All of them.
+pub(crate) const CASES: &[Case] = &[
+    case("cuGetProcAddress_v2", look_up),
+    case("cuMemGetInfo_v2", memory_info),
+    beside_live(
+        "cuMemAlloc_v2 + cuMemFree_v2, last in first out",
+        allocate_and_free,
+    ),
+    beside_live("cuMemFree_v2 + cuMemAlloc_v2, random", replace_one),
+    case(
+        "cuMemAllocAsync + cuMemFreeAsync",
+        allocate_and_free_in_order,
+    ),
+    case("cuMemAlloc_v2, more than there is", allocate_too_much),
+    case("cuLaunchKernel", launch),
+    case("cuLaunchKernelEx", launch_ex),
+];
+
+/// The size of blocks, small enough for a million of them on any device.
+const BLOCK_BYTES: usize = 4096;
+
+impl Side<'_> {
+    fn allocate(&self) -> CUdeviceptr {
+        let mut pointer = 0;
+        // SAFETY: an out-pointer to a live variable.
+        unsafe { (self.calls.mem_alloc)(&raw mut pointer, BLOCK_BYTES) };
+        pointer
+    }
+
+    fn free(&self, pointer: CUdeviceptr) {
+        // SAFETY: a block that was allocated here, and is used by nobody.
+        unsafe { (self.calls.mem_free)(pointer) };
+    }
+
+    /// Has `count` blocks be alive.
+    pub(crate) fn keep(&mut self, count: usize) {
+        while let Some(pointer) = (self.live.len() > count).then(|| self.live.pop()).flatten() {
+            self.free(pointer);
+        }
+        while self.live.len() < count {
+            self.live.push(self.allocate());
+        }
+    }
+
+    /// An index into what lives: xorshift64 (Marsaglia, "Xorshift RNGs", 2003).
+    fn any(&mut self) -> Option<usize> {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        usize::try_from(self.random)
+            .ok()?
+            .checked_rem(self.live.len())
+    }
+}
+
+fn look_up(side: &mut Side, calls: u32) {
+    for _ in 0..calls {
+        let (mut address, mut found) = (ptr::null_mut(), 0);
+        // SAFETY: a C string, and out-pointers to live variables.
+        unsafe {
+            (side.calls.get_proc_address)(
+                c"cuMemAlloc".as_ptr(),
+                &raw mut address,
+                12_000,
+                0,
+                &raw mut found,
+            )
+        };
+    }
+}
+
+fn memory_info(side: &mut Side, calls: u32) {
+    let (mut free, mut total) = (0, 0);
+    for _ in 0..calls {
+        // SAFETY: out-pointers to live variables.
+        unsafe { (side.calls.mem_get_info)(&raw mut free, &raw mut total) };
+    }
+}
+
+fn allocate_and_free(side: &mut Side, calls: u32) {
+    for _ in 0..calls {
+        side.free(side.allocate());
+    }
+}
+
+fn replace_one(side: &mut Side, calls: u32) {
+    for _ in 0..calls {
+        let any = side.any();
+        let Some(place) = any.and_then(|index| {
+            side.live
+                .get(index)
+                .copied()
+                .map(|pointer| (index, pointer))
+        }) else {
+            side.free(side.allocate());
+            continue;
+        };
+        side.free(place.1);
+        let pointer = side.allocate();
+        if let Some(kept) = side.live.get_mut(place.0) {
+            *kept = pointer;
+        }
+    }
+}
+
+fn allocate_and_free_in_order(side: &mut Side, calls: u32) {
+    for _ in 0..calls {
+        let mut pointer = 0;
+        // SAFETY: an out-pointer to a live variable, the default stream, and the free of what was just allocated.
+        unsafe {
+            (side.calls.mem_alloc_async)(&raw mut pointer, BLOCK_BYTES, ptr::null_mut());
+            (side.calls.mem_free_async)(pointer, ptr::null_mut());
+        }
+    }
+}
+
+/// More than any device or quota has.
+const TOO_MUCH_BYTES: usize = 1 << 50;
+
+fn allocate_too_much(side: &mut Side, calls: u32) {
+    for _ in 0..calls {
+        let mut pointer = 0;
+        // SAFETY: an out-pointer to a live variable.
+        unsafe { (side.calls.mem_alloc)(&raw mut pointer, TOO_MUCH_BYTES) };
+    }
+}
+
+fn launch(side: &mut Side, calls: u32) {
+    let (function, none) = (side.context.function, ptr::null_mut());
+    for _ in 0..calls {
+        // SAFETY: a function of the current context, which takes no parameters, on the default stream.
+        unsafe {
+            (side.calls.launch_kernel)(function, 1, 1, 1, 32, 1, 1, 0, ptr::null_mut(), none, none)
+        };
+    }
+}
+
+fn launch_ex(side: &mut Side, calls: u32) {
+    let config = CUlaunchConfig {
+        gridDimX: 1,
+        gridDimY: 1,
+        gridDimZ: 1,
+        blockDimX: 32,
+        blockDimY: 1,
+        blockDimZ: 1,
+        sharedMemBytes: 0,
+        hStream: ptr::null_mut(),
+        attrs: ptr::null_mut(),
+        numAttrs: 0,
+    };
+    let none = ptr::null_mut();
+    for _ in 0..calls {
+        // SAFETY: as in `launch`.
+        unsafe {
+            (side.calls.launch_kernel_ex)(&raw const config, side.context.function, none, none)
+        };
+    }
+}

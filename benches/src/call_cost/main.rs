@@ -1,0 +1,297 @@
+//! What a hooked call costs over the driver's own: both in one process, batch by batch in turn.
+//!
+//! The driver and the preload are opened side by side. `A` is the driver's function, `B` the preload's of the same name,
+//! which ends in `A`. Batches alternate, so that a machine whose speed drifts drifts for both; the medians over the
+//! batches are printed, and their difference. Then both are called one call at a time, for what the slowest in a hundred take. Nothing
+//! is asserted: benches measure, tests decide.
+#![expect(unsafe_code, reason = "calls the driver API, which is C")]
+
+mod cases;
+mod driver;
+
+use std::process::ExitCode;
+use std::sync::Barrier;
+use std::thread;
+use std::time::Instant;
+
+use clap::Parser;
+use serde::Serialize;
+
+use cases::{CASES, Case, Side};
+use driver::{Calls, Context};
+
+/// Measure what hooked driver calls cost over bare ones.
+#[derive(Parser)]
+struct Arguments {
+    /// The preload to measure.
+    #[arg(long, value_name = "PATH")]
+    hook: std::path::PathBuf,
+    /// The driver to measure it against; the preload must be told of the same (CUDA_HOOK_DRIVER).
+    #[arg(long, value_name = "PATH", default_value = "libcuda.so.1")]
+    driver: std::path::PathBuf,
+    /// Batches of each side.
+    #[arg(long, default_value_t = 101, value_parser = clap::value_parser!(u32).range(1..))]
+    batches: u32,
+    /// Calls in a batch.
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..))]
+    calls: u32,
+    /// Threads that call at the same time.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    threads: u32,
+    /// How many blocks are alive while others are allocated and freed, one row for each.
+    #[arg(long, value_delimiter = ',', default_value = "0")]
+    live: Vec<usize>,
+    /// Only the cases whose names have this in them.
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    only: String,
+    /// One JSON object instead of a table.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What was measured of a case, in ns per call (a pair counts as one).
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Figures {
+    /// Median of the batches.
+    p50: f64,
+    /// Of single calls, the slowest in a hundred; the clock's own time is in it.
+    p99: f64,
+}
+
+#[derive(Debug, Serialize)]
+struct Row {
+    call: &'static str,
+    live_blocks: Option<usize>,
+    driver_ns: Figures,
+    hooked_ns: Figures,
+}
+
+#[derive(Debug, Serialize)]
+struct Report {
+    device: String,
+    batches: u32,
+    calls: u32,
+    threads: u32,
+    rows: Vec<Row>,
+}
+
+#[expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "the table is what this program is for, and errors go to stderr"
+)]
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match measure(&arguments) {
+        Ok(report) if arguments.json => {
+            println!("{}", serde_json::json!(report));
+            ExitCode::SUCCESS
+        }
+        Ok(report) => {
+            print!("{}", table(&report));
+            ExitCode::SUCCESS
+        }
+        Err(reason) => {
+            eprintln!("call-cost: {reason}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// In Markdown.
+fn table(report: &Report) -> String {
+    let Report {
+        device,
+        batches,
+        calls,
+        threads,
+        rows,
+    } = report;
+    let mut table = format!(
+        "{device}: ns per call, {batches} batches of {calls} calls by {threads} thread(s), A and B in turn\n\n\
+         | call | alive | driver (A) | hooked (B) | added | B/A | added p99 |\n| --- | ---: | ---: | ---: | ---: | ---: | ---: |\n"
+    );
+    for Row {
+        call,
+        live_blocks,
+        driver_ns: a,
+        hooked_ns: b,
+    } in rows
+    {
+        let live = live_blocks
+            .map(|count| count.to_string())
+            .unwrap_or_default();
+        table.push_str(&format!(
+            "| `{call}` | {live} | {:.1} | {:.1} | {:+.1} | {:.3} | {:+.0} |\n",
+            a.p50,
+            b.p50,
+            b.p50 - a.p50,
+            b.p50 / a.p50,
+            b.p99 - a.p99
+        ));
+    }
+    table
+}
+
+fn measure(arguments: &Arguments) -> Result<Report, String> {
+    let bare = Calls::open(&arguments.driver)?;
+    let hooked = Calls::open(&arguments.hook)?;
+    let context = Context::new(&bare, &hooked)?;
+    let mut rows = Vec::new();
+    for case in CASES
+        .iter()
+        .filter(|case| case.name.contains(&arguments.only))
+    {
+        let live_blocks = if case.beside_live {
+            &*arguments.live
+        } else {
+            &[0]
+        };
+        for &live in live_blocks {
+            let world = World {
+                arguments,
+                case,
+                context: &context,
+                sides: [&bare, &hooked],
+                live,
+            };
+            let [driver_ns, hooked_ns] = world.measure()?;
+            rows.push(Row {
+                call: case.name,
+                live_blocks: case.beside_live.then_some(live),
+                driver_ns,
+                hooked_ns,
+            });
+        }
+    }
+    Ok(Report {
+        device: context.device_name.clone(),
+        batches: arguments.batches,
+        calls: arguments.calls,
+        threads: arguments.threads,
+        rows,
+    })
+}
+
+/// Single calls of each side that are looked at one by one.
+const SINGLE_CALLS: u32 = 20_000;
+/// Of them, before the other side has its turn.
+const SINGLE_CALLS_IN_TURN: u32 = 1000;
+
+/// A case, and what it runs in.
+struct World<'a> {
+    arguments: &'a Arguments,
+    case: &'a Case,
+    context: &'a Context,
+    /// The driver's functions, and the preload's.
+    sides: [&'a Calls; 2],
+    live: usize,
+}
+
+impl World<'_> {
+    /// The driver's figures and the preload's.
+    fn measure(&self) -> Result<[Figures; 2], String> {
+        let count = usize::try_from(self.arguments.threads).map_err(|e| e.to_string())?;
+        let together = Barrier::new(count);
+        let threads: Vec<_> = thread::scope(|scope| {
+            let started: Vec<_> = (0..count)
+                .map(|_| scope.spawn(|| self.in_one_thread(&together)))
+                .collect();
+            let join = |thread: thread::ScopedJoinHandle<'_, _>| {
+                thread
+                    .join()
+                    .map_err(|_panic| "a thread panicked".to_owned())?
+            };
+            started.into_iter().map(join).collect::<Result<_, String>>()
+        })?;
+        Ok([0, 1].map(|side| {
+            let of = |figure: fn(&Figures) -> f64| {
+                median(
+                    threads
+                        .iter()
+                        .filter_map(|thread: &[Figures; 2]| thread.get(side))
+                        .map(figure)
+                        .collect(),
+                )
+            };
+            Figures {
+                p50: of(|figures| figures.p50),
+                p99: of(|figures| figures.p99),
+            }
+        }))
+    }
+
+    fn in_one_thread(&self, together: &Barrier) -> Result<[Figures; 2], String> {
+        let [bare, _] = self.sides;
+        self.context.enter(bare)?;
+        let mut sides = self.sides.map(|calls| Side {
+            calls,
+            context: self.context,
+            live: Vec::new(),
+            random: 0x9E37_79B9_7F4A_7C15,
+        });
+        for side in &mut sides {
+            side.keep(self.live);
+            (self.case.run)(side, self.arguments.calls); // warm
+        }
+        let (mut batches, mut singles) = ([const { Vec::new() }; 2], [const { Vec::new() }; 2]);
+        for _ in 0..self.arguments.batches {
+            for (side, batches) in sides.iter_mut().zip(&mut batches) {
+                together.wait();
+                batches.push(self.timed(side, self.arguments.calls));
+                self.context.drain(bare)?;
+            }
+        }
+        for _ in 0..SINGLE_CALLS / SINGLE_CALLS_IN_TURN {
+            for (side, singles) in sides.iter_mut().zip(&mut singles) {
+                together.wait();
+                singles.extend((0..SINGLE_CALLS_IN_TURN).map(|_| self.timed(side, 1)));
+                self.context.drain(bare)?;
+            }
+        }
+        for side in &mut sides {
+            side.keep(0);
+        }
+        let [a, b] = batches.map(median);
+        let [a99, b99] = singles.map(|all| quantile(all, 99));
+        Ok([Figures { p50: a, p99: a99 }, Figures { p50: b, p99: b99 }])
+    }
+
+    /// ns per call.
+    fn timed(&self, side: &mut Side, calls: u32) -> f64 {
+        let start = Instant::now();
+        (self.case.run)(side, calls);
+        start.elapsed().as_secs_f64() * 1e9 / f64::from(calls)
+    }
+}
+
+fn median(values: Vec<f64>) -> f64 {
+    quantile(values, 50)
+}
+
+/// The value that so many in a hundred do not exceed.
+fn quantile(mut values: Vec<f64>, percent: usize) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let index = values.len().saturating_mul(percent) / 100;
+    values
+        .get(index.min(values.len().saturating_sub(1)))
+        .copied()
+        .unwrap_or(f64::NAN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_the_middle_value_whatever_the_order() {
+        assert_eq!(median(vec![9.0, 1.0, 5.0]), 5.0);
+    }
+
+    #[test]
+    fn one_in_a_hundred_is_slower_than_the_slowest_but_one_in_a_hundred() {
+        let values = (0..100).rev().map(f64::from).collect();
+        assert_eq!(quantile(values, 99), 99.0);
+        assert_eq!(quantile(vec![7.0], 99), 7.0);
+    }
+}
