@@ -73,14 +73,25 @@ const FLAGS_WITHOUT_MEMORY: u32 = CUDA_ARRAY3D_SPARSE | CUDA_ARRAY3D_DEFERRED_MA
 impl Shape {
     /// Bytes of an element.
     pub(crate) fn element_bytes(&self) -> Answer<u64> {
-        let channel = match self.format {
-            CU_AD_FORMAT_UNSIGNED_INT8 | CU_AD_FORMAT_SIGNED_INT8 => 1,
-            CU_AD_FORMAT_UNSIGNED_INT16 | CU_AD_FORMAT_SIGNED_INT16 | CU_AD_FORMAT_HALF => 2,
-            CU_AD_FORMAT_UNSIGNED_INT32 | CU_AD_FORMAT_SIGNED_INT32 | CU_AD_FORMAT_FLOAT => 4,
+        // Of normalized integers the format says how many channels there are, too.
+        let (channel, own) = match self.format {
+            CU_AD_FORMAT_UNSIGNED_INT8 | CU_AD_FORMAT_SIGNED_INT8 => (1, self.channels),
+            CU_AD_FORMAT_UNSIGNED_INT16 | CU_AD_FORMAT_SIGNED_INT16 | CU_AD_FORMAT_HALF => {
+                (2, self.channels)
+            }
+            CU_AD_FORMAT_UNSIGNED_INT32 | CU_AD_FORMAT_SIGNED_INT32 | CU_AD_FORMAT_FLOAT => {
+                (4, self.channels)
+            }
+            CU_AD_FORMAT_UNORM_INT8X1 | CU_AD_FORMAT_SNORM_INT8X1 => (1, 1),
+            CU_AD_FORMAT_UNORM_INT8X2 | CU_AD_FORMAT_SNORM_INT8X2 => (1, 2),
+            CU_AD_FORMAT_UNORM_INT8X4 | CU_AD_FORMAT_SNORM_INT8X4 => (1, 4),
+            CU_AD_FORMAT_UNORM_INT16X1 | CU_AD_FORMAT_SNORM_INT16X1 => (2, 1),
+            CU_AD_FORMAT_UNORM_INT16X2 | CU_AD_FORMAT_SNORM_INT16X2 => (2, 2),
+            CU_AD_FORMAT_UNORM_INT16X4 | CU_AD_FORMAT_SNORM_INT16X4 => (2, 4),
             _ => return Err(CUDA_ERROR_NOT_SUPPORTED),
         };
-        if matches!(self.channels, 1 | 2 | 4) {
-            Ok(channel * u64::from(self.channels))
+        if self.channels == own && matches!(own, 1 | 2 | 4) {
+            Ok(channel * u64::from(own))
         } else {
             Err(CUDA_ERROR_INVALID_VALUE)
         }
@@ -392,6 +403,17 @@ mod tests {
             .bytes(),
             Err(CUDA_ERROR_INVALID_VALUE)
         );
+    }
+
+    #[test]
+    fn a_normalized_format_has_so_many_channels_and_no_others() {
+        let pixels = |channels| Shape {
+            format: CU_AD_FORMAT_UNORM_INT16X2,
+            channels,
+            ..shape(10, 0, 0)
+        };
+        assert_eq!(pixels(2).row_bytes(), Ok(40));
+        assert_eq!(pixels(1).row_bytes(), Err(CUDA_ERROR_INVALID_VALUE));
     }
 
     #[test]

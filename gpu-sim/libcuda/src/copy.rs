@@ -369,7 +369,7 @@ impl SideParams {
 
 impl Place {
     /// `None`: it counts as device memory.
-    fn host_kind(self) -> Option<HostKind> {
+    pub(crate) fn host_kind(self) -> Option<HostKind> {
         match self {
             Self::Vram { .. }
             | Self::Host {

@@ -7,6 +7,10 @@ use gpu_sim::client::Effect;
 use gpu_sim::command::{Command, KernelCost};
 use gpu_sim::profile::Profile;
 
+mod devices;
+
+pub(crate) use devices::on_devices;
+
 use crate::door::{Answer, NullStream};
 use crate::fault::Fault;
 use crate::graph::{self, Operation};

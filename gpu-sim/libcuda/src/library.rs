@@ -112,6 +112,15 @@ pub(crate) fn module(
     library: Key<Library>,
 ) -> Answer<Key<Module>> {
     let context = context::owner(state)?;
+    module_in(process, state, library, context)
+}
+
+fn module_in(
+    process: &Process,
+    state: &mut State,
+    library: Key<Library>,
+    context: Key<Context>,
+) -> Answer<Key<Module>> {
     let Library { image, modules, .. } = get(state, library)?;
     if let Some(module) = modules.get(&context) {
         return Ok(*module);
@@ -133,11 +142,21 @@ pub(crate) fn function(
     state: &mut State,
     kernel: Key<Kernel>,
 ) -> Answer<Key<Function>> {
+    let context = context::owner(state)?;
+    function_in(process, state, kernel, context)
+}
+
+/// A kernel's function in a context.
+pub(crate) fn function_in(
+    process: &Process,
+    state: &mut State,
+    kernel: Key<Kernel>,
+    context: Key<Context>,
+) -> Answer<Key<Function>> {
     let Kernel { library, name, .. } = get_kernel(state, kernel)?;
     let (library, name) = (*library, name.to_string_lossy().into_owned());
-    let context = context::owner(state)?;
     let is_new = !get(state, library)?.modules.contains_key(&context);
-    let module = module(process, state, library)?;
+    let module = module_in(process, state, library, context)?;
     let function = *module::get(state, module)?
         .functions
         .get(&name)

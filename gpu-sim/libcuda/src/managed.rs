@@ -4,9 +4,10 @@
 
 use cuda_sys_stubs::abi::*;
 
+use crate::address::{HostKind, Place};
 use crate::door::Answer;
 use crate::location;
-use crate::process::State;
+use crate::process::{Process, State};
 
 /// A place as `CUmemLocation` has it; a device, or the host as [`CU_DEVICE_CPU`].
 pub(crate) type Location = CUdevice;
@@ -71,6 +72,28 @@ pub(crate) fn advise(
         _ => return Err(CUDA_ERROR_INVALID_VALUE),
     }
     Ok(())
+}
+
+/// `cuMemGetLocationInfo`: where these bytes are. Managed memory is all in one place: at the device that counts it; what nobody
+/// wrote down is the host's. `CUDA_ERROR_INVALID_VALUE`: memory of another kind.
+pub(crate) fn residency(
+    process: &Process,
+    start: CUdeviceptr,
+    bytes: u64,
+) -> Answer<location::Location> {
+    let state = process.lock();
+    match state.book.find_all(start, bytes) {
+        Some(range) if range.is_managed() => Ok(location::Location::Device(range.device)),
+        Some(_) => Err(CUDA_ERROR_INVALID_VALUE),
+        None if state.book.overlaps(start, bytes) => Err(CUDA_ERROR_INVALID_VALUE),
+        None => match state.book.place(&process.devices, start, bytes)? {
+            Place::Host {
+                kind: HostKind::Pageable,
+                ..
+            } => Ok(location::Location::Host),
+            _ => Err(CUDA_ERROR_INVALID_VALUE),
+        },
+    }
 }
 
 /// Writes down where an allocation was last wanted.

@@ -185,12 +185,35 @@ pub(crate) fn find_function(
     state: &mut State,
     handle: CUfunction,
 ) -> Answer<Key<Function>> {
-    let key = Key::of(handle).ok_or(CUDA_ERROR_INVALID_HANDLE)?;
-    if state.functions.get(key).is_some() {
-        return Ok(key);
+    match known_function(state, handle)? {
+        Some(key) => Ok(key),
+        None => {
+            let kernel = library::find_kernel(state, handle.cast())?;
+            library::function(process, state, kernel)
+        }
     }
-    let kernel = library::find_kernel(state, handle.cast())?;
-    library::function(process, state, kernel)
+}
+
+/// The same, of a context: a function must be that one's. `CUDA_ERROR_INVALID_HANDLE`: it is another's.
+pub(crate) fn find_function_in(
+    process: &Process,
+    state: &mut State,
+    handle: CUfunction,
+    context: Key<Context>,
+) -> Answer<Key<Function>> {
+    match known_function(state, handle)? {
+        Some(key) if get_function(state, key)?.context == context => Ok(key),
+        Some(_) => Err(CUDA_ERROR_INVALID_HANDLE),
+        None => {
+            let kernel = library::find_kernel(state, handle.cast())?;
+            library::function_in(process, state, kernel, context)
+        }
+    }
+}
+
+fn known_function(state: &State, handle: CUfunction) -> Answer<Option<Key<Function>>> {
+    let key = Key::of(handle).ok_or(CUDA_ERROR_INVALID_HANDLE)?;
+    Ok(state.functions.get(key).map(|_| key))
 }
 
 /// A function that must exist, because its handle was looked up.

@@ -200,3 +200,46 @@ fn each_location_has_managed_pools_of_its_own() {
     let closed = cu!(cuMemPoolSetAccess(of_device, &user, 1));
     assert_eq!(closed, CUDA_ERROR_INVALID_VALUE, "everybody reaches it");
 }
+
+#[test]
+fn where_memory_is_is_told_by_summaries_of_what_may_move() {
+    let _measuring = measuring();
+    context();
+    let nowhere = CUmemLocation {
+        type_: CU_MEM_LOCATION_TYPE_INVALID,
+        id: 9,
+    };
+    let told = |start: CUdeviceptr, bytes: usize, summary: usize, sampling: usize| {
+        let mut told = [nowhere; 4];
+        let to = told.as_mut_ptr();
+        let status = cu!(cuMemGetLocationInfo(start, bytes, summary, sampling, to));
+        (status, told.map(|location| (location.type_, location.id)))
+    };
+    let (mut managed, mut device) = (0, 0);
+    ok!(cuMemAllocManaged(
+        &mut managed,
+        4 * MIB,
+        CU_MEM_ATTACH_GLOBAL
+    ));
+    ok!(cuMemAlloc_v2(&mut device, MIB));
+    let (own, untouched) = ((CU_MEM_LOCATION_TYPE_DEVICE, 0), (nowhere.type_, 9));
+    let thirds = told(managed, 4 * MIB, 3 * MIB / 2, 0);
+    assert_eq!(thirds, (0, [own, own, own, untouched]));
+    let pageable = [0u8; 64];
+    let start = pageable.as_ptr().expose_provenance() as CUdeviceptr;
+    let of_host = (CU_MEM_LOCATION_TYPE_HOST, 0);
+    let found = told(start, 64, 64, 16);
+    assert_eq!(found, (0, [of_host, untouched, untouched, untouched]));
+    for (start, bytes, summary, sampling) in [
+        (device, MIB, MIB, 0),
+        (managed, 4 * MIB, 0, 0),
+        (managed, MIB, 2 * MIB, 0),
+        (managed, MIB, MIB, 2 * MIB),
+        (managed, 8 * MIB, MIB, 0),
+    ] {
+        let refused = told(start, bytes, summary, sampling);
+        assert_eq!(refused, (CUDA_ERROR_INVALID_VALUE, [untouched; 4]));
+    }
+    ok!(cuMemFree_v2(managed));
+    ok!(cuMemFree_v2(device));
+}

@@ -9,7 +9,7 @@ use super::{get, put, put_if, wanted};
 use crate::door::{Answer, exports};
 use crate::event;
 use crate::graph::exec::{self, UpdateRefusal};
-use crate::graph::{self, Operation};
+use crate::graph::{self, Node, Operation, device_launch};
 use crate::process::{Process, State, process};
 use crate::table::Key;
 use crate::user_object;
@@ -44,6 +44,19 @@ pub(super) unsafe fn set_described<T: Describes + Copy>(
             description.operation(process, state)
         })
     }
+}
+
+/// Why a graph could not be instantiated, and which node is the cause.
+fn why_not(
+    process: &Process,
+    graph: CUgraph,
+    flags: u64,
+) -> (CUgraphInstantiateResult, Option<Key<Node>>) {
+    let state = process.lock();
+    let found = graph::find(&state, graph).ok();
+    let for_device = found.filter(|_| flags & exec::FLAG_DEVICE_LAUNCH != 0);
+    let obstacle = for_device.and_then(|key| device_launch::obstacle(&state, key).ok()?);
+    obstacle.unwrap_or((CUDA_GRAPH_INSTANTIATE_ERROR, None))
 }
 
 fn update(handle: CUgraphExec, with: CUgraph) -> Answer<Result<(), UpdateRefusal>> {
@@ -92,8 +105,12 @@ exports! {
         wanted(phGraphExec)?;
         let mut params = get(instantiateParams.cast_const())?;
         let made = exec::instantiate(process, hGraph, params.flags);
-        params.hErrNode_out = std::ptr::null_mut();
-        params.result_out = if made.is_ok() { CUDA_GRAPH_INSTANTIATE_SUCCESS } else { CUDA_GRAPH_INSTANTIATE_ERROR };
+        let (result, node) = match made {
+            Ok(_) => (CUDA_GRAPH_INSTANTIATE_SUCCESS, None),
+            Err(_) => why_not(process, hGraph, params.flags),
+        };
+        params.hErrNode_out = node.map_or(std::ptr::null_mut(), Key::handle);
+        params.result_out = result;
         put(instantiateParams, params)?;
         put(phGraphExec, made?.handle())
     }

@@ -7,7 +7,7 @@ use cuda_sys_stubs::abi::*;
 use super::{get, list};
 use crate::door::{Answer, NullStream, exports};
 use crate::image::Param;
-use crate::launch::{Arguments, Shape, launch};
+use crate::launch::{self, Arguments, Shape, launch};
 use crate::process::process;
 
 /// Keys of the `extra` list (cuda.h, `CU_LAUNCH_PARAM_…`).
@@ -135,5 +135,15 @@ exports! {
         let mut shape = Shape::new([gridDimX, gridDimY, gridDimZ], [blockDimX, blockDimY, blockDimZ], sharedMemBytes);
         shape.is_cooperative = true;
         run(f, shape, (hStream, null), kernelParams, std::ptr::null_mut())
+    }
+    fn cuLaunchCooperativeKernelMultiDevice(launchParamsList: *mut CUDA_LAUNCH_PARAMS, numDevices: u32, flags: u32) {
+        let process = process()?;
+        let count = usize::try_from(numDevices).map_err(|_| CUDA_ERROR_INVALID_VALUE)?;
+        let launches = list(launchParamsList.cast_const(), count)?.iter().map(|each| {
+            let (grid, block) = ([each.gridDimX, each.gridDimY, each.gridDimZ], [each.blockDimX, each.blockDimY, each.blockDimZ]);
+            let shape = Shape { is_cooperative: true, ..Shape::new(grid, block, each.sharedMemBytes) };
+            (each.function, shape, each.hStream)
+        });
+        launch::on_devices(process, &launches.collect::<Vec<_>>(), flags)
     }
 }

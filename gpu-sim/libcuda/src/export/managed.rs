@@ -4,7 +4,7 @@ use std::ffi::c_void;
 
 use cuda_sys_stubs::abi::*;
 
-use super::{list, wanted, wide};
+use super::{list, put, wanted, wide};
 use crate::door::{Answer, NullStream, exports};
 use crate::managed::{self, Location};
 use crate::process::{State, process};
@@ -151,6 +151,18 @@ exports! {
         for ((to, bytes), attribute) in data.iter().zip(sizes).zip(attributes) {
             let words = managed::attribute(&process.lock(), (devPtr, wide(count)), *attribute)?;
             put_words(*to, *bytes, &words)?;
+        }
+        Ok(())
+    }
+    fn cuMemGetLocationInfo(ptr: CUdeviceptr, size: usize, summaryGranularity: usize, samplingGranularity: usize, location_out: *mut CUmemLocation) {
+        let process = process()?;
+        wanted(location_out)?;
+        if !(1..=size).contains(&summaryGranularity) || samplingGranularity > summaryGranularity {
+            return Err(CUDA_ERROR_INVALID_VALUE);
+        }
+        let location = managed::residency(process, ptr, wide(size))?.described()?;
+        for at in 0..size.div_ceil(summaryGranularity) {
+            put(location_out.add(at), location)?;
         }
         Ok(())
     }

@@ -7,7 +7,7 @@ use cuda_sys_stubs::abi::*;
 use gpu_sim::client::Graph as GpuGraph;
 use gpu_sim::command::{GraphNode, Sequence};
 
-use super::{Graph, Node, Operation, get, memory, node, sorted};
+use super::{Graph, Node, Operation, device_launch, get, memory, node, sorted};
 use crate::door::{Answer, NullStream};
 use crate::process::{Process, State, lost, refused};
 use crate::stream::{self, Stream};
@@ -18,7 +18,7 @@ use crate::{capture, context};
 const FLAGS_ALL: u64 = 15;
 const FLAG_AUTO_FREE_ON_LAUNCH: u64 = 1;
 const FLAG_UPLOAD: u64 = 2;
-const FLAG_DEVICE_LAUNCH: u64 = 4;
+pub(crate) const FLAG_DEVICE_LAUNCH: u64 = 4;
 
 /// An executable graph.
 pub(crate) struct GraphExec {
@@ -71,8 +71,8 @@ pub(crate) fn instantiate(process: &Process, graph: CUgraph, flags: u64) -> Answ
     {
         return Err(CUDA_ERROR_INVALID_VALUE);
     }
-    if flags & FLAG_DEVICE_LAUNCH != 0 {
-        return Err(CUDA_ERROR_NOT_SUPPORTED);
+    if flags & FLAG_DEVICE_LAUNCH != 0 && device_launch::obstacle(&state, graph)?.is_some() {
+        return Err(CUDA_ERROR_INVALID_VALUE);
     }
     let mut flat = Flat::default();
     flat.append(&state, graph, &[])?;

@@ -1,6 +1,7 @@
 //! Graphs: nodes, the order between them, and what a node does.
 
 pub(crate) mod conditional;
+pub(crate) mod device_launch;
 pub(crate) mod dot;
 pub(crate) mod exec;
 pub(crate) mod memory;
