@@ -12,7 +12,7 @@
 
 use super::host::Host;
 use super::nvml::Aggregation;
-use super::scenario::Container;
+use super::scenario::{Change, Container};
 use gpu_sim::model::{ProcessId, Sample};
 
 /// One launch of a process; they count from 1.
@@ -87,8 +87,11 @@ pub enum Tick {
     Woken,
 }
 
-/// The controller of one process. It is dropped when the process ends, however it ends.
+/// The controller of one process. It is dropped when the process ends.
 pub trait Controller {
+    /// The process was killed: nothing of its own ran at its end.
+    fn killed(self: Box<Self>) {}
+
     /// The program is about to launch, or has waited and asks again.
     fn admit(&mut self, launch: &Launch, view: &mut View) -> Admission;
 
@@ -137,6 +140,9 @@ pub trait Policy {
 
     /// A process has joined.
     fn attach(&mut self, seat: &Seat, now_ns: u64) -> Box<dyn Controller>;
+
+    /// A container is promised something else from now on. Its processes, where they wait to be woken, are woken.
+    fn change(&mut self, _limits: &Container, _change: &Change, _now_ns: u64) {}
 }
 
 /// What a controller can see and do at one moment.

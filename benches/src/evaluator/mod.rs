@@ -30,4 +30,4 @@ pub use nvml::Aggregation;
 pub use program::{OnOff, Operation, Pace, Program, Work};
 pub use report::{LaunchRecord, ProcessReport, Report, Window, quantile};
 pub use run::run;
-pub use scenario::{Container, ProcessPlan, Scenario, SyncWait};
+pub use scenario::{Change, Container, ProcessPlan, Scenario, SyncWait};

@@ -55,6 +55,17 @@ impl Work {
         Self::AnyOf((0..count).map(|_| kernel()).collect())
     }
 
+    /// How long the longest operation has the engine, alone, in ns; copies and host functions count as nothing.
+    pub fn longest_ns(&self) -> u64 {
+        let length_ns = |operation: &Operation| match operation {
+            Operation::Kernel(kernel) => kernel.duration_ns,
+            Operation::Graph(kernels) => kernels.iter().map(|kernel| kernel.duration_ns).sum(),
+            Operation::Copy { .. } | Operation::HostCall => 0,
+        };
+        let lengths = self.operations().iter().map(length_ns);
+        lengths.max().unwrap_or(0)
+    }
+
     pub(super) fn operations(&self) -> &[Operation] {
         match self {
             Self::Sequence(operations) | Self::AnyOf(operations) => operations,

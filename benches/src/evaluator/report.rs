@@ -40,6 +40,8 @@ pub struct ProcessReport {
     pub latencies_ns: Vec<u64>,
     /// Time for which launches waited for the controller, in ns.
     pub held_ns: u64,
+    /// The longest of those waits, in ns.
+    pub held_ns_max: u64,
     /// Processor time of the helper's looks and of recording events for it, in ns.
     pub helper_cpu_ns: u64,
     /// Its launches, if they are traced, in order.
@@ -97,14 +99,32 @@ impl Report {
         self.share(container, range_ns.clone()) / self.busy(range_ns)
     }
 
+    /// A container's share in one stretch of this length after the other; it is a multiple of the windows', and what is left over at the end
+    /// is left out.
+    pub fn shares(&self, container: usize, range_ns: Range<u64>, length_ns: u64) -> Vec<f64> {
+        let windows: Vec<&Window> = self.within(range_ns).collect();
+        let count = (length_ns / self.window_ns).max(1) as usize;
+        let busy_ns = |stretch: &[&Window]| -> u64 {
+            stretch.iter().map(|window| window.busy_ns[container]).sum()
+        };
+        let wall_ns = count as f64 * self.window_ns as f64;
+        let stretches = windows.chunks_exact(count);
+        stretches
+            .map(|stretch| busy_ns(stretch) as f64 / wall_ns)
+            .collect()
+    }
+
     /// Standard deviation of a container's share from window to window.
     pub fn sigma(&self, container: usize, range_ns: Range<u64>) -> f64 {
+        self.sigma_of(container, range_ns, self.window_ns)
+    }
+
+    /// Standard deviation of a container's share from one stretch of this length to the next.
+    pub fn sigma_of(&self, container: usize, range_ns: Range<u64>, length_ns: u64) -> f64 {
         let mean = self.share(container, range_ns.clone());
-        let squares = self.within(range_ns).map(|window| {
-            (window.busy_ns[container] as f64 / self.window_ns as f64 - mean).powi(2)
-        });
-        let squares: Vec<f64> = squares.collect();
-        (squares.iter().sum::<f64>() / squares.len() as f64).sqrt()
+        let shares = self.shares(container, range_ns, length_ns);
+        let squares = shares.iter().map(|share| (share - mean).powi(2));
+        (squares.sum::<f64>() / shares.len() as f64).sqrt()
     }
 }
 
@@ -147,6 +167,9 @@ mod tests {
         for (figure, wanted) in figures.into_iter().zip([0.3, 0.8, 0.375, 0.1]) {
             assert!((figure - wanted).abs() < 1e-12, "{figure}, not {wanted}");
         }
+        assert_eq!(report.shares(0, 0..300, 100), [1.0, 0.2, 0.4]);
+        assert_eq!(report.shares(0, 0..300, 200), [0.6]);
+        assert_eq!(report.sigma_of(0, 0..200, 200), 0.0);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The run: one agenda for the host's threads beside the model's own, advanced in order of time.
 
 use super::controller::{Controller, Policy, Seat, Tick, View};
+use super::controllers::Native;
 use super::host::{Host, Processor};
 use super::process::{Process, Stream, Waiting};
 use super::program::Operation;
@@ -21,6 +22,8 @@ pub(super) enum Actor {
     Join,
     /// A process is killed.
     Kill,
+    /// What a container is promised changes: the number of the change instead of a process.
+    Change,
     /// A host function returns; its token is the ticket.
     HostCall,
     /// A process's thread, helper's look or helper's tick goes on: the index of its ticket.
@@ -101,6 +104,9 @@ pub fn run(scenario: &Scenario, policy: &mut dyn Policy) -> Report {
             run.plan(killed_ns, process, Actor::Kill);
         }
     }
+    for (number, change) in scenario.changes.iter().enumerate() {
+        run.plan(change.at_ns, number, Actor::Change);
+    }
     while let Some(at_ns) = run.next_ns().filter(|&at_ns| at_ns <= scenario.duration_ns) {
         run.step(at_ns);
     }
@@ -153,7 +159,8 @@ impl<'s> Run<'s> {
         match plan.actor {
             Actor::Window => self.read_window(),
             Actor::Join => self.join(plan.process),
-            Actor::Kill => self.end(plan.process),
+            Actor::Kill => self.kill(plan.process),
+            Actor::Change => self.change(plan.process),
             Actor::HostCall => self.host_call_done(plan.process, plan.ticket),
             Actor::Go(part) => self.go(plan, part),
         }
@@ -236,7 +243,10 @@ impl<'s> Run<'s> {
             sm_count: device.sm_count,
             threads_per_sm: device.threads_per_sm_max,
         };
-        process.controller = Some(self.policy.attach(&seat, now_ns));
+        process.controller = Some(match limits.is_managed {
+            true => self.policy.attach(&seat, now_ns),
+            false => Native.attach(&seat, now_ns),
+        });
         process.next_request_ns = now_ns;
         self.processes[index] = Some(process);
         self.plan_part(now_ns, index, TICK);
@@ -282,14 +292,44 @@ impl<'s> Run<'s> {
         Command::Graph { graph }
     }
 
-    /// Ends a process; what it has in flight goes as the device lets it go.
+    /// Ends a process at once.
+    fn kill(&mut self, index: usize) {
+        let controller = self
+            .alive(index)
+            .and_then(|process| process.controller.take());
+        if let Some(controller) = controller {
+            controller.killed();
+            self.remove(index);
+        }
+    }
+
+    /// Changes what a container is promised, and wakes its processes.
+    fn change(&mut self, number: usize) {
+        let scenario = self.scenario;
+        let (now_ns, change) = (self.now_ns(), &scenario.changes[number]);
+        self.policy
+            .change(&scenario.containers[change.container], change, now_ns);
+        for (index, plan) in scenario.processes.iter().enumerate() {
+            if plan.container == change.container {
+                self.wake(index);
+            }
+        }
+    }
+
+    /// Ends a process that wants to.
     pub(super) fn end(&mut self, index: usize) {
         let Some(process) = self.alive(index) else {
             return;
         };
         process.controller = None;
-        let id = process.id;
-        self.model.kill(id);
+        self.remove(index);
+    }
+
+    /// What a process that has ended has in flight goes as the device lets it go.
+    fn remove(&mut self, index: usize) {
+        if let Some(id) = self.ids[index] {
+            self.model.kill(id);
+        }
     }
 
     /// Appends a command to a stream; `false`: the queue is full.

@@ -18,6 +18,8 @@ pub struct Container {
     pub cap_percent: Option<f64>,
     /// Whether it goes before those that are not urgent.
     pub urgent: bool,
+    /// Whether its processes have a controller.
+    pub is_managed: bool,
 }
 
 impl Container {
@@ -36,8 +38,30 @@ impl Container {
             share_percent: percent,
             cap_percent: None,
             urgent: false,
+            is_managed: true,
         }
     }
+
+    /// Processes that no controller knows of.
+    pub fn unmanaged(name: &str) -> Self {
+        Self {
+            is_managed: false,
+            ..Self::sharing(name, 100.0)
+        }
+    }
+}
+
+/// What a container is promised from some time on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Change {
+    /// When, in ns.
+    pub at_ns: u64,
+    /// Index of the container.
+    pub container: usize,
+    /// Its new share, in percent.
+    pub share_percent: f64,
+    /// Its new cap, in percent; a cap neither comes nor goes.
+    pub cap_percent: Option<f64>,
 }
 
 /// One process and its fate.
@@ -93,6 +117,8 @@ pub struct Scenario {
     pub containers: Vec<Container>,
     /// Their processes.
     pub processes: Vec<ProcessPlan>,
+    /// Changes of what containers are promised.
+    pub changes: Vec<Change>,
     /// How long it runs, in ns.
     pub duration_ns: u64,
     /// Busy time is read this often, in ns.
@@ -110,6 +136,7 @@ impl Scenario {
             aggregation: Aggregation::default(),
             containers: Vec::new(),
             processes: Vec::new(),
+            changes: Vec::new(),
             duration_ns,
             window_ns: 100_000_000,
             seed: 1,

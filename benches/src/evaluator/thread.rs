@@ -203,7 +203,9 @@ impl Run<'_> {
                 let Some(process) = self.alive(index) else {
                     return Step::End;
                 };
-                process.report.held_ns += now_ns - wanted_ns;
+                let held_ns = now_ns - wanted_ns;
+                process.report.held_ns += held_ns;
+                process.report.held_ns_max = process.report.held_ns_max.max(held_ns);
                 let submit = Call::Submit {
                     operation,
                     launch,

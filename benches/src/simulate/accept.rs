@@ -1,13 +1,13 @@
 //! The acceptance in virtual time.
 
 use crate::failed;
-use crate::table::{Table, percent};
 use benches::acceptance::{
     KERNEL_NS, block_tokens_30_70, block_tokens_cap_50, event_pairs_ns, machine,
     machine_of_188_sms, nvml_figures, preemption, queue_experiment, shares, two,
 };
 use benches::evaluator::controllers::{Native, Step};
 use benches::evaluator::{Aggregation, Program, Scenario};
+use benches::table::{Table, percent};
 use gpu_sim::profile::ProfileError;
 use std::ops::RangeInclusive;
 

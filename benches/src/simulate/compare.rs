@@ -5,13 +5,13 @@
 
 use crate::driver::Nvml;
 use crate::failed;
-use crate::table::{Table, microseconds, percent};
 use benches::acceptance::{
     KERNEL_NS, NvmlFigures, QUEUE_KERNEL_NS, QueueExperiment, event_pairs_ns, nvml_figures,
     queue_experiment, shares, two,
 };
 use benches::evaluator::Program;
 use benches::evaluator::controllers::Native;
+use benches::table::{Table, microseconds, percent};
 use gpu_sim::client::{Environment, Machine};
 use gpu_sim::clock;
 use gpu_sim::profile::MachineProfile;

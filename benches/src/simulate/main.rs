@@ -5,10 +5,8 @@ mod compare;
 mod driver;
 mod parameters;
 mod play;
-mod share;
 mod speed;
 mod sweep;
-mod table;
 
 use clap::{Parser, Subcommand};
 use std::io::{self, Write};
@@ -34,8 +32,6 @@ enum Command {
     },
     /// The shares of the acceptance where parameters of the model are others, as a Markdown table.
     Sweep,
-    /// How far containers are from their caps under the limiter, in points, at the worst of five seeds, as a Markdown table.
-    Share,
     /// What simulated time costs in processor time, as a Markdown table.
     Speed {
         /// How much time is simulated, in seconds.
@@ -54,7 +50,6 @@ fn main() -> ExitCode {
         Command::Accept => accept::accept(),
         Command::Compare { seconds } => compare::compare(seconds),
         Command::Sweep => sweep::sweep(),
-        Command::Share => share::share(),
         Command::Speed { seconds } => speed::speed(seconds),
         Command::Parameters => Ok(parameters::parameters()),
         Command::Play(role) => play::play(&role).map(|()| String::new()),

@@ -1,7 +1,7 @@
 //! The tables of parameters, out of their definitions.
 
-use crate::table::Table;
 use benches::evaluator::HostTiming;
+use benches::table::Table;
 use gpu_sim::parameters::{Parameter, Timing};
 
 /// Both tables.

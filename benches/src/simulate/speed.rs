@@ -1,10 +1,10 @@
 //! How fast the model is: what simulated time costs in processor time.
 
 use crate::failed;
-use crate::table::Table;
 use benches::acceptance::{machine, two};
 use benches::evaluator::controllers::Native;
 use benches::evaluator::{Report, run};
+use benches::table::Table;
 use rustix::time::{ClockId, clock_gettime};
 
 const S: u64 = 1_000_000_000;

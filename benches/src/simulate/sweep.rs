@@ -1,20 +1,20 @@
 //! What the acceptance's shares become where a parameter of the model is another.
 
 use crate::failed;
-use crate::table::{Table, percent};
 use benches::acceptance::{
     KERNEL_NS, block_tokens_30_70, block_tokens_cap_50, machine_of_188_sms, shares, two,
 };
 use benches::evaluator::Aggregation;
 use benches::evaluator::controllers::{Native, Step};
+use benches::table::{Table, percent};
 use gpu_sim::parameters::Timing;
 use gpu_sim::profile::MachineProfile;
 
 /// A parameter's value, as the table says it, and how it is set.
-pub(crate) type Setting = (&'static str, fn(&mut Timing));
+type Setting = (&'static str, fn(&mut Timing));
 
 /// Values from one end of the ranges to the other, where sources disagree most.
-pub(crate) const SETTINGS: &[Setting] = &[
+const SETTINGS: &[Setting] = &[
     ("as it is", |_| {}),
     ("slices of 0.3 ms", |timing| timing.slice_ns = 300_000),
     ("slices of 1.024 ms", |timing| timing.slice_ns = 1_024_000),

@@ -3,15 +3,19 @@
 //! What `cuda-hook` does around it – events, looks, waits – is what [`Controller`] and the run do.
 
 use crate::evaluator::{
-    Admission, Container, Controller, Ended, Launch, LaunchId, Policy, Seat, View, Watch,
+    Admission, Change, Container, Controller, Ended, Launch, LaunchId, Policy, Seat, View, Watch,
 };
-use limiter::config::GpuLimits;
+use limiter::config::{self, GpuLimits};
+use limiter::control;
 use limiter::ledger::Ledger;
 use limiter::price::KernelKey;
 use limiter::share::{Admit, Reservation, Share};
 use limiter::timing::{Stood, Timing};
 use limiter::units::{DeviceUuid, GpuNs, MonotonicNs, Percent};
+use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::rc::Rc;
 use tempfile::TempDir;
 
 /// The GPU of the evaluation.
@@ -23,12 +27,31 @@ const LOOK_EVERY_NS: u64 = 100_000;
 /// A board counts silence from zero on: the run's clock begins later.
 const BEGIN_NS: u64 = 1_000_000_000_000;
 
+/// A mechanism of the limiter that can be left out, to see what it is good for. All of it is done around the limiter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mechanism {
+    /// What containers know of each other: each has a board of its own. No turns, no leases, and foreign slices count as own time.
+    Board,
+    /// A price for each kernel: all have one.
+    Prices,
+    /// That it is drawn which launches are timed: every eighth is.
+    Draw,
+    /// Timings after the first few of each kernel.
+    Relearning,
+}
+
 /// Containers under the limiter, with shared state in a folder of their own.
 #[derive(Debug)]
 pub struct Limited {
     dir: TempDir,
     seed: u64,
+    without: Option<Mechanism>,
+    /// What killed processes left as it was: nobody gave it back.
+    left: Left,
 }
+
+/// Shares and ledgers of processes that were killed.
+type Left = Rc<RefCell<Vec<(Share, Ledger)>>>;
 
 impl Limited {
     /// The `seed` decides which launches are timed.
@@ -39,7 +62,26 @@ impl Limited {
         Ok(Self {
             dir: tempfile::tempdir()?,
             seed,
+            without: None,
+            left: Left::default(),
         })
+    }
+
+    /// Without this mechanism.
+    #[must_use]
+    pub fn without(self, mechanism: Mechanism) -> Self {
+        Self {
+            without: Some(mechanism),
+            ..self
+        }
+    }
+
+    /// Where the files of a container's processes are.
+    fn dir_of(&self, container: &Container) -> PathBuf {
+        match self.without {
+            Some(Mechanism::Board) => self.dir.path().join(format!("{}.alone", container.name)),
+            _ => self.dir.path().to_owned(),
+        }
     }
 }
 
@@ -62,11 +104,30 @@ fn limits(container: &Container) -> GpuLimits {
 
 impl Policy for Limited {
     fn name(&self) -> String {
-        "cuda-hook".to_owned()
+        let without = match self.without {
+            None => "",
+            Some(Mechanism::Board) => " without a shared board",
+            Some(Mechanism::Prices) => " with one price for all kernels",
+            Some(Mechanism::Draw) => " with every eighth launch timed",
+            Some(Mechanism::Relearning) => " with the first launches timed only",
+        };
+        format!("cuda-hook{without}")
     }
 
     fn attach(&mut self, seat: &Seat, now_ns: u64) -> Box<dyn Controller> {
         Box::new(self.member(seat, now_ns))
+    }
+
+    #[expect(
+        clippy::unwrap_used,
+        reason = "scenarios change what a running container has, within what may be asked for"
+    )]
+    fn change(&mut self, limits: &Container, change: &Change, now_ns: u64) {
+        let asked = |percent: f64| format!("{percent}");
+        let (sm, cap) = (asked(change.share_percent), change.cap_percent.map(asked));
+        let change = config::Change::parse(None, Some(&sm), cap.as_deref()).unwrap();
+        let container = limits.name.parse().unwrap();
+        control::change(&self.dir_of(limits), &container, &change, monotonic(now_ns)).unwrap();
     }
 }
 
@@ -77,21 +138,19 @@ impl Limited {
     )]
     fn member(&self, seat: &Seat, now_ns: u64) -> Member {
         let container = seat.limits.name.parse().unwrap();
-        let ledger = Ledger::attach(self.dir.path(), &container, &[(DEVICE, None)]).unwrap();
+        let dir = self.dir_of(seat.limits);
+        let ledger = Ledger::attach(&dir, &container, &[(DEVICE, None)]).unwrap();
         let seed = self.seed.wrapping_add(seat.process as u64 + 1) << 32;
-        let share = Share::attach(
-            &ledger,
-            self.dir.path(),
-            &[limits(seat.limits)],
-            monotonic(now_ns),
-            seed,
-        );
+        let now = monotonic(now_ns);
+        let share = Share::attach(&ledger, &dir, &[limits(seat.limits)], now, seed);
         Member {
             process: seat.process,
             share: share.unwrap(),
             reservations: BTreeMap::new(),
             granted: None,
-            _ledger: ledger,
+            ledger,
+            without: self.without,
+            left: Rc::clone(&self.left),
         }
     }
 }
@@ -104,12 +163,36 @@ struct Member {
     reservations: BTreeMap<LaunchId, Reservation>,
     /// Of the launch that is on its way to the driver.
     granted: Option<Reservation>,
-    _ledger: Ledger,
+    ledger: Ledger,
+    without: Option<Mechanism>,
+    left: Left,
+}
+
+impl Member {
+    fn key(&self, launch: &Launch) -> KernelKey {
+        KernelKey(match self.without {
+            Some(Mechanism::Prices) => 1,
+            _ => launch.key,
+        })
+    }
+
+    fn is_timed(&self, launch: &Launch, key: KernelKey, now: MonotonicNs) -> bool {
+        const FIRST: u64 = 8;
+        match self.without {
+            Some(Mechanism::Draw) => launch.id.0.is_multiple_of(FIRST),
+            Some(Mechanism::Relearning) if launch.id.0 > FIRST => false,
+            _ => self.share.should_time(INDEX, key, now),
+        }
+    }
 }
 
 impl Controller for Member {
+    fn killed(self: Box<Self>) {
+        self.left.borrow_mut().push((self.share, self.ledger));
+    }
+
     fn admit(&mut self, launch: &Launch, view: &mut View) -> Admission {
-        let (key, now) = (KernelKey(launch.key), monotonic(view.now_ns()));
+        let (key, now) = (self.key(launch), monotonic(view.now_ns()));
         if !self.share.is_limited(INDEX) {
             return Admission::Granted(Watch::No);
         }
@@ -117,7 +200,7 @@ impl Controller for Member {
             Admit::NotBefore(earliest) => Admission::NotBefore(earliest.get() - BEGIN_NS),
             Admit::Granted(reservation) => {
                 self.granted = Some(reservation);
-                Admission::Granted(if self.share.should_time(INDEX, key, now) {
+                Admission::Granted(if self.is_timed(launch, key, now) {
                     Watch::Timed
                 } else {
                     Watch::End

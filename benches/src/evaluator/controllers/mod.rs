@@ -6,9 +6,11 @@ mod count_window;
 mod exclusive_lease;
 mod limiter;
 mod native;
+mod nvml_loop;
 
 pub use block_tokens::{BlockTokens, Step};
 pub use count_window::CountWindow;
 pub use exclusive_lease::ExclusiveLease;
-pub use limiter::Limited;
+pub use limiter::{Limited, Mechanism};
 pub use native::Native;
+pub use nvml_loop::NvmlLoop;

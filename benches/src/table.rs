@@ -3,13 +3,14 @@
 use std::fmt::Write;
 
 /// Rows under a head.
-pub(crate) struct Table {
+#[derive(Debug)]
+pub struct Table {
     text: String,
 }
 
 impl Table {
     /// An empty table.
-    pub(crate) fn new(head: &[&str]) -> Self {
+    pub fn new(head: &[impl AsRef<str>]) -> Self {
         let mut table = Self {
             text: String::new(),
         };
@@ -19,7 +20,7 @@ impl Table {
     }
 
     /// Adds a row.
-    pub(crate) fn row(&mut self, cells: &[impl AsRef<str>]) {
+    pub fn row(&mut self, cells: &[impl AsRef<str>]) {
         for cell in cells {
             // Writing to a string cannot fail.
             let _ = write!(self.text, "| {} ", cell.as_ref());
@@ -28,17 +29,17 @@ impl Table {
     }
 
     /// The table's text.
-    pub(crate) fn into_text(self) -> String {
+    pub fn into_text(self) -> String {
         self.text
     }
 }
 
 /// A part in percent, with one decimal.
-pub(crate) fn percent(part: f64) -> String {
+pub fn percent(part: f64) -> String {
     format!("{:.1} %", part * 100.0)
 }
 
 /// A time in µs, with one decimal.
-pub(crate) fn microseconds(ns: u64) -> String {
+pub fn microseconds(ns: u64) -> String {
     format!("{:.1} µs", ns as f64 / 1e3)
 }

@@ -1,0 +1,64 @@
+//! `evaluate-share`: does each container get its share? In virtual time, on the modelled GPU and host.
+
+mod document;
+mod plots;
+mod progress;
+mod results;
+mod tables;
+
+use benches::evaluation::{jobs, run_jobs};
+use clap::Parser;
+use progress::Progress;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Runs the limiter through every declared scenario in virtual time and tells what was met of what is wanted.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    /// A part of the scenarios, one seed, no sweep, no comparison.
+    #[arg(long)]
+    quick: bool,
+    /// So many seeds of everything that has several; the worst counts.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=100))]
+    seeds: u64,
+    /// One line of JSON for each run instead of tables.
+    #[arg(long)]
+    json: bool,
+    /// Writes `share.md` and its figures into this folder instead of printing tables.
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["quick", "json"])]
+    write: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let written = evaluate(&arguments)
+        .and_then(|text| io::stdout().write_all(text.as_bytes()).map_err(failed));
+    match written {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            // Nobody is left to tell when this fails.
+            drop(writeln!(io::stderr(), "evaluate-share: {failure}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn evaluate(arguments: &Arguments) -> Result<String, String> {
+    let jobs = jobs(arguments.seeds, arguments.quick);
+    let progress = Progress::of(jobs.len());
+    let outcomes = run_jobs(jobs, |done| progress.tell(done))?;
+    if arguments.json {
+        return outcomes.iter().map(results::line).collect();
+    }
+    match &arguments.write {
+        Some(dir) => document::write(dir, &outcomes, arguments.seeds).map(|()| String::new()),
+        None => Ok(tables::all(&outcomes)),
+    }
+}
+
+/// A failure as the user reads it.
+fn failed(failure: impl std::fmt::Display) -> String {
+    failure.to_string()
+}
