@@ -170,8 +170,9 @@ fn a_sparse_array_has_what_is_mapped_and_keeps_its_memory() {
     ok!(cuStreamSynchronize(stream));
     ok!(cuMemRelease(pool));
     write(array, extent, 0, 7);
-    let row: Vec<u32> = (0..256).map(|x| if x < 128 { 0 } else { 7 }).collect();
-    assert_eq!(read(array, extent, 0), row.repeat(256));
+    write(array, [256, 128], 0, 8);
+    let rows = |value: u32| [vec![0; 128], vec![value; 128]].concat().repeat(128);
+    assert_eq!(read(array, extent, 0), [rows(8), rows(7)].concat());
     assert!(free_bytes() < before - MUCH / 2, "its tiles keep it");
     let upper = words(0, 0, [128, 0], [128, 128]);
     assert_eq!(map(operation(array, upper, None), stream), 0);
@@ -292,13 +293,16 @@ fn tiles_are_mapped_and_let_go_in_stream_order() {
     context();
     let (before, stream, kernel) = (free_bytes(), free_stream(), spin(LONG));
     let array = create([128, 128, 0], CUDA_ARRAY3D_SPARSE);
-    let (pool, source) = (tile_pool(MUCH), alloc(TILE));
+    let (pool, source, back) = (tile_pool(MUCH), alloc(TILE), alloc(TILE));
     ok!(cuMemsetD8_v2(source, 1, TILE));
     let whole = words(0, 0, [0, 0], [128, 128]);
     assert_eq!(launch(kernel, stream), 0);
     assert_eq!(map(operation(array, whole, Some((pool, 0))), stream), 0);
     let mut copy = slice_copy(array, [128, 128], 0);
     (copy.srcMemoryType, copy.srcDevice) = (CU_MEMORYTYPE_DEVICE, source);
+    ok!(cuMemcpy3DAsync_v2(&copy, stream));
+    let mut copy = slice_copy(array, [128, 128], 0);
+    (copy.dstMemoryType, copy.dstDevice) = (CU_MEMORYTYPE_DEVICE, back);
     ok!(cuMemcpy3DAsync_v2(&copy, stream));
     assert_eq!(map(operation(array, whole, None), stream), 0);
     ok!(cuMemRelease(pool));
@@ -309,6 +313,7 @@ fn tiles_are_mapped_and_let_go_in_stream_order() {
     );
     ok!(cuStreamSynchronize(stream));
     assert!(free_bytes() > before - MUCH / 2);
+    assert_eq!(support::read(back, 4), [1; 4], "mapped for the copies");
     assert_eq!(read(array, [128, 128], 0)[0], 0, "unmapped again");
     ok!(cuArrayDestroy(array));
 }

@@ -4,7 +4,7 @@
 //! of its own with the first launch; the device memory stays with the executable graph, goes to a pool of the device when that
 //! ends, and back to the device with `cuDeviceGraphMemTrim`. Allocations that are never there at the same time do not share
 //! memory, as the driver may have them do: graphs can take more here than on hardware, never less. Memory of the host is the
-//! executable graph's own, and goes back to the host with it. Managed memory is the host's too, and a device counts it as its own: that a capture may take
+//! executable graph's own, and goes back to the host with it. Managed memory is a device's that the host reaches, too: that a capture may take
 //! from a managed pool follows from `cuMemAllocFromPoolAsync` (cuda.h 13.4: the node has the pool's properties), and NVIDIA/warp
 //! issue 1523 calls such memory graph-capturable; how the driver counts it is an estimate.
 
@@ -211,35 +211,26 @@ pub(super) fn back<'a>(
         let (home, device, shadow) = (alloc.home, alloc.device, alloc.shadow);
         let bytes = alloc.bytes.next_multiple_of(GRANULARITY);
         let backed = if home.is_host() {
-            map_pages(shadow, bytes)?;
+            let length = usize::try_from(bytes).map_err(|_| CUDA_ERROR_OUT_OF_MEMORY)?;
+            map_host_at(shadow, length)?;
             Backed::Host { bytes }
         } else {
-            back_on(process, state, (home, device), (shadow, bytes))?
+            back_on(process, state, device, (shadow, bytes))?
         };
         get(state, key)?.backed = Some(backed);
     }
     Ok(())
 }
 
-fn map_pages(start: u64, bytes: u64) -> Answer {
-    let length = usize::try_from(bytes).map_err(|_| CUDA_ERROR_OUT_OF_MEMORY)?;
-    map_host_at(start, length)
-}
-
-/// Takes memory that a device counts. Of managed memory the pages are the host's.
 fn back_on(
     process: &Process,
     state: &mut State,
-    (home, ordinal): (Home, usize),
+    ordinal: usize,
     (shadow, bytes): (u64, u64),
 ) -> Answer<Backed> {
     let block = take(process, state, ordinal, bytes)?;
-    if matches!(home, Home::Managed(_)) {
-        map_pages(shadow, bytes)?;
-    } else {
-        let pages = process.machine.vram(block.device, block.offset, bytes);
-        duplicate(pages.ok_or(CUDA_ERROR_INVALID_VALUE)?, shadow, bytes)?;
-    }
+    let pages = process.machine.vram(block.device, block.offset, bytes);
+    duplicate(pages.ok_or(CUDA_ERROR_INVALID_VALUE)?, shadow, bytes)?;
     pool(state, ordinal)?.used.add(block.bytes);
     Ok(Backed::Device { block, ordinal })
 }
