@@ -267,9 +267,6 @@ impl Device {
 
     /// Parts with a peer that has ended, when what it had sent is done.
     fn part_with_dead(&mut self, id: u64) {
-        if let Some(peer) = self.peers.get_mut(&id) {
-            peer.has_ended = true;
-        }
         let leave = self.take_turn(id).err().unwrap_or(Leave::Gone);
         self.flush();
         self.part_with(id, &leave);
@@ -312,12 +309,9 @@ impl Device {
         Ok(())
     }
 
-    /// Whether a peer lives to have what it asks for. Parts with the dead first: what one of them held, or still asks for, is never
-    /// counted beside what somebody asked for after its end.
+    /// Whether a peer lives to have what it asks for. Parts with the dead first, and so with itself where it is one of them: what one of
+    /// them held, or still asks for, is never counted beside what somebody asked for after its end.
     fn may_take_memory(&mut self, id: u64) -> Result<bool, Leave> {
-        if self.peers.get(&id).is_some_and(|peer| peer.has_ended) {
-            return Ok(false);
-        }
         self.part_with_ended().map_err(Leave::Failed)?;
         Ok(self.peers.contains_key(&id))
     }

@@ -17,6 +17,9 @@
 
 #[cfg(not(loom))]
 mod futex;
+#[cfg(not(loom))]
+#[cfg_attr(miri, path = "shm/interpreted.rs")]
+mod kernel;
 pub(crate) mod layout;
 #[cfg_attr(loom, path = "shm/modelled.rs")]
 mod mapping;

@@ -140,6 +140,11 @@ pub fn can_number() -> bool {
     can_unshare("--pid", "process numbers")
 }
 
+/// Whether processes may have clocks of their own here, which takes the same.
+pub fn can_shift_time() -> bool {
+    can_unshare("--time", "clocks")
+}
+
 /// Whether `/proc` is of this very pid namespace: then processes are found there by their numbers. Says so where not.
 #[expect(clippy::print_stdout, reason = "what a test could not check is said")]
 pub fn can_look_up() -> bool {

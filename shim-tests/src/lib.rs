@@ -21,6 +21,7 @@ pub mod coverage;
 pub mod fuzz;
 pub mod ledger;
 pub mod machine;
+pub mod nobody;
 pub mod player;
 pub mod random;
 pub mod real;

@@ -3,10 +3,9 @@
 #![cfg(test)]
 
 use shim_tests::build::{shared_object, shared_object_with};
-use shim_tests::{Door, MIB, Machine, Tenant, Trace, World, artefacts, child, program};
+use shim_tests::{Door, MIB, Machine, Tenant, Trace, World, artefacts, child, nobody, program};
 use std::collections::BTreeMap;
-use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
@@ -271,8 +270,7 @@ fn a_quota_holds_under_a_containers_seccomp_filter() {
     assert_limited(&mut wrapped(&machine, confined, &[]));
 }
 
-/// Nobody, without groups and without the way to more rights that set-user-id programs are. What it loads it must be able
-/// to read: copies, as a build folder need not be open to everybody.
+/// Nobody, without groups and without the way to more rights that set-user-id programs are.
 #[test]
 fn a_quota_holds_for_nobody_in_particular() {
     if !rustix::process::geteuid().is_root() {
@@ -280,32 +278,7 @@ fn a_quota_holds_for_nobody_in_particular() {
         return;
     }
     let machine = Machine::new();
-    let folder = machine.path("readable");
-    let copy = |from: &Path, name: &str| {
-        let path = folder.join(name);
-        fs::create_dir_all(&folder).expect("a folder");
-        fs::copy(from, &path).expect("a copy");
-        fs::set_permissions(&path, Permissions::from_mode(0o755)).expect("permissions");
-        path
-    };
-    for name in ["libcuda.so.1", "libnvidia-ml.so.1", "gpu-sim-device"] {
-        copy(&artefacts().sim.join(name), name);
-    }
-    let hook = copy(&artefacts().hook, "libcuda_hook.so");
-    let tenant = copy(&program("tenant", Door::Linked), "tenant");
-    for open in [machine.path(""), machine.hook_dir(), machine.path("trace")] {
-        fs::set_permissions(open, Permissions::from_mode(0o777)).expect("permissions");
-    }
-    let mut command = machine.command(&limited(), "setpriv");
-    let nobody = "--reuid=65534 --regid=65534 --clear-groups --no-new-privs";
-    assert_limited(
-        command
-            .args(nobody.split(' '))
-            .arg(tenant)
-            .arg("linked")
-            .env("LD_PRELOAD", hook)
-            .env("LD_LIBRARY_PATH", &folder),
-    );
+    assert_limited(&mut nobody::tenant(&machine, &limited(), &[]));
 }
 
 /// A container with a read-only root and nothing in `/dev/shm` but the machine's own folder, which is given to it.

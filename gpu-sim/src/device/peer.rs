@@ -60,8 +60,6 @@ pub(super) struct Peer {
     pub(super) socket: OwnedFd,
     /// Readable when the process has ended, even while a forked child keeps the socket open.
     pub(super) process_end: Option<OwnedFd>,
-    /// Its end has been seen.
-    pub(super) has_ended: bool,
     /// 0 = outside our pid namespace.
     pub(super) pid: u32,
     /// A user, unless it says otherwise.
@@ -79,7 +77,6 @@ impl Peer {
         Self {
             socket,
             process_end,
-            has_ended: false,
             pid,
             role: Role::User,
             process: None,

@@ -8,16 +8,27 @@ use std::mem::offset_of;
 use super::{Preamble, Shared};
 use crate::sync::{AtomicU32, AtomicU64};
 
+/// How many there are; fewer where the program is interpreted, by loom in every order or by Miri step by step.
+const fn places(loom: usize, miri: usize, otherwise: usize) -> usize {
+    if cfg!(loom) {
+        loom
+    } else if cfg!(miri) {
+        miri
+    } else {
+        otherwise
+    }
+}
+
 /// Measurements of what a context takes that a board keeps.
 pub(crate) const CONTEXT_COSTS: usize = 5;
 /// Calls whose refusals one container's file counts apart.
-pub(crate) const CALLS_MAX: usize = if cfg!(loom) { 1 } else { 64 };
+pub(crate) const CALLS_MAX: usize = places(1, 4, 64);
 /// GPUs that one container's file has place for.
-pub(crate) const DEVICES_MAX: usize = if cfg!(loom) { 1 } else { 16 };
+pub(crate) const DEVICES_MAX: usize = places(1, 2, 16);
 /// Containers that one board has place for.
-pub(crate) const TENANTS_MAX: usize = if cfg!(loom) { 2 } else { 256 };
+pub(crate) const TENANTS_MAX: usize = places(2, 4, 256);
 /// Processes that one file has place for.
-pub(crate) const ENTRIES_MAX: usize = if cfg!(loom) { 3 } else { 1024 };
+pub(crate) const ENTRIES_MAX: usize = places(3, 8, 1024);
 
 /// A file whose body is one entry per process.
 pub(crate) trait Entries: Shared {
@@ -318,7 +329,7 @@ pub(crate) struct Activity {
     pub(crate) outstanding_ns: AtomicU64,
 }
 
-#[cfg(not(loom))]
+#[cfg(not(any(loom, miri)))]
 const _: () = {
     assert!(size_of::<Preamble>() == 64 && size_of::<Owner>() == 64);
     assert!(size_of::<DeviceRow>() == 5 * 64 && size_of::<SlotDevice>() == 128);

@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 
 pub(crate) use super::futex::{futex_wait, futex_wake_all};
+use super::kernel::{fallocate, identity, map, record_lock, unmap};
 use super::process_lock::{ProcessGuard, ProcessLock};
-use super::system::{above_programs_numbers, fallocate, identity, map, record_lock};
+use super::system::above_programs_numbers;
 use super::{AttachError, Preamble, Shared};
 use crate::sync::{AtomicI32, Ordering};
 
@@ -269,8 +270,8 @@ impl<T: Shared> Snapshot<T> {
 
 impl<T: Shared> Drop for Mapping<T> {
     fn drop(&mut self) {
-        // SAFETY: ours: mapped in `map` with this size, and no reference into it outlives `self`.
-        unsafe { libc::munmap(self.content.as_ptr().cast(), size_of::<T>()) };
+        // SAFETY: ours: made by `map`, and no reference into it outlives `self`.
+        unsafe { unmap(self.content) };
         if let Ok(descriptor) = self.descriptor() {
             // SAFETY: the number still means the file that we opened, so nobody else uses it.
             unsafe { libc::close(descriptor) };

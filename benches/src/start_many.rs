@@ -1,0 +1,183 @@
+//! What `cuInit` takes where many processes call it at once: bare, and with the preload under a limit, in turn.
+//!
+//! Each process loads the driver and waits; when all do, they are let go together. Rounds alternate, so that a machine whose speed drifts
+//! drifts for both. Nothing is asserted: benches measure, tests decide.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, ExitCode, Stdio};
+use std::time::Instant;
+
+use clap::Parser;
+use cuda_sys_stubs::abi::CUDA_SUCCESS;
+use cuda_sys_stubs::pfn;
+use libloading::os::unix::Library;
+
+/// Measure `cuInit` in many processes at once, bare and with the preload under a limit.
+#[derive(Parser)]
+struct Arguments {
+    /// The preload.
+    #[arg(long, value_name = "PATH")]
+    hook: Option<PathBuf>,
+    /// Processes that start at once; several are measured one after another.
+    #[arg(long, default_values_t = [8, 300])]
+    processes: Vec<usize>,
+    /// Starts of each number of processes, bare and hooked each; fewer where they are many.
+    #[arg(long, default_value_t = 100)]
+    rounds: usize,
+    /// Be one of the processes.
+    #[arg(long, hide = true)]
+    one: bool,
+}
+
+/// What of all starts in one round for 8 processes is in one for 300: rounds are fewer, so that each number takes about as long.
+const PROCESSES_OF_ALL_ROUNDS: usize = 8;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let done = match &arguments.hook {
+        _ if arguments.one => be_one(),
+        Some(hook) => measure(&arguments, hook),
+        None => Err(io::Error::other("--hook PATH names the preload")),
+    };
+    done.map_or_else(
+        |error| {
+            #[expect(clippy::print_stderr, reason = "a program says why it fails")]
+            {
+                eprintln!("start-many: {error}");
+            }
+            ExitCode::FAILURE
+        },
+        |()| ExitCode::SUCCESS,
+    )
+}
+
+/// Loads the driver, says so, waits for the end of the input, initialises, says what that took in ns, and waits to be killed.
+fn be_one() -> io::Result<()> {
+    // SAFETY: the driver's library promises that loading runs nothing but the loader's own work.
+    let library = unsafe { Library::new("libcuda.so.1") }.map_err(io::Error::other)?;
+    // SAFETY: the function-pointer type of that very symbol.
+    let init = unsafe { library.get::<pfn::cuInit>(b"cuInit") }.map_err(io::Error::other)?;
+    let mut output = io::stdout();
+    writeln!(output, "ready")?;
+    io::stdin().read_to_end(&mut Vec::new())?;
+    let began = Instant::now();
+    // SAFETY: no arguments but a zero flag.
+    let status = unsafe { init(0) };
+    let took = began.elapsed();
+    if status != CUDA_SUCCESS {
+        return Err(io::Error::other(format!("cuInit answers {status:?}")));
+    }
+    writeln!(output, "{}", took.as_nanos())?;
+    loop {
+        std::thread::park();
+    }
+}
+
+fn measure(arguments: &Arguments, hook: &Path) -> io::Result<()> {
+    let state = tempfile::tempdir()?;
+    #[expect(clippy::print_stdout, reason = "the table is what this program is for")]
+    {
+        println!(
+            "| processes | cuInit, ms | fastest | p50 | p99 |\n| ---: | --- | ---: | ---: | ---: |"
+        );
+        for &processes in &arguments.processes {
+            let rounds =
+                arguments.rounds * PROCESSES_OF_ALL_ROUNDS / processes.max(PROCESSES_OF_ALL_ROUNDS);
+            let mut took: [Vec<f64>; 2] = Default::default();
+            for _ in 0..rounds.max(1) {
+                for (took, hook) in took.iter_mut().zip([None, Some(hook)]) {
+                    took.extend(start_at_once(processes, hook, state.path())?);
+                }
+            }
+            for (name, took) in ["bare", "hooked, under a limit"].iter().zip(&mut took) {
+                println!("| {processes} | {name} | {} |", row(took));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What each process's `cuInit` took, in ms.
+fn start_at_once(processes: usize, hook: Option<&Path>, state: &Path) -> io::Result<Vec<f64>> {
+    let (gate, keeper) = io::pipe()?;
+    let mut crowd = Vec::with_capacity(processes);
+    for _ in 0..processes {
+        crowd.push(One::start(hook, state, gate.try_clone()?)?);
+    }
+    for one in &mut crowd {
+        one.line()?;
+    }
+    drop(keeper);
+    let milliseconds = |line: String| {
+        line.parse::<f64>()
+            .map_err(io::Error::other)
+            .map(|ns| ns / 1e6)
+    };
+    crowd
+        .iter_mut()
+        .map(|one| one.line().and_then(milliseconds))
+        .collect()
+}
+
+/// One of the processes, killed when dropped.
+struct One {
+    child: Child,
+    output: BufReader<ChildStdout>,
+}
+
+impl One {
+    fn start(hook: Option<&Path>, state: &Path, gate: io::PipeReader) -> io::Result<Self> {
+        let mut command = Command::new(std::env::current_exe()?);
+        if let Some(hook) = hook {
+            command
+                .env("LD_PRELOAD", hook)
+                .env("CUDA_HOOK_DIR", state)
+                .env("CUDA_HOOK_CONTAINER", "start-many")
+                .env("CUDA_HOOK_MEMORY", "1GiB");
+        }
+        let mut child = command
+            .arg("--one")
+            .stdin(gate)
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let output = child
+            .stdout
+            .take()
+            .ok_or_else(|| io::Error::other("it was piped"))?;
+        Ok(Self {
+            child,
+            output: BufReader::new(output),
+        })
+    }
+
+    fn line(&mut self) -> io::Result<String> {
+        let mut line = String::new();
+        match self.output.read_line(&mut line)? {
+            0 => Err(io::Error::other("a process has ended")),
+            _ => Ok(line.trim_end().to_owned()),
+        }
+    }
+}
+
+impl Drop for One {
+    fn drop(&mut self) {
+        // Both fail for one that has ended and was waited for: then there is nothing to do.
+        if self.child.kill().is_ok() {
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// The fastest, the middle one, and the one that 1 % exceed.
+fn row(milliseconds: &mut [f64]) -> String {
+    milliseconds.sort_by(f64::total_cmp);
+    let at = |percent: usize| {
+        let rank = (milliseconds.len() * percent).div_ceil(100);
+        milliseconds
+            .get(rank.saturating_sub(1))
+            .copied()
+            .unwrap_or(f64::NAN)
+    };
+    format!("{:.3} | {:.3} | {:.3}", at(0), at(50), at(99))
+}
