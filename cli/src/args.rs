@@ -66,6 +66,16 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
     pub(crate) memory: Option<String>,
 
+    /// What of --memory is guaranteed; the rest is borrowed while the GPU has room for it; sets CUDA_HOOK_MEMORY_SOFT
+    ///
+    /// Default: all of it. 0 = nothing is guaranteed.
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
+    pub(crate) memory_soft: Option<String>,
+
+    /// Allocations of cuMemAlloc past --memory-soft become managed memory on the host, up to --memory; sets CUDA_HOOK_SPILL
+    #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(crate) spill: Option<String>,
+
     /// Share of the GPU's SM time that is guaranteed, in percent (1-100); sets CUDA_HOOK_SM
     #[arg(long, value_name = "PCT", allow_hyphen_values = true)]
     pub(crate) sm: Option<String>,
@@ -149,7 +159,7 @@ pub(crate) enum Sort {
 /// program: the next start takes its own limits, so change the config file too if it is to last.
 #[derive(Args, Debug)]
 #[command(after_help = SET_EXAMPLES)]
-#[command(group(ArgGroup::new("limit").required(true).multiple(true).args(["memory", "sm", "sm_max"])))]
+#[command(group(ArgGroup::new("limit").required(true).multiple(true).args(["memory", "memory_soft", "spill", "sm", "sm_max"])))]
 pub(crate) struct SetArgs {
     /// The container, as `cuda-hook status` lists it
     pub(crate) container: String,
@@ -157,6 +167,14 @@ pub(crate) struct SetArgs {
     /// Device memory that the container may hold, on each GPU; GPU-UUID=SIZE for one of them; "max" = no limit
     #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
     pub(crate) memory: Option<String>,
+
+    /// What of it is guaranteed, on each GPU; GPU-UUID=SIZE for one of them; "max" = all of it
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
+    pub(crate) memory_soft: Option<String>,
+
+    /// Whether allocations past what is guaranteed become managed memory on the host; what is spilled already stays there
+    #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(crate) spill: Option<String>,
 
     /// Share of the GPU's SM time that is guaranteed, in percent (1-100); without --sm-max a hard cap
     #[arg(long, value_name = "PCT", allow_hyphen_values = true)]
@@ -254,6 +272,8 @@ Examples:
       2 GiB of each GPU, 30 % of its SM time and never more
   cuda-hook run --sm 30 --sm-max 60 --container trainer-7 -- ./train --epochs 3
       30 % for sure, 60 % while the others are idle, under a name of your own
+  cuda-hook run --memory 8GiB --memory-soft 4GiB -- python3 train.py
+      4 GiB for sure, 4 GiB more while nobody else is guaranteed them
   cuda-hook run --memory GPU-7c6c3c6e=8GiB,4GiB -- ./infer
       8 GiB of the GPU whose UUID begins so, 4 GiB of every other
   cuda-hook run --memory 2GiB --sim t4 -- python3 train.py
@@ -285,6 +305,7 @@ Examples:
 const SET_EXAMPLES: &str = "\
 Examples:
   cuda-hook set trainer-7 --memory 6GiB
+  cuda-hook set trainer-7 --memory 8GiB --memory-soft 4GiB --spill
   cuda-hook set trainer-7 --sm 20 --sm-max 80
   cuda-hook set trainer-7 --memory GPU-7c6c3c6e=8GiB       one of its GPUs
 

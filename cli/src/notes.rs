@@ -1,6 +1,8 @@
 //! What a table has no column for, as sentences: who was refused and why, who is over, and who escapes.
 
-use limiter::sample::{ContainerSample, DeviceSample, ProcessWithoutSlot, RefusalSample, Sample};
+use limiter::sample::{
+    ContainerSample, DeviceSample, GpuSample, ProcessWithoutSlot, RefusalSample, Sample,
+};
 
 use crate::quantity;
 use crate::status::short_uuid;
@@ -14,6 +16,7 @@ pub(crate) fn of(sample: &Sample) -> Vec<String> {
     let mut notes: Vec<String> = containers
         .flat_map(|container| of_container(container, sample.now_ns))
         .collect();
+    notes.extend(sample.gpus.iter().filter_map(overcommitted));
     let outsiders = &sample.processes_without_slot;
     notes.extend(outsiders.iter().take(OUTSIDERS_SHOWN_MAX).map(outsider));
     match outsiders.len().saturating_sub(OUTSIDERS_SHOWN_MAX) {
@@ -26,7 +29,9 @@ pub(crate) fn of(sample: &Sample) -> Vec<String> {
 }
 
 fn of_container(container: &ContainerSample, now_ns: u64) -> Vec<String> {
-    let over = container.devices.iter().filter_map(excess);
+    let over = container.devices.iter();
+    let over = over.flat_map(|device| [excess(device), loan(device), spill(device)]);
+    let over = over.flatten();
     let over = over.map(|what| format!("{}: {what}.", container.container));
     let last = container.last_refusal.as_ref();
     let refused = last.map(|last| {
@@ -53,17 +58,59 @@ fn excess(device: &DeviceSample) -> Option<String> {
     })
 }
 
+/// Who borrows.
+fn loan(device: &DeviceSample) -> Option<String> {
+    let soft = device.memory_bytes_soft?;
+    (device.memory_bytes_borrowed > 0).then(|| {
+        format!(
+            "borrows {} of {}: {} in use, {} guaranteed",
+            quantity::bytes(device.memory_bytes_borrowed),
+            short_uuid(&device.device_uuid),
+            quantity::bytes(device.memory_bytes_current),
+            quantity::bytes(soft)
+        )
+    })
+}
+
+/// What lies on the host.
+fn spill(device: &DeviceSample) -> Option<String> {
+    (device.memory_bytes_spilled > 0).then(|| {
+        format!(
+            "{} beside {} lie on the host as managed memory, and are slow",
+            quantity::bytes(device.memory_bytes_spilled),
+            short_uuid(&device.device_uuid),
+        )
+    })
+}
+
+/// More is guaranteed than there is; said of every GPU where it is so.
+pub(crate) fn overcommitted(gpu: &GpuSample) -> Option<String> {
+    (gpu.memory_bytes_guaranteed > gpu.memory_bytes_total).then(|| {
+        format!(
+            "{} of {} are guaranteed to its containers together, and it has {}: no guarantee is sure; lower memory_soft, or memory where that is not set.",
+            quantity::bytes(gpu.memory_bytes_guaranteed),
+            short_uuid(&gpu.device_uuid),
+            quantity::bytes(gpu.memory_bytes_total)
+        )
+    })
+}
+
 /// `cuMemAlloc_v2 of process 17 was refused 512 MiB of GPU-7c6c3c6e 3 s ago: 3.8 GiB of 4 GiB in use, 204.8 MiB left`.
 fn refusal(last: &RefusalSample, now_ns: u64) -> String {
     let whole_seconds = now_ns.saturating_sub(last.at_ns) / 1_000_000_000;
     format!(
-        "{} of process {} was refused {} of {} {whole_seconds} s ago: {} of {} in use, {} left",
+        "{} of process {} was refused {} of {} {whole_seconds} s ago: {} of {}{} in use, {} left",
         last.call.as_deref().unwrap_or("a call"),
         last.pid,
         quantity::bytes(last.memory_bytes_asked),
         short_uuid(&last.device_uuid),
         quantity::bytes(last.memory_bytes_current),
         quantity::bytes(last.memory_bytes_max),
+        match last.bound {
+            "quota" => "",
+            "guarantee" => " guaranteed",
+            _ => " that the others' guarantees leave",
+        },
         quantity::bytes(last.memory_bytes_left),
     )
 }
@@ -118,6 +165,7 @@ mod tests {
             memory_bytes_current: 3 << 30,
             memory_bytes_max: 13 << 28,
             memory_bytes_left: 1 << 28,
+            bound: "quota",
             at_ns: 6_900_000_000,
         });
         assert_eq!(
@@ -138,6 +186,41 @@ mod tests {
             ["a: 1 GiB in use of GPU-7c6c3c6e, 1 MiB allowed: nothing more is granted."]
         );
         assert!(of(&sample(vec![container("a", &[17])])).is_empty());
+    }
+
+    #[test]
+    fn who_borrows_and_who_spills_is_said() {
+        let mut one = container("a", &[17]);
+        let device = &mut one.devices[0];
+        device.memory_bytes_soft = Some(3 << 28);
+        device.memory_bytes_borrowed = 1 << 28;
+        device.memory_bytes_spilled = 1 << 20;
+        assert_eq!(
+            of(&sample(vec![one])),
+            [
+                "a: borrows 256 MiB of GPU-7c6c3c6e: 1 GiB in use, 768 MiB guaranteed.",
+                "a: 1 MiB beside GPU-7c6c3c6e lie on the host as managed memory, and are slow."
+            ]
+        );
+    }
+
+    #[test]
+    fn more_guarantees_than_memory_are_said() {
+        let gpu = |guaranteed| GpuSample {
+            device_uuid: GPU.into(),
+            memory_bytes_total: 2 << 30,
+            memory_bytes_guaranteed: guaranteed,
+            memory_bytes_borrowed: 0,
+            memory_bytes_outside: 0,
+        };
+        assert_eq!(overcommitted(&gpu(2 << 30)), None);
+        let told = overcommitted(&gpu(3 << 30)).unwrap();
+        assert!(
+            told.starts_with(
+                "3 GiB of GPU-7c6c3c6e are guaranteed to its containers together, and it has 2 GiB"
+            ),
+            "{told}"
+        );
     }
 
     #[test]

@@ -68,6 +68,8 @@ fn simulate(environment: &mut Environment, profile: &str, folder: &Path) -> Resu
 fn limit(environment: &mut Environment, args: &RunArgs) -> bool {
     let limits = [
         ("CUDA_HOOK_MEMORY", &args.memory),
+        ("CUDA_HOOK_MEMORY_SOFT", &args.memory_soft),
+        ("CUDA_HOOK_SPILL", &args.spill),
         ("CUDA_HOOK_SM", &args.sm),
         ("CUDA_HOOK_SM_MAX", &args.sm_max),
     ];
@@ -144,6 +146,8 @@ mod tests {
     fn args(memory: Option<&str>, container: Option<&str>) -> RunArgs {
         RunArgs {
             memory: memory.map(str::to_owned),
+            memory_soft: None,
+            spill: None,
             sm: None,
             sm_max: None,
             container: container.map(str::to_owned),
@@ -183,6 +187,22 @@ mod tests {
             value(&environment, "CUDA_HOOK_SM"),
             Some("50"),
             "what is not said stays"
+        );
+    }
+
+    #[test]
+    fn a_guarantee_and_a_spill_are_limits_as_any() {
+        let mut environment = Environment::new();
+        let limits = RunArgs {
+            memory_soft: Some("1GiB".into()),
+            spill: Some("true".into()),
+            ..args(None, None)
+        };
+        assert!(limit(&mut environment, &limits));
+        let soft = value(&environment, "CUDA_HOOK_MEMORY_SOFT");
+        assert_eq!(
+            (soft, value(&environment, "CUDA_HOOK_SPILL")),
+            (Some("1GiB"), Some("true"))
         );
     }
 

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use limiter::config::{Change, ContainerName};
+use limiter::config::{Change, ContainerName, Wanted};
 use limiter::control::{self, Changed, ControlError};
 use serde::Serialize;
 
@@ -33,8 +33,14 @@ pub(crate) fn set(args: &SetArgs) -> Result<ExitCode, Failure> {
             ContainerName::ALLOWED
         ))
     })?;
-    let [memory, sm, sm_max] = [&args.memory, &args.sm, &args.sm_max].map(Option::as_deref);
-    let change = Change::parse(memory, sm, sm_max).map_err(Failure::usage)?;
+    let wanted = Wanted {
+        memory: args.memory.as_deref(),
+        memory_soft: args.memory_soft.as_deref(),
+        spill: args.spill.as_deref(),
+        sm: args.sm.as_deref(),
+        sm_max: args.sm_max.as_deref(),
+    };
+    let change = Change::parse(wanted).map_err(Failure::usage)?;
     let dir = settings::of(&settings::environment())
         .map_err(Failure::failed)?
         .dir;
@@ -65,6 +71,7 @@ pub(crate) fn set(args: &SetArgs) -> Result<ExitCode, Failure> {
 fn line(container: &str, device: &Changed) -> String {
     let (before, after) = (&device.before, &device.after);
     let memory = |bytes: Option<u64>| bytes.map_or_else(|| "max".to_owned(), quantity::bytes);
+    let soft = |bytes: Option<u64>| bytes.map_or_else(|| "all".to_owned(), quantity::bytes);
     let percent = |share: Option<f64>| share.map_or_else(|| "none".to_owned(), quantity::percent);
     let limits = [
         (
@@ -72,6 +79,12 @@ fn line(container: &str, device: &Changed) -> String {
             memory(before.memory_bytes_max),
             memory(after.memory_bytes_max),
         ),
+        (
+            "memory_soft",
+            soft(before.memory_bytes_soft),
+            soft(after.memory_bytes_soft),
+        ),
+        ("spill", before.spill.to_string(), after.spill.to_string()),
         ("sm", percent(before.sm_percent), percent(after.sm_percent)),
         (
             "sm_max",
@@ -115,6 +128,8 @@ mod tests {
     fn changed(before: [Option<u64>; 3], after: [Option<u64>; 3], current: u64) -> Changed {
         let sample = |[memory, sm, sm_max]: [Option<u64>; 3]| LimitsSample {
             memory_bytes_max: memory,
+            memory_bytes_soft: None,
+            spill: false,
             sm_percent: sm.map(|share| share as f64),
             sm_percent_max: sm_max.map(|share| share as f64),
         };
@@ -143,6 +158,15 @@ mod tests {
                 format!("a GPU-7c6c3c6e: {expected}")
             );
         }
+    }
+
+    #[test]
+    fn a_line_says_what_is_guaranteed_and_spilled() {
+        let mut device = changed([Some(4 << 30), None, None], [Some(4 << 30), None, None], 0);
+        device.after.memory_bytes_soft = Some(2 << 30);
+        device.after.spill = true;
+        let wanted = "a GPU-7c6c3c6e: memory_soft all -> 2 GiB, spill false -> true";
+        assert_eq!(line("a", &device), wanted);
     }
 
     #[test]

@@ -63,6 +63,8 @@ fn text(mut sample: Sample, folder: &Path) -> String {
         ("MEMORY", Align::Right),
         ("PEAK", Align::Right),
         ("QUOTA", Align::Right),
+        ("SOFT", Align::Right),
+        ("SPILLED", Align::Right),
         ("UNACCOUNTED", Align::Right),
         ("REFUSED", Align::Right),
         ("SM", Align::Right),
@@ -97,7 +99,7 @@ pub(crate) fn context_cost(board: &BoardSample) -> String {
     )
 }
 
-fn row(container: &ContainerSample, device: &DeviceSample) -> [String; 13] {
+fn row(container: &ContainerSample, device: &DeviceSample) -> [String; 15] {
     let percent = |share: Option<f64>| share.map_or_else(|| "-".to_owned(), quantity::percent);
     [
         container.container.clone(),
@@ -107,6 +109,10 @@ fn row(container: &ContainerSample, device: &DeviceSample) -> [String; 13] {
         device
             .memory_bytes_max
             .map_or_else(|| "max".to_owned(), quantity::bytes),
+        device
+            .memory_bytes_soft
+            .map_or_else(|| "all".to_owned(), quantity::bytes),
+        quantity::bytes(device.memory_bytes_spilled),
         device
             .memory_bytes_unaccounted
             .map_or_else(|| "?".to_owned(), quantity::bytes),
@@ -158,6 +164,9 @@ pub(crate) mod tests {
             memory_bytes_current: 1 << 30,
             memory_bytes_peak: 3 << 29,
             memory_bytes_max: Some(2 << 30),
+            memory_bytes_soft: Some(3 << 29),
+            memory_bytes_borrowed: 0,
+            memory_bytes_spilled: 0,
             memory_bytes_listed: Some(5 << 28),
             memory_bytes_unaccounted: Some(1 << 28),
             refusals_total: 4,
@@ -196,6 +205,7 @@ pub(crate) mod tests {
                 context_bytes: 104 << 20,
                 cuda_version: 12_020,
             }],
+            gpus: Vec::new(),
             skipped: Vec::new(),
         }
     }
@@ -223,6 +233,8 @@ pub(crate) mod tests {
                 "1 GiB",
                 "1.5 GiB",
                 "2 GiB",
+                "1.5 GiB",
+                "0 B",
                 "256 MiB",
                 "4",
                 "30 %",
@@ -234,7 +246,7 @@ pub(crate) mod tests {
             ]
         );
         assert_eq!(rows[2][0], "b");
-        assert_eq!(rows[2][12], "1 2");
+        assert_eq!(rows[2][14], "1 2");
     }
 
     #[test]

@@ -3,12 +3,14 @@
 //! Pools and graphs keep memory that nobody uses; a driver whose board is full gives it back before it refuses, and what it has
 //! given back meanwhile is only seen when it is asked. So a refusal here comes last.
 
-use limiter::ledger::{Charge, OverQuota};
+use limiter::ledger::{Bound, Charge, OverQuota};
+use limiter::lending::Physical;
 use limiter::units::Bytes;
 
 use crate::entry::Cx;
 use crate::hooks::{graph_memory, pool};
 use crate::reservation::Activity;
+use crate::runtime;
 use crate::thread::Thread;
 
 /// How often a refusal is put off because other threads' calls are under way. They take microseconds.
@@ -25,6 +27,18 @@ pub(crate) fn try_charge(
     try_charge_beside(cx, device_index, bytes, 0)
 }
 
+/// The same within what is guaranteed: nothing is borrowed.
+pub(crate) fn try_charge_guaranteed(
+    cx: Cx,
+    device_index: usize,
+    bytes: Bytes,
+) -> Result<Charge<'static>, OverQuota> {
+    let ledger = &cx.attachment.ledger;
+    persist(cx, device_index, 0, || {
+        ledger.try_charge(device_index, bytes)
+    })
+}
+
 /// The same in a call that `own` bytes were charged for already.
 pub(crate) fn try_charge_beside(
     cx: Cx,
@@ -32,23 +46,97 @@ pub(crate) fn try_charge_beside(
     bytes: Bytes,
     own: u64,
 ) -> Result<Charge<'static>, OverQuota> {
-    let ledger = &cx.attachment.ledger;
-    let mut attempt = ledger.try_charge(device_index, bytes);
+    persist(cx, device_index, own, || {
+        charge_or_borrow(cx, device_index, bytes)
+    })
+}
+
+/// Tries, and tries again after each thing that may make room.
+fn persist(
+    cx: Cx,
+    device_index: usize,
+    own: u64,
+    charge: impl Fn() -> Result<Charge<'static>, OverQuota>,
+) -> Result<Charge<'static>, OverQuota> {
+    let mut attempt = charge();
     if attempt.is_err() && refresh(cx, device_index) {
-        attempt = ledger.try_charge(device_index, bytes);
+        attempt = charge();
     }
     for _ in 0..ATTEMPTS_MAX {
         if attempt.is_ok() || !trim(cx, device_index) {
             break;
         }
         let before = activity(cx, device_index);
-        attempt = ledger.try_charge(device_index, bytes);
+        attempt = charge();
         if before.coming <= own && before == activity(cx, device_index) {
             break;
         }
         std::thread::yield_now();
     }
     attempt.inspect_err(|over| Thread::note_over_quota(device_index, *over))
+}
+
+/// Charges what is within the container's guarantee, and borrows what is past it.
+fn charge_or_borrow(
+    cx: Cx,
+    device_index: usize,
+    bytes: Bytes,
+) -> Result<Charge<'static>, OverQuota> {
+    match cx.attachment.ledger.try_charge(device_index, bytes) {
+        Err(over) if over.bound == Bound::Guarantee => borrow(cx, device_index, bytes, over),
+        attempt => attempt,
+    }
+}
+
+/// How often the driver is asked what is free before nothing is lent: what a neighbour frees meanwhile counts as in use.
+const LOOKS_MAX: u32 = 3;
+
+#[cold]
+fn borrow(
+    cx: Cx,
+    device_index: usize,
+    bytes: Bytes,
+    mut over: OverQuota,
+) -> Result<Charge<'static>, OverQuota> {
+    let board = cx.attachment.share.board(device_index);
+    for _ in 0..LOOKS_MAX {
+        let (Some(board), Some(physical)) = (board, physical(cx, device_index)) else {
+            break;
+        };
+        let ledger = &cx.attachment.ledger;
+        match ledger.try_borrow(device_index, bytes, board, physical) {
+            Err(refusal) if refusal.bound == Bound::Lendable => over = refusal,
+            attempt => return attempt,
+        }
+    }
+    Err(over)
+}
+
+/// What could be granted on a device where not all of the quota is guaranteed.
+pub(crate) fn grantable(cx: Cx, device_index: usize) -> Option<Bytes> {
+    let ledger = &cx.attachment.ledger;
+    ledger.limits(device_index).soft?;
+    let board = cx.attachment.share.board(device_index)?;
+    ledger.grantable(device_index, board, physical(cx, device_index)?)
+}
+
+/// A device's memory: as the driver tells it where the device is current, otherwise as NVML does. `None`: nobody tells even how much it is.
+fn physical(cx: Cx, device_index: usize) -> Option<Physical> {
+    let device = cx.attachment.device(device_index)?;
+    if cx.driver.current_device() == Ok(device)
+        && let Ok(physical) = cx.driver.memory()
+    {
+        return Some(physical);
+    }
+    let of_nvml = || {
+        runtime::get()
+            .nvml()?
+            .memory(cx.attachment.uuid(device_index)?)
+    };
+    of_nvml().or_else(|| {
+        let total = cx.driver.memory_total(device).ok()?;
+        Some(Physical { total, free: None })
+    })
 }
 
 /// What other threads are doing with the driver's pools and graphs on a device.

@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 use cuda_sys_stubs::abi::*;
 use cuda_sys_stubs::pfn;
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
+use limiter::lending::Physical;
 use limiter::units::{Bytes, DeviceUuid};
 
 use crate::elf::Object;
@@ -25,7 +26,7 @@ use crate::table::DriverRows;
 mod memory;
 mod nvml;
 
-pub(crate) use memory::GraphAllocation;
+pub(crate) use memory::{GraphAllocation, Managed};
 pub(crate) use nvml::{NVML_SONAME, Nvml};
 
 /// The driver under the name that programs ask the loader for.
@@ -61,6 +62,7 @@ functions! {
     struct Questions from pfn {
         cuCtxFromGreenCtx, cuCtxGetCurrent, cuCtxGetDevice, cuCtxGetLimit, cuCtxPopCurrent_v2, cuCtxPushCurrent_v2,
         cuDeviceGet, cuDeviceGetCount, cuDeviceGetUuid, cuDeviceGetUuid_v2, cuDevicePrimaryCtxGetState, cuDevicePrimaryCtxRetain,
+        cuDeviceTotalMem_v2,
         cuDriverGetVersion,
         cuMemGetInfo_v2,
         cuEventCreate, cuEventElapsedTime, cuEventQuery, cuEventRecord,
@@ -126,6 +128,10 @@ pub(crate) type Status = CUresult;
 
 /// cuda.h: 0 and `CU_STREAM_LEGACY` (1), `CU_STREAM_PER_THREAD` (2) are handles of default streams.
 const DEFAULT_STREAM_HANDLE_MAX: usize = 2;
+
+fn bytes(count: usize) -> Bytes {
+    Bytes::new(u64::try_from(count).unwrap_or(u64::MAX))
+}
 
 fn checked(status: CUresult) -> Result<(), Status> {
     if status == CUDA_SUCCESS {
@@ -264,11 +270,26 @@ impl Driver {
         }
     }
 
-    /// Free memory of the current context's device.
-    pub(crate) fn memory_free(&self) -> Result<Bytes, Status> {
+    /// Memory of the current context's device.
+    pub(crate) fn memory(&self) -> Result<Physical, Status> {
         let (mut free, mut total) = (0, 0);
         ask!(self.cuMemGetInfo_v2(&raw mut free, &raw mut total))?;
-        Ok(Bytes::new(u64::try_from(free).unwrap_or(u64::MAX)))
+        Ok(Physical {
+            total: bytes(total),
+            free: Some(bytes(free)),
+        })
+    }
+
+    /// Free memory of the current context's device.
+    pub(crate) fn memory_free(&self) -> Result<Bytes, Status> {
+        Ok(self.memory()?.free.unwrap_or_default())
+    }
+
+    /// All memory of a device.
+    pub(crate) fn memory_total(&self, device: CUdevice) -> Result<Bytes, Status> {
+        let mut total = 0;
+        ask!(self.cuDeviceTotalMem_v2(&raw mut total, device))?;
+        Ok(bytes(total))
     }
 
     /// A limit of the current context.

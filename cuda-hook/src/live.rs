@@ -11,6 +11,7 @@ use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam::utils::CachePadded;
+use limiter::ledger::Residence;
 use limiter::units::Bytes;
 use parking_lot::Mutex;
 use rustc_hash::{FxBuildHasher, FxHashMap};
@@ -48,6 +49,8 @@ pub(crate) struct Block {
     pub(crate) bytes: Bytes,
     /// The device that holds it, in the ledger's order.
     pub(crate) device_index: usize,
+    /// Whether it really lies there.
+    pub(crate) residence: Residence,
     /// Who frees it if nobody else does.
     pub(crate) owner: Owner,
 }
@@ -215,6 +218,7 @@ mod tests {
         Block {
             bytes: Bytes::new(bytes),
             device_index: 0,
+            residence: Residence::Device,
             owner: owner(context),
         }
     }

@@ -17,7 +17,7 @@ use cuda_sys_stubs::abi::{
     CUDA_ERROR_DEINITIALIZED, CUDA_ERROR_NOT_INITIALIZED, CUcontext, CUdevice,
 };
 use limiter::clock;
-use limiter::config::{self, Limits, Refusal, Settings};
+use limiter::config::{self, Limits, MemoryLimits, Refusal, Settings};
 use limiter::follow::{Follower, Moment};
 use limiter::ledger::Ledger;
 use limiter::sample::{self, ContainerSample, ProcessSample};
@@ -217,7 +217,7 @@ impl Runtime {
         };
         forget_in_children();
         let _reading = process.reading.lock();
-        let attach = || devices.and_then(|devices| Attachment::new(limited, &devices));
+        let attach = || devices.and_then(|devices| Attachment::new(limited, driver, &devices));
         process.attachment.get_or_init(attach).as_ref().map(Some)
     }
 }
@@ -227,8 +227,13 @@ impl Runtime {
 pub(crate) struct MemoryUse {
     /// The quota.
     pub(crate) max: Bytes,
-    /// What the container holds.
+    /// What the container holds, spilled memory too.
     pub(crate) current: Bytes,
+}
+
+/// What a container may have; `None`: it is not limited. With a guarantee alone the rest may be borrowed, however much.
+fn quota(max: Option<Bytes>, soft: Option<Bytes>) -> Option<Bytes> {
+    max.or(soft.map(|_| Bytes::new(u64::MAX)))
 }
 
 /// A process of the container, on one GPU.
@@ -259,8 +264,9 @@ impl Limited {
             let visible = visible()?;
             let limits = self.limits.bind(&visible).ok()?;
             let index = visible.iter().position(|&device| device == uuid)?;
+            let limits = limits.get(index)?;
             Some(MemoryUse {
-                max: limits.get(index)?.memory_bytes_max?,
+                max: quota(limits.memory_bytes_max, limits.memory_bytes_soft)?,
                 current: Bytes::new(0),
             })
         })
@@ -305,9 +311,12 @@ impl Limited {
             .devices
             .iter()
             .find(|device| device.device_uuid == uuid.to_string())?;
+        let [max, soft] =
+            [device.memory_bytes_max, device.memory_bytes_soft].map(|bytes| bytes.map(Bytes::new));
+        let (current, spilled) = (device.memory_bytes_current, device.memory_bytes_spilled);
         Some(MemoryUse {
-            max: Bytes::new(device.memory_bytes_max?),
-            current: Bytes::new(device.memory_bytes_current),
+            max: quota(max, soft)?,
+            current: Bytes::new(current.saturating_add(spilled)),
         })
     }
 }
@@ -442,7 +451,11 @@ struct Device {
 }
 
 impl Attachment {
-    fn new(limited: &Limited, devices: &[(CUdevice, DeviceUuid)]) -> Result<Self, Complaint> {
+    fn new(
+        limited: &Limited,
+        driver: &Driver,
+        devices: &[(CUdevice, DeviceUuid)],
+    ) -> Result<Self, Complaint> {
         let Settings { dir, container, .. } = &limited.settings;
         let uuids: Vec<DeviceUuid> = devices.iter().map(|&(_, uuid)| uuid).collect();
         let source = limited.settings.source.clone();
@@ -456,12 +469,17 @@ impl Attachment {
         let quotas: Vec<_> = uuids
             .iter()
             .zip(&limits)
-            .map(|(&uuid, limits)| (uuid, limits.memory_bytes_max))
+            .map(|(&uuid, &limits)| (uuid, limits))
             .collect();
         let ledger = Ledger::attach(dir, container, &quotas).map_err(Complaint::unusable)?;
         let now = clock::monotonic();
         let seed = u64::from(std::process::id()).rotate_left(32) ^ now.get();
         let share = Share::attach(&ledger, dir, &limits, now, seed).map_err(Complaint::unusable)?;
+        for (index, &(device, _)) in devices.iter().enumerate() {
+            if let (Some(board), Ok(total)) = (share.board(index), driver.memory_total(device)) {
+                board.set_memory_total(total);
+            }
+        }
         if let Some(follower) = &follower {
             let stamp = follower.stamp();
             Follower::obey(&ledger, &limits, stamp, Moment::Start, now)
@@ -523,9 +541,12 @@ impl Attachment {
 
     /// The container's memory on the device of that index; `None` without a quota there.
     pub(crate) fn memory_use_of(&self, device_index: usize) -> Option<MemoryUse> {
+        let MemoryLimits { max, soft, .. } = self.ledger.limits(device_index);
+        let current = self.ledger.current(device_index).get();
+        let spilled = self.ledger.spilled(device_index).get();
         Some(MemoryUse {
-            max: self.ledger.max(device_index)?,
-            current: self.ledger.current(device_index),
+            max: quota(max, soft)?,
+            current: Bytes::new(current.saturating_add(spilled)),
         })
     }
 

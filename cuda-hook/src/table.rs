@@ -24,7 +24,7 @@ use crate::entry::{self, Cuda, Management, Row};
 use crate::fault::{self, Moment};
 use crate::hooks::{
     array, context, graph_memory, green, launch, memory, module, nvml, pool, processes, report,
-    utilization, vmm,
+    spill, utilization, vmm,
 };
 use crate::lookup;
 
@@ -206,7 +206,7 @@ hooks! {
 
     // Linear memory. The first versions are the 32-bit ABI of CUDA before 3.2.
     Charge   fn cuMemAlloc(dptr: *mut CUdeviceptr_v1, bytesize: c_uint) => memory::alloc(dptr, bytesize);
-    Charge   fn cuMemAlloc_v2(dptr: *mut CUdeviceptr, bytesize: usize) => memory::alloc(dptr, bytesize);
+    Charge   fn cuMemAlloc_v2(dptr: *mut CUdeviceptr, bytesize: usize) => spill::alloc(dptr, bytesize);
     Charge   fn cuMemAllocManaged(dptr: *mut CUdeviceptr, bytesize: usize, flags: c_uint) => memory::alloc(dptr, bytesize);
     Charge   fn cuMemAllocPitch(dptr: *mut CUdeviceptr_v1, pPitch: *mut c_uint, WidthInBytes: c_uint, Height: c_uint, ElementSizeBytes: c_uint) => memory::alloc_pitch(dptr, pPitch, WidthInBytes, Height);
     Charge   fn cuMemAllocPitch_v2(dptr: *mut CUdeviceptr, pPitch: *mut usize, WidthInBytes: usize, Height: usize, ElementSizeBytes: c_uint) => memory::alloc_pitch(dptr, pPitch, WidthInBytes, Height);

@@ -6,14 +6,15 @@
 
 pub(crate) mod turns;
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::context::ContextCost;
-use crate::shm::AttachError;
 use crate::shm::layout::{Activity, BoardEntry, BoardFile, Entries, Owner};
+use crate::shm::{AttachError, Exclusive};
 use crate::slot::{Seat, used};
 use crate::sync::Ordering;
-use crate::units::{DeviceUuid, MonotonicNs};
+use crate::units::{Bytes, DeviceUuid, MonotonicNs};
 
 /// A busy process whose last heartbeat is older than this is stopped or dead.
 pub const HEARTBEAT_NS_MAX: u64 = 1_000_000_000;
@@ -43,6 +44,7 @@ pub(crate) enum Lease {
 #[derive(Debug)]
 pub struct Board {
     seat: Seat<BoardFile>,
+    device: DeviceUuid,
     /// The row of its container, once it has joined it.
     tenant: Option<usize>,
 }
@@ -65,7 +67,53 @@ impl Board {
     /// Take a place on `<dir>/gpu-<uuid>.board`, which is created where missing.
     pub fn attach(dir: &Path, device: DeviceUuid) -> Result<Self, AttachError> {
         let (seat, ()) = Seat::take(&path(dir, device), |_: &BoardFile, _| Ok(()))?;
-        Ok(Self { seat, tenant: None })
+        Ok(Self {
+            seat,
+            device,
+            tenant: None,
+        })
+    }
+
+    /// Which GPU it is of.
+    pub(crate) fn device(&self) -> DeviceUuid {
+        self.device
+    }
+
+    /// The folder of the shared state.
+    pub(crate) fn dir(&self) -> &Path {
+        self.seat.file.path().parent().unwrap_or(Path::new("/"))
+    }
+
+    /// Excludes all others who borrow, come or go.
+    pub(crate) fn exclusive(&self) -> io::Result<Exclusive<'_, BoardFile>> {
+        self.seat.file.exclusive()
+    }
+
+    /// This process dies: the kernel drops its locks.
+    #[cfg(loom)]
+    #[cfg(test)]
+    pub(crate) fn die(self) {
+        self.seat.file.die();
+        std::mem::forget(self);
+    }
+
+    /// The driver says that the GPU has so much memory: for who asks whether the guarantees fit into it.
+    pub fn set_memory_total(&self, total: Bytes) {
+        self.seat
+            .file
+            .memory
+            .total
+            .store(total.get(), Ordering::Relaxed);
+    }
+
+    /// The same, and what of it is on nobody's books.
+    pub(crate) fn note_memory(&self, total: Bytes, outside: u64) {
+        self.set_memory_total(total);
+        self.seat
+            .file
+            .memory
+            .outside
+            .store(outside, Ordering::Relaxed);
     }
 
     /// This process has work on the GPU: to be said again well within [`HEARTBEAT_NS_MAX`].

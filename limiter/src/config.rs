@@ -23,7 +23,7 @@ use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-pub use self::change::Change;
+pub use self::change::{Change, Wanted};
 pub use self::container::ContainerName;
 pub use self::raw::Refusal;
 use self::raw::{RawLayer, RawLimits, Selector, Setting};
@@ -86,10 +86,58 @@ pub struct Limits {
 pub struct GpuLimits {
     /// Most device memory; `None`: no limit; 0: nothing may be allocated.
     pub memory_bytes_max: Option<Bytes>,
+    /// What of that is guaranteed: what is beyond is borrowed. `None`: all of it. Never above `memory_bytes_max`.
+    pub memory_bytes_soft: Option<Bytes>,
+    /// Whether allocations past the guaranteed part become managed memory, on the host.
+    pub spill: bool,
     /// Guaranteed share of SM time; `None`: none is.
     pub sm: Option<Percent>,
     /// The share never exceeded; `None`: no cap. Never below `sm`; equals it when only `sm` is set.
     pub sm_max: Option<Percent>,
+}
+
+/// The memory that a container has of one GPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemoryLimits {
+    /// The quota; `None`: no limit.
+    pub max: Option<Bytes>,
+    /// What is guaranteed, as configured; `None`: all of the quota.
+    pub soft: Option<Bytes>,
+    /// Whether allocations past the guaranteed part become managed memory, on the host.
+    pub spill: bool,
+}
+
+/// A quota, all of it guaranteed.
+impl From<Option<Bytes>> for MemoryLimits {
+    fn from(max: Option<Bytes>) -> Self {
+        Self {
+            max,
+            ..Self::default()
+        }
+    }
+}
+
+impl From<GpuLimits> for MemoryLimits {
+    fn from(limits: GpuLimits) -> Self {
+        Self {
+            max: limits.memory_bytes_max,
+            soft: limits.memory_bytes_soft,
+            spill: limits.spill,
+        }
+    }
+}
+
+impl MemoryLimits {
+    /// Whether anything is limited: a guarantee alone leaves the rest to be borrowed.
+    pub fn is_limited(self) -> bool {
+        self.max.is_some() || self.soft.is_some()
+    }
+
+    /// What is guaranteed. Without a quota nothing is, unless it is said how much.
+    pub fn guaranteed(self) -> Bytes {
+        let soft = lower(self.soft, self.max);
+        soft.unwrap_or_default()
+    }
 }
 
 /// What one source says.
@@ -99,10 +147,12 @@ struct Layer {
     gpus: Vec<(Selector, Setting, Keys)>,
 }
 
-/// The limits one source gives in one place. Outer `None`: key absent; inner `None` of `memory`: `max`.
+/// The limits one source gives in one place. Outer `None`: key absent; inner `None` of `memory` and `memory_soft`: `max`.
 #[derive(Clone, Copy, Debug, Default)]
 struct Keys {
     memory: Option<Option<Bytes>>,
+    memory_soft: Option<Option<Bytes>>,
+    spill: Option<bool>,
     sm: Option<Percent>,
     sm_max: Option<Percent>,
 }
@@ -196,6 +246,11 @@ fn resolve(host: &Host, default_config: &Path) -> Result<Settings, Refusal> {
         is_set.then(|| Layer::check(limits)).transpose()
     };
     let (of_file, environment) = (check(&file.limits)?, check(&variables.limits)?);
+    // Of a later layer only what it lowers counts.
+    refuse_spill_alone(match of_file {
+        Some(_) => &file.limits,
+        None => &variables.limits,
+    })?;
     let source = of_file.is_some().then(|| Source {
         path: std::path::absolute(path).unwrap_or_else(|_| path.to_owned()),
         environment: environment.clone(),
@@ -251,10 +306,14 @@ fn container_name(
 }
 
 fn is_strict(setting: Option<&Setting>) -> Result<bool, Refusal> {
-    match setting.map(|setting| (setting, setting.value.as_str())) {
-        None | Some((_, "false")) => Ok(false),
-        Some((_, "true")) => Ok(true),
-        Some((setting, _)) => Err(setting.refuse("is neither true nor false", "true, false")),
+    setting.map_or(Ok(false), is_true)
+}
+
+fn is_true(setting: &Setting) -> Result<bool, Refusal> {
+    match setting.value.as_str() {
+        "false" => Ok(false),
+        "true" => Ok(true),
+        _ => Err(setting.refuse("is neither true nor false", "true, false")),
     }
 }
 
@@ -303,7 +362,7 @@ impl Layer {
         for (selector, named_by, limits) in &raw.gpus {
             let keys = Keys::check(limits)?;
             // A key that the GPU does not have of its own comes from `every_gpu`: the pair must fit too.
-            refuse_crossed(limits.or(&raw.every_gpu), keys.or(every_gpu))?;
+            refuse_crossed(&limits.or(&raw.every_gpu), keys.or(every_gpu))?;
             gpus.push((selector.clone(), named_by.clone(), keys));
         }
         Ok(Self { every_gpu, gpus })
@@ -326,10 +385,13 @@ impl Layer {
 
 impl Keys {
     fn check(raw: &RawLimits) -> Result<Self, Refusal> {
-        let memory = raw.memory.as_ref().map(|setting| {
-            Bytes::parse_or_max(&setting.value)
-                .map_err(|error| setting.refuse(error, Bytes::ALLOWED))
-        });
+        let size = |setting: &Option<Setting>| {
+            let size = setting.as_ref().map(|setting| {
+                Bytes::parse_or_max(&setting.value)
+                    .map_err(|error| setting.refuse(error, Bytes::ALLOWED))
+            });
+            size.transpose()
+        };
         let percent = |setting: &Option<Setting>| {
             setting
                 .as_ref()
@@ -337,11 +399,13 @@ impl Keys {
                 .transpose()
         };
         let keys = Self {
-            memory: memory.transpose()?,
+            memory: size(&raw.memory)?,
+            memory_soft: size(&raw.memory_soft)?,
+            spill: raw.spill.as_ref().map(is_true).transpose()?,
             sm: percent(&raw.sm)?,
             sm_max: percent(&raw.sm_max)?,
         };
-        refuse_crossed(raw.clone(), keys)?;
+        refuse_crossed(raw, keys)?;
         Ok(keys)
     }
 
@@ -349,6 +413,8 @@ impl Keys {
     fn or(self, general: Self) -> Self {
         Self {
             memory: self.memory.or(general.memory),
+            memory_soft: self.memory_soft.or(general.memory_soft),
+            spill: self.spill.or(general.spill),
             sm: self.sm.or(general.sm),
             sm_max: self.sm_max.or(general.sm_max),
         }
@@ -356,13 +422,50 @@ impl Keys {
 }
 
 /// A maximum below the guarantee is a contradiction within one source.
-fn refuse_crossed(raw: RawLimits, keys: Keys) -> Result<(), Refusal> {
-    match (keys.sm, keys.sm_max, raw.sm_max) {
-        (Some(sm), Some(sm_max), Some(setting)) if sm_max < sm => {
-            Err(setting.refuse("is less than sm", &format!("{sm} to 100%")))
-        }
-        _ => Ok(()),
+fn refuse_crossed(raw: &RawLimits, keys: Keys) -> Result<(), Refusal> {
+    if let (Some(sm), Some(sm_max), Some(setting)) = (keys.sm, keys.sm_max, &raw.sm_max)
+        && sm_max < sm
+    {
+        return Err(setting.refuse("is less than sm", &format!("{sm} to 100%")));
     }
+    let [memory, soft] = [keys.memory, keys.memory_soft].map(Option::flatten);
+    if let (Some(memory), Some(soft), Some(setting)) = (memory, soft, &raw.memory_soft)
+        && soft > memory
+    {
+        return Err(setting.refuse("is more than memory", &allowed_soft(memory)));
+    }
+    Ok(())
+}
+
+/// What is said of a guarantee above the maximum.
+fn allowed_soft(memory: Bytes) -> String {
+    format!("0 to {memory}, or a greater memory: what is between the two is borrowed")
+}
+
+/// What of a spill that nothing is guaranteed beside: there is no saying from where on to spill.
+const SPILL_ALONE: (&str, &str) = (
+    "needs memory_soft: what is allocated past it is spilled, up to memory",
+    "memory_soft beside it, or false",
+);
+
+/// Refuses a `spill` of the source that sets the limits where it sets no `memory_soft`.
+fn refuse_spill_alone(raw: &RawLayer) -> Result<(), Refusal> {
+    let of_gpus = raw
+        .gpus
+        .iter()
+        .map(|(_, _, limits)| limits.or(&raw.every_gpu));
+    for limits in of_gpus.chain([raw.every_gpu.clone()]) {
+        if let RawLimits {
+            spill: Some(setting),
+            memory_soft: None,
+            ..
+        } = &limits
+            && is_true(setting)?
+        {
+            return Err(setting.refuse(SPILL_ALONE.0, SPILL_ALONE.1));
+        }
+    }
+    Ok(())
 }
 
 impl Limits {
@@ -382,8 +485,17 @@ impl Limits {
     }
 
     fn bind_one(&self, ordinal: usize, devices: &[DeviceUuid]) -> Result<GpuLimits, Refusal> {
-        let mut limits = GpuLimits::default();
-        for layer in &self.layers {
+        let mut layers = self.layers.iter();
+        let mut limits = GpuLimits {
+            spill: true, // for the first to say
+            ..GpuLimits::default()
+        };
+        if let Some(first) = layers.next() {
+            let keys = first.limits_of(ordinal, devices)?;
+            let spill = keys.spill.or(Some(false));
+            limits = limits.lowered_by(Keys { spill, ..keys });
+        }
+        for layer in layers {
             limits = limits.lowered_by(layer.limits_of(ordinal, devices)?);
         }
         Ok(limits)
@@ -395,8 +507,12 @@ impl GpuLimits {
     fn lowered_by(self, keys: Keys) -> Self {
         let sm = lower(self.sm, keys.sm);
         let sm_max = lower(self.sm_max, keys.sm_max).or(sm);
+        let memory = lower(self.memory_bytes_max, keys.memory.flatten());
+        let soft = lower(self.memory_bytes_soft, keys.memory_soft.flatten());
         Self {
-            memory_bytes_max: lower(self.memory_bytes_max, keys.memory.flatten()),
+            memory_bytes_max: memory,
+            memory_bytes_soft: soft.map(|soft| memory.map_or(soft, |memory| soft.min(memory))),
+            spill: self.spill && keys.spill.unwrap_or(true),
             sm: sm.map(|sm| sm_max.map_or(sm, |sm_max| sm.min(sm_max))),
             sm_max,
         }

@@ -59,6 +59,10 @@ pub struct Changed {
 pub struct LimitsSample {
     /// The quota; `None`: no limit.
     pub memory_bytes_max: Option<u64>,
+    /// What of it is guaranteed; `None`: all of it.
+    pub memory_bytes_soft: Option<u64>,
+    /// Whether allocations past that become managed memory.
+    pub spill: bool,
     /// Guaranteed share.
     pub sm_percent: Option<f64>,
     /// Cap.
@@ -69,6 +73,8 @@ impl LimitsSample {
     fn of(limits: GpuLimits) -> Self {
         Self {
             memory_bytes_max: limits.memory_bytes_max.map(Bytes::get),
+            memory_bytes_soft: limits.memory_bytes_soft.map(Bytes::get),
+            spill: limits.spill,
             sm_percent: limits.sm.map(Percent::as_f64),
             sm_percent_max: limits.sm_max.map(Percent::as_f64),
         }
@@ -107,10 +113,7 @@ pub fn change(
     let after = change.apply(&before)?;
     let mut changed = Vec::new();
     for (((row, device), (uuid, before)), after) in rows.into_iter().zip(before).zip(after) {
-        device
-            .memory
-            .max
-            .set(after.memory_bytes_max.map(Bytes::get));
+        device.memory.set(after.into());
         limit::change_share(&file, row, after, now);
         changed.push(Changed {
             device_uuid: uuid.to_string(),
@@ -144,6 +147,7 @@ fn held(slots: &[&Slot], row: usize) -> u64 {
 mod tests {
     use super::*;
     use crate::clock;
+    use crate::config::Wanted;
     use crate::ledger::Ledger;
     use crate::share::Share;
 
@@ -159,6 +163,7 @@ mod tests {
             memory_bytes_max: Some(Bytes::new(100)),
             sm: "30".parse().ok(),
             sm_max: "60".parse().ok(),
+            ..GpuLimits::default()
         }
     }
 
@@ -172,7 +177,13 @@ mod tests {
 
     fn set(dir: &Path, options: [Option<&str>; 3]) -> Result<Vec<Changed>, ControlError> {
         let [memory, sm, sm_max] = options;
-        let new = Change::parse(memory, sm, sm_max).unwrap();
+        let wanted = Wanted {
+            memory,
+            sm,
+            sm_max,
+            ..Wanted::default()
+        };
+        let new = Change::parse(wanted).unwrap();
         change(dir, &container(), &new, clock::monotonic())
     }
 
@@ -185,6 +196,8 @@ mod tests {
         let before = LimitsSample::of(limits());
         let after = LimitsSample {
             memory_bytes_max: Some(100),
+            memory_bytes_soft: None,
+            spill: false,
             sm_percent: Some(20.0),
             sm_percent_max: Some(100.0),
         };

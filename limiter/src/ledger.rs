@@ -6,15 +6,18 @@
 //! are reaped, and a refusal is given only when the bytes *granted* leave no room and nothing was granted meanwhile. So
 //! the sum never exceeds the maximum, and a refusal is never another's withdrawn attempt.
 //!
+//! What is past the container's guarantee (`soft`) is granted only by who asks for it: see [`lending`](crate::lending). What lies on the
+//! host (spilled) is counted apart, and together with the rest never exceeds the maximum.
+//!
 //! `device_index` is always an index into the list that [`Ledger::attach`] was given; of any other, nothing is granted.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::config::ContainerName;
+use crate::config::{ContainerName, MemoryLimits};
 use crate::refusals::{self, Refused};
-use crate::shm::AttachError;
-use crate::shm::layout::{ContainerFile, DEVICES_MAX, DeviceRow, SlotDevice};
+use crate::shm::layout::{ContainerFile, DEVICES_MAX, DeviceRow, MemoryRow, SlotDevice};
+use crate::shm::{AttachError, Exclusive};
 use crate::slot::{Company, Seat, used};
 use crate::sync::{AtomicU64, Ordering, yield_now};
 use crate::units::{Bytes, DeviceUuid, MonotonicNs};
@@ -35,18 +38,99 @@ pub struct Charge<'a> {
     ledger: &'a Ledger,
     device_index: usize,
     bytes: Bytes,
+    residence: Residence,
 }
 
 /// The container has less than that left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{asked} asked, {current} of {max} in use")]
+#[error("{asked} asked, {current} of {max} in use ({bound})")]
 pub struct OverQuota {
     /// What was asked for.
     pub asked: Bytes,
-    /// What the container held.
+    /// What the container held, as far as it counts there.
     pub current: Bytes,
     /// What it may hold.
     pub max: Bytes,
+    /// Which bound that is.
+    pub bound: Bound,
+}
+
+/// What keeps a container from more memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Bound {
+    /// Its quota, which nothing exceeds.
+    #[default]
+    Quota,
+    /// Its guarantee: more has to be borrowed.
+    Guarantee,
+    /// The GPU's memory, less what the other containers hold or are guaranteed: there is no more to borrow.
+    Lendable,
+}
+
+impl Bound {
+    /// As shared memory has it.
+    pub(crate) fn number(self) -> u32 {
+        match self {
+            Self::Quota => 0,
+            Self::Guarantee => 1,
+            Self::Lendable => 2,
+        }
+    }
+
+    /// Of a number in shared memory.
+    pub(crate) fn of(number: u32) -> Self {
+        match number {
+            1 => Self::Guarantee,
+            2 => Self::Lendable,
+            _ => Self::Quota,
+        }
+    }
+
+    /// As it is written out.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Quota => "quota",
+            Self::Guarantee => "guarantee",
+            Self::Lendable => "lendable",
+        }
+    }
+}
+
+impl std::fmt::Display for Bound {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(self.name())
+    }
+}
+
+/// Where charged bytes lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Residence {
+    /// On the GPU.
+    Device,
+    /// On the host, as managed memory.
+    Host,
+}
+
+/// How far a charge may take the container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// To its guarantee: nobody need be asked.
+    Guaranteed,
+    /// To so many bytes on the GPU, by who holds the board's lock; to its guarantee in any case.
+    Lent(u64),
+    /// To its quota, on the host.
+    Spilled,
+}
+
+/// What is granted against.
+#[derive(Clone, Copy)]
+struct Room {
+    /// On the GPU.
+    device: u64,
+    /// On the GPU and on the host together.
+    all: u64,
+    /// What `device` is.
+    bound: Bound,
 }
 
 /// A process of the container.
@@ -90,10 +174,10 @@ impl Ledger {
     /// # Errors
     /// The folder or file cannot be made, has no space, is not of this layout, or has no place for another process
     /// (1024) or GPU (16).
-    pub fn attach(
+    pub fn attach<L: Into<MemoryLimits> + Copy>(
         dir: &Path,
         container: &ContainerName,
-        devices: &[(DeviceUuid, Option<Bytes>)],
+        devices: &[(DeviceUuid, L)],
     ) -> Result<Self, AttachError> {
         let path = path(dir, container);
         let full = || AttachError::Full {
@@ -103,12 +187,14 @@ impl Ledger {
         let (seat, rows) = Seat::take(&path, |file: &ContainerFile, company| {
             if company == Company::Alone {
                 file.devices.iter().for_each(DeviceRow::forget_limits);
+                let memory = file.devices.iter().map(|row| &row.memory);
+                memory.for_each(|row| row.has_spilled.store(0, Ordering::SeqCst));
                 file.config.stamp_ns.store(0, Ordering::SeqCst);
             }
-            let rows = devices.iter().map(|(uuid, max)| {
-                let row = file.row_of(*uuid).ok_or_else(full)?;
+            let rows = devices.iter().map(|&(uuid, limits)| {
+                let row = file.row_of(uuid).ok_or_else(full)?;
                 let shared = file.devices.get(row).ok_or_else(full)?;
-                shared.memory.max.configure(max.map(Bytes::get));
+                shared.memory.configure(limits.into());
                 Ok(row)
             });
             rows.collect::<Result<Vec<usize>, AttachError>>()
@@ -123,19 +209,44 @@ impl Ledger {
     /// Charge `bytes` before allocating them.
     ///
     /// # Errors
-    /// The container would hold more than its maximum: nothing is charged then.
+    /// The container would hold more than its maximum, or than its guarantee: nothing is charged then. What is past the guarantee may be
+    /// [borrowed](Self::try_borrow) or [spilled](Self::try_spill).
     pub fn try_charge(&self, device_index: usize, bytes: Bytes) -> Result<Charge<'_>, OverQuota> {
-        match self.attempt(device_index, bytes) {
+        match self.attempt(device_index, bytes, Reach::Guaranteed) {
             Attempt::Granted => {}
             Attempt::Over(_) | Attempt::Contended(_) => {
-                self.charge_exclusively(device_index, bytes)?
+                self.charge_exclusively(device_index, bytes, Reach::Guaranteed)?
             }
         }
-        Ok(Charge {
+        Ok(self.granted_charge(device_index, bytes, Residence::Device))
+    }
+
+    /// Charge `bytes` that will lie on the host, within what the quota has left beside what is on the GPU.
+    ///
+    /// # Errors
+    /// The quota has no room for them: nothing is charged then.
+    pub fn try_spill(&self, device_index: usize, bytes: Bytes) -> Result<Charge<'_>, OverQuota> {
+        if let Some(row) = self.row(device_index) {
+            // Before the first of them is announced: from here on every charge of the container looks at them.
+            row.memory.has_spilled.store(1, Ordering::SeqCst);
+        }
+        self.charge_exclusively(device_index, bytes, Reach::Spilled)?;
+        Ok(self.granted_charge(device_index, bytes, Residence::Host))
+    }
+
+    /// For bytes that were just granted.
+    pub(crate) fn granted_charge(
+        &self,
+        device_index: usize,
+        bytes: Bytes,
+        residence: Residence,
+    ) -> Charge<'_> {
+        Charge {
             ledger: self,
             device_index,
             bytes,
-        })
+            residence,
+        }
     }
 
     /// Charge what is in use already, whatever the quota says (contexts, modules).
@@ -143,19 +254,24 @@ impl Ledger {
         let Some((row, slot)) = self.place(device_index) else {
             return;
         };
-        slot.grant(bytes.get());
+        slot.grant(bytes.get(), Residence::Device);
         raise(&row.memory.peak, self.granted(device_index));
     }
 
     /// Give back `bytes` that this process had charged. More than it holds is all it holds.
     pub fn uncharge(&self, device_index: usize, bytes: Bytes) {
+        self.give_back(device_index, bytes, Residence::Device);
+    }
+
+    /// The same, of bytes that lie where they were charged.
+    pub fn give_back(&self, device_index: usize, bytes: Bytes, residence: Residence) {
         let Some((_, slot)) = self.place(device_index) else {
             return;
         };
         let less = |held: u64| Some(held.saturating_sub(bytes.get()));
-        let _always_some = slot
-            .bytes
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, less);
+        let _always_some =
+            slot.held(residence)
+                .fetch_update(Ordering::SeqCst, Ordering::SeqCst, less);
     }
 
     /// Notes that the program's `call` was answered with a refusal, for who asks why: see [`sample`](crate::sample).
@@ -179,12 +295,26 @@ impl Ledger {
         refusals::note(&self.seat.file, slot, call, refused);
     }
 
-    /// What the container's living processes hold.
+    /// What the container's living processes hold on the GPU.
     pub fn current(&self, device_index: usize) -> Bytes {
+        self.held_by_living(device_index, Residence::Device)
+    }
+
+    /// What they hold on the host instead.
+    pub fn spilled(&self, device_index: usize) -> Bytes {
+        match self.row(device_index) {
+            Some(row) if row.memory.has_spilled() => {
+                self.held_by_living(device_index, Residence::Host)
+            }
+            _ => Bytes::default(),
+        }
+    }
+
+    fn held_by_living(&self, device_index: usize, residence: Residence) -> Bytes {
         let held = self
             .seat
             .living()
-            .map(|(index, _)| self.held_by(index, device_index).get());
+            .map(|(index, _)| self.held_at(index, device_index, residence).get());
         Bytes::new(held.fold(0, u64::saturating_add))
     }
 
@@ -202,6 +332,19 @@ impl Ledger {
     /// What the container may hold; `None`: no limit.
     pub fn max(&self, device_index: usize) -> Option<Bytes> {
         self.row(device_index)?.memory.max.get().map(Bytes::new)
+    }
+
+    /// Whether what is past the container's guarantee goes to the host.
+    pub fn may_spill(&self, device_index: usize) -> bool {
+        self.row(device_index)
+            .is_some_and(|row| row.memory.spill.get().is_none())
+    }
+
+    /// What the container's memory is limited to.
+    pub fn limits(&self, device_index: usize) -> MemoryLimits {
+        self.row(device_index)
+            .map(|row| row.memory.limits())
+            .unwrap_or_default()
     }
 
     /// The most the container has held since its ledger was made.
@@ -229,12 +372,12 @@ impl Ledger {
         drop(self); // a seat that another process took is only unmapped
     }
 
-    /// The place in the container's file, for whoever keeps account of something else there.
     /// Whose ledger it is.
     pub(crate) fn container(&self) -> &ContainerName {
         &self.container
     }
 
+    /// The place in the container's file, for whoever keeps account of something else there.
     pub(crate) fn seat(&self) -> &Arc<Seat<ContainerFile>> {
         &self.seat
     }
@@ -259,9 +402,13 @@ impl Ledger {
     }
 
     fn held_by(&self, index: usize, device_index: usize) -> Bytes {
+        self.held_at(index, device_index, Residence::Device)
+    }
+
+    fn held_at(&self, index: usize, device_index: usize, residence: Residence) -> Bytes {
         let row = self.rows.get(device_index);
         let held = row.and_then(|row| self.seat.file.slots.get(index)?.devices.get(*row));
-        Bytes::new(held.map_or(0, |device| device.bytes.load(Ordering::SeqCst)))
+        Bytes::new(held.map_or(0, |device| device.held(residence).load(Ordering::SeqCst)))
     }
 
     /// Every slot's part of a GPU, the free ones' (zero) included.
@@ -272,14 +419,15 @@ impl Ledger {
     }
 
     /// Announce, sum, grant or withdraw.
-    fn attempt(&self, device_index: usize, bytes: Bytes) -> Attempt {
-        let refusal = |current, max| OverQuota {
+    fn attempt(&self, device_index: usize, bytes: Bytes, reach: Reach) -> Attempt {
+        let refusal = |current, max, bound| OverQuota {
             asked: bytes,
             current: Bytes::new(current),
             max: Bytes::new(max),
+            bound,
         };
         let Some((row, slot)) = self.place(device_index) else {
-            return Attempt::Over(refusal(0, 0));
+            return Attempt::Over(refusal(0, 0, Bound::Quota));
         };
         let asked = bytes.get();
         let more = |pending: u64| pending.checked_add(asked);
@@ -291,46 +439,78 @@ impl Ledger {
             return Attempt::Over(refusal(
                 self.granted(device_index),
                 row.memory.max.get().unwrap_or(u64::MAX),
+                Bound::Quota,
             ));
         }
-        let max = row.memory.max.get().unwrap_or(u64::MAX);
+        let room = row.memory.room(reach);
         let grants_before = self.sum(device_index, |part| &part.grants);
         let pending = self.sum(device_index, |part| &part.pending_bytes);
         // After `pending`: a charge moves from pending to granted, and must not be missed on its way.
         let granted = self.granted(device_index);
-        let attempt = if granted.saturating_add(pending) <= max
-            && granted.checked_add(pending).is_some()
-        {
-            slot.grant(asked);
-            raise(&row.memory.peak, granted.saturating_add(asked));
-            Attempt::Granted
-        } else if pending == asked && grants_before == self.sum(device_index, |part| &part.grants) {
-            // Nobody else was deciding and nothing was granted while summing: at its beginning the sum was at least this.
-            Attempt::Over(refusal(granted, max))
+        let all = match row.memory.has_spilled() {
+            true => granted.saturating_add(self.sum(device_index, |part| &part.spilled_bytes)),
+            false => granted,
+        };
+        let is_over = |held: u64, max| held.checked_add(pending).is_none_or(|sum| sum > max);
+        let over = if is_over(all, room.all) {
+            Some(refusal(all, room.all, Bound::Quota))
+        } else if is_over(granted, room.device) {
+            Some(refusal(granted, room.device, room.bound))
         } else {
-            Attempt::Contended(refusal(granted, max))
+            None
+        };
+        let attempt = if let Some(over) = over {
+            if pending == asked && grants_before == self.sum(device_index, |part| &part.grants) {
+                // Nobody else was deciding and nothing was granted while summing: at its beginning the sum was at least this.
+                Attempt::Over(over)
+            } else {
+                Attempt::Contended(over)
+            }
+        } else {
+            slot.grant(asked, reach.residence());
+            if reach.residence() == Residence::Device {
+                raise(&row.memory.peak, granted.saturating_add(asked));
+            }
+            Attempt::Granted
         };
         slot.pending_bytes.fetch_sub(asked, Ordering::SeqCst);
         attempt
     }
 
     /// The same with all others that were refused waiting behind us, and without the dead.
-    fn charge_exclusively(&self, device_index: usize, bytes: Bytes) -> Result<(), OverQuota> {
+    fn charge_exclusively(
+        &self,
+        device_index: usize,
+        bytes: Bytes,
+        reach: Reach,
+    ) -> Result<(), OverQuota> {
+        match self.seat.file.exclusive() {
+            Ok(exclusive) => self.charge_under(&exclusive, device_index, bytes, reach),
+            // Without the lock nobody can tell the dead from the living: what they hold counts.
+            Err(_) => self.attempt(device_index, bytes, reach).into_result(),
+        }
+    }
+
+    /// Decides as the only one who does, but for those who fit at once.
+    pub(crate) fn charge_under(
+        &self,
+        exclusive: &Exclusive<'_, ContainerFile>,
+        device_index: usize,
+        bytes: Bytes,
+        reach: Reach,
+    ) -> Result<(), OverQuota> {
         let mut refusal = OverQuota {
             asked: bytes,
             current: Bytes::default(),
             max: Bytes::default(),
-        };
-        let Ok(exclusive) = self.seat.file.exclusive() else {
-            // Without the lock nobody can tell the dead from the living: what they hold counts.
-            return self.attempt(device_index, bytes).into_result();
+            bound: Bound::Quota,
         };
         for attempt in 0..ATTEMPTS_MAX {
             if attempt.is_multiple_of(ATTEMPTS_BETWEEN_REAPS) {
                 // Where the own lock cannot be had again, the next reader still finds this process by pid and start time.
-                let _ = self.seat.reap(&exclusive);
+                let _ = self.seat.reap(exclusive);
             }
-            match self.attempt(device_index, bytes) {
+            match self.attempt(device_index, bytes, reach) {
                 Attempt::Granted => return Ok(()),
                 Attempt::Over(over) => return Err(over),
                 Attempt::Contended(over) => refusal = over,
@@ -340,7 +520,8 @@ impl Ledger {
         Err(refusal)
     }
 
-    fn granted(&self, device_index: usize) -> u64 {
+    /// What was granted to the container's processes, whether they live or not.
+    pub(crate) fn granted(&self, device_index: usize) -> u64 {
         self.sum(device_index, |part| &part.bytes)
     }
 
@@ -367,16 +548,57 @@ fn raise(peak: &AtomicU64, bytes: u64) {
     }
 }
 
+impl Reach {
+    /// Where what is charged will lie.
+    fn residence(self) -> Residence {
+        match self {
+            Self::Guaranteed | Self::Lent(_) => Residence::Device,
+            Self::Spilled => Residence::Host,
+        }
+    }
+}
+
+impl MemoryRow {
+    /// To be asked after the charge was announced: so a limit that is lowered holds for every charge that begins after it.
+    fn room(&self, reach: Reach) -> Room {
+        let soft = self.soft.get().unwrap_or(u64::MAX);
+        let (device, bound) = match reach {
+            Reach::Guaranteed => (soft, Bound::Guarantee),
+            Reach::Lent(most) => (most.max(soft), Bound::Lendable),
+            Reach::Spilled => (u64::MAX, Bound::Quota),
+        };
+        Room {
+            device,
+            all: self.max.get().unwrap_or(u64::MAX),
+            bound,
+        }
+    }
+
+    fn has_spilled(&self) -> bool {
+        self.has_spilled.load(Ordering::SeqCst) != 0
+    }
+}
+
 impl SlotDevice {
+    /// What was granted there.
+    fn held(&self, residence: Residence) -> &AtomicU64 {
+        match residence {
+            Residence::Device => &self.bytes,
+            Residence::Host => &self.spilled_bytes,
+        }
+    }
+
     /// Counted before it is added: whoever sums sees either the old count or the bytes.
-    fn grant(&self, bytes: u64) {
+    fn grant(&self, bytes: u64, residence: Residence) {
         self.grants.fetch_add(1, Ordering::SeqCst);
         let more = |held: u64| Some(held.saturating_add(bytes));
         let before = self
-            .bytes
+            .held(residence)
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, more);
-        let held = before.map_or(0, |held| held.saturating_add(bytes)); // it is always some
-        raise(&self.peak_bytes, held);
+        if residence == Residence::Device {
+            let held = before.map_or(0, |held| held.saturating_add(bytes)); // it is always some
+            raise(&self.peak_bytes, held);
+        }
     }
 }
 
@@ -406,7 +628,10 @@ impl DeviceRow {
 
     /// No process lives that configured these limits.
     pub(crate) fn forget_limits(&self) {
-        for limit in [&self.memory.max, &self.share.sm, &self.share.sm_max] {
+        let MemoryRow {
+            max, soft, spill, ..
+        } = &self.memory;
+        for limit in [max, soft, spill, &self.share.sm, &self.share.sm_max] {
             limit.forget();
         }
     }
@@ -423,6 +648,11 @@ impl DeviceRow {
 }
 
 impl Charge<'_> {
+    /// Where the bytes will lie.
+    pub fn residence(&self) -> Residence {
+        self.residence
+    }
+
     /// The allocation succeeded: keep the charge. Returns what to `uncharge` at the free.
     pub fn commit(mut self) -> Bytes {
         std::mem::take(&mut self.bytes) // what is dropped gives back nothing
@@ -435,7 +665,8 @@ impl Drop for Charge<'_> {
         if std::thread::panicking() {
             return;
         }
-        self.ledger.uncharge(self.device_index, self.bytes);
+        self.ledger
+            .give_back(self.device_index, self.bytes, self.residence);
     }
 }
 

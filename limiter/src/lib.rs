@@ -1,7 +1,8 @@
 //! Quotas and shares of a container: config, ledger, bucket, prices; knows nothing of CUDA.
 //!
 //! * what is limited: [`config`], in [`units`];
-//! * memory: [`ledger`], one shared file per container, one slot per process; [`context`] says what a context takes;
+//! * memory: [`ledger`], one shared file per container, one slot per process; [`lending`], what is beyond a container's guarantee;
+//!   [`context`] says what a context takes;
 //! * GPU time: [`share`] asks [`price`] what a launch costs, [`bucket`] whether the cap lets it go, and, below the cap,
 //!   `board::turns` whose turn it is and `window` how much may be outstanding; [`timing`] says what it took, [`board`] who
 //!   else was busy meanwhile;
@@ -30,6 +31,7 @@ pub mod control;
 pub mod explain;
 pub mod follow;
 pub mod ledger;
+pub mod lending;
 mod limit;
 pub mod price;
 mod refusals;
@@ -38,6 +40,7 @@ pub mod share;
 pub mod shm;
 mod slot;
 mod sync;
+mod text;
 pub mod timing;
 pub mod units;
 mod window;

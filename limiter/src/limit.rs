@@ -1,10 +1,10 @@
 //! A limit in shared memory that configuration sets and the `set` command changes.
 
 use crate::bucket::Bucket;
-use crate::config::GpuLimits;
+use crate::config::{GpuLimits, MemoryLimits};
 use crate::share;
 use crate::shm;
-use crate::shm::layout::{ContainerFile, DeviceRow, LimitCell, SlotDevice};
+use crate::shm::layout::{ContainerFile, DeviceRow, LimitCell, MemoryRow, SlotDevice};
 use crate::slot::used;
 use crate::sync::Ordering;
 use crate::units::{Bytes, MonotonicNs, Percent};
@@ -63,9 +63,7 @@ impl DeviceRow {
         if rewritten == Rewritten::Anew {
             self.forget_limits();
         }
-        self.memory
-            .max
-            .configure(limits.memory_bytes_max.map(Bytes::get));
+        self.memory.configure(limits.into());
         self.share.sm.configure(limits.sm.map(share::thousandths));
         self.share
             .sm_max
@@ -76,10 +74,43 @@ impl DeviceRow {
     pub(crate) fn limits(&self) -> GpuLimits {
         let percent =
             |limit: &LimitCell| Percent::from_thousandths(u32::try_from(limit.get()?).ok()?);
+        let MemoryLimits { max, soft, spill } = self.memory.limits();
         GpuLimits {
-            memory_bytes_max: self.memory.max.get().map(Bytes::new),
+            memory_bytes_max: max,
+            memory_bytes_soft: soft,
+            spill,
             sm: percent(&self.share.sm),
             sm_max: percent(&self.share.sm_max),
+        }
+    }
+}
+
+/// How much may be spilled, as a limit: all or nothing.
+fn spillable(spill: bool) -> Option<u64> {
+    (!spill).then_some(0)
+}
+
+impl MemoryRow {
+    /// A process with this configuration takes part. Under the file's exclusive lock.
+    pub(crate) fn configure(&self, limits: MemoryLimits) {
+        self.max.configure(limits.max.map(Bytes::get));
+        self.soft.configure(limits.soft.map(Bytes::get));
+        self.spill.configure(spillable(limits.spill));
+    }
+
+    /// Change what is enforced.
+    pub(crate) fn set(&self, limits: MemoryLimits) {
+        self.max.set(limits.max.map(Bytes::get));
+        self.soft.set(limits.soft.map(Bytes::get));
+        self.spill.set(spillable(limits.spill));
+    }
+
+    /// What is enforced.
+    pub(crate) fn limits(&self) -> MemoryLimits {
+        MemoryLimits {
+            max: self.max.get().map(Bytes::new),
+            soft: self.soft.get().map(Bytes::new),
+            spill: self.spill.get().is_none(),
         }
     }
 }

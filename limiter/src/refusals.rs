@@ -5,12 +5,13 @@
 //! refused at once leave the one or the other. Its last word is a check of all others, so whoever finds it half written, whether
 //! its writer is at it or has died there, sees that it is none.
 
-use crate::ledger::OverQuota;
+use crate::ledger::{Bound, OverQuota};
 use crate::shm::Mapping;
 use crate::shm::layout::{
     CALL_NAME_WORDS, CALLS_MAX, CallName, ContainerFile, RefusalCounts, RefusalRecord, Slot,
 };
 use crate::sync::{AtomicU64, Ordering};
+use crate::text;
 use crate::units::{Bytes, MonotonicNs};
 
 /// A refusal, as a record has it. Rows are the file's own.
@@ -28,18 +29,6 @@ pub(crate) struct Refused {
 /// A name as the file has it. What is longer is cut.
 type Text = [u64; CALL_NAME_WORDS];
 
-fn text_of(name: &str) -> Text {
-    let mut text = Text::default();
-    for (word, bytes) in text.iter_mut().zip(name.as_bytes().chunks(8)) {
-        let mut padded = [0; 8];
-        for (to, from) in padded.iter_mut().zip(bytes) {
-            *to = *from;
-        }
-        *word = u64::from_le_bytes(padded);
-    }
-    text
-}
-
 impl CallName {
     fn is(&self, text: &Text) -> bool {
         let words = self.text.iter().map(|word| word.load(Ordering::Relaxed));
@@ -48,24 +37,18 @@ impl CallName {
 
     /// Under the exclusive lock. The state comes last: a half-written name is none, and is written anew.
     fn write(&self, text: &Text) {
-        for (to, from) in self.text.iter().zip(text) {
-            to.store(*from, Ordering::Relaxed);
-        }
+        text::write(&self.text, text);
         self.state.store(1, Ordering::Release);
     }
 
     fn read(&self) -> Option<String> {
-        let words = self.text.iter().map(|word| word.load(Ordering::Relaxed));
-        let bytes: Vec<u8> = words.flat_map(u64::to_le_bytes).collect();
-        let name = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
-        (self.state.load(Ordering::Acquire) == 1)
-            .then(|| String::from_utf8_lossy(name).into_owned())
+        (self.state.load(Ordering::Acquire) == 1).then(|| text::read(&self.text))
     }
 }
 
 /// The row of a call's name, made at the first refusal of it; `None`: there is no room, or no lock to make it under.
 fn row_of(file: &Mapping<ContainerFile>, call: &str) -> Option<usize> {
-    let text = text_of(call);
+    let text = text::words_of(call);
     let find = || file.calls.iter().position(|name| name.is(&text));
     find().or_else(|| {
         let _exclusive = file.exclusive().ok()?;
@@ -118,10 +101,12 @@ impl RefusalRecord {
             asked,
             current,
             max,
+            bound,
         } = refused.over;
         self.asked_bytes.store(asked.get(), Ordering::Relaxed);
         self.current_bytes.store(current.get(), Ordering::Relaxed);
         self.max_bytes.store(max.get(), Ordering::Relaxed);
+        self.bound.store(bound.number(), Ordering::Relaxed);
         self.at_ns.store(refused.at.get(), Ordering::Relaxed);
         self.check.store(check_of(refused), Ordering::SeqCst);
     }
@@ -139,6 +124,7 @@ impl RefusalRecord {
                 asked: bytes(&self.asked_bytes),
                 current: bytes(&self.current_bytes),
                 max: bytes(&self.max_bytes),
+                bound: Bound::of(self.bound.load(Ordering::Relaxed)),
             },
             at: MonotonicNs::new(self.at_ns.load(Ordering::Relaxed)),
         };
@@ -162,6 +148,7 @@ fn check_of(refused: &Refused) -> u64 {
         refused.over.asked.get(),
         refused.over.current.get(),
         refused.over.max.get(),
+        u64::from(refused.over.bound.number()),
         refused.at.get(),
     ];
     // Knuth, The Art of Computer Programming 6.4: multiplication by 2⁶⁴ over the golden ratio spreads what is alike.

@@ -9,14 +9,14 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::config::ContainerName;
+use crate::config::{ContainerName, MemoryLimits};
 use crate::refusals::{self, Refused};
-use crate::shm::Snapshot;
 use crate::shm::layout::{
-    BoardFile, ContainerFile, DeviceRow, Entries, RefusalCounts, RefusalRecord, Slot,
+    BoardFile, ContainerFile, DeviceRow, Entries, RefusalCounts, RefusalRecord, Slot, SlotDevice,
 };
+use crate::shm::{AttachError, Snapshot};
 use crate::slot::{Process, living_owner, used};
-use crate::sync::Ordering;
+use crate::sync::{AtomicU64, Ordering};
 use crate::units::{Bytes, DeviceUuid, MonotonicNs, Percent};
 use crate::{board, context, ledger};
 
@@ -36,6 +36,8 @@ pub struct Sample {
     pub processes_without_slot: Vec<ProcessWithoutSlot>,
     /// The GPUs that a context was measured on, by UUID.
     pub boards: Vec<BoardSample>,
+    /// The GPUs whose memory is known, by UUID.
+    pub gpus: Vec<GpuSample>,
     /// Entries of the folder that are no state of ours, and why: `path: reason`.
     pub skipped: Vec<String>,
 }
@@ -49,6 +51,21 @@ pub struct BoardSample {
     pub context_bytes: u64,
     /// Under which driver: the newest CUDA version that it supports, as `1000 × major + 10 × minor`.
     pub cuda_version: u32,
+}
+
+/// The memory of a GPU, and what its containers have of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct GpuSample {
+    /// `GPU-…`.
+    pub device_uuid: String,
+    /// All of it, as its driver says.
+    pub memory_bytes_total: u64,
+    /// What the containers that have processes are guaranteed together. Above the total, no guarantee holds for sure.
+    pub memory_bytes_guaranteed: u64,
+    /// What they have borrowed.
+    pub memory_bytes_borrowed: u64,
+    /// What was in use and in no container's ledger when somebody last borrowed: the driver's own, and of programs without limits.
+    pub memory_bytes_outside: u64,
 }
 
 /// One container.
@@ -92,6 +109,8 @@ pub struct RefusalSample {
     pub memory_bytes_max: u64,
     /// What was left of that.
     pub memory_bytes_left: u64,
+    /// What that maximum was: `quota`; `guarantee`; or `lendable`: what the GPU had beside what the others hold or are guaranteed.
+    pub bound: &'static str,
     /// When, `CLOCK_MONOTONIC`.
     pub at_ns: u64,
 }
@@ -124,6 +143,12 @@ pub struct DeviceSample {
     pub memory_bytes_peak: u64,
     /// The quota; `None`: no limit.
     pub memory_bytes_max: Option<u64>,
+    /// What of it is guaranteed, as configured; `None`: all of it.
+    pub memory_bytes_soft: Option<u64>,
+    /// What is in use past the guarantee; 0 where there is neither a quota nor a guarantee.
+    pub memory_bytes_borrowed: u64,
+    /// In use on the host, as managed memory; not among `memory_bytes_current`.
+    pub memory_bytes_spilled: u64,
     /// What the driver lists the container's processes with; `None`: unknown. Filled by [`explain`](crate::explain), as the next.
     pub memory_bytes_listed: Option<u64>,
     /// What of that is on nobody's books: `memory_bytes_listed − memory_bytes_current`, or 0.
@@ -170,6 +195,8 @@ pub struct ProcessDeviceSample {
     pub memory_bytes_current: u64,
     /// The most that was in use.
     pub memory_bytes_peak: u64,
+    /// In use on the host, as managed memory.
+    pub memory_bytes_spilled: u64,
     /// What the driver lists it with; `None`: unknown.
     pub memory_bytes_listed: Option<u64>,
     /// What of that is not on its books.
@@ -199,6 +226,7 @@ pub fn read(dir: &Path, now: MonotonicNs) -> Result<Sample, std::io::Error> {
         containers: Vec::new(),
         processes_without_slot: Vec::new(),
         boards: Vec::new(),
+        gpus: Vec::new(),
         skipped: Vec::new(),
     };
     let entries = match fs::read_dir(dir) {
@@ -211,25 +239,66 @@ pub fn read(dir: &Path, now: MonotonicNs) -> Result<Sample, std::io::Error> {
     paths.sort();
     for path in paths {
         let told = match board::device_of(&path) {
-            Some(device) => read_board(&path, device).map(|board| sample.boards.extend(board)),
+            Some(device) => read_board(&path, device).map(|(board, gpu)| {
+                sample.boards.extend(board);
+                sample.gpus.extend(gpu);
+            }),
             None => read_container(dir, &path).map(|container| sample.containers.push(container)),
         };
         if let Err(reason) = told {
             sample.skipped.push(reason);
         }
     }
+    let Sample {
+        containers, gpus, ..
+    } = &mut sample;
+    gpus.iter_mut().for_each(|gpu| gpu.add(containers));
     Ok(sample)
 }
 
-/// What the board at `path` says; nothing before the first measurement.
-fn read_board(path: &Path, device: DeviceUuid) -> Result<Option<BoardSample>, String> {
+/// What the board at `path` says; nothing before the first measurement, and of its memory nothing before somebody has asked the driver.
+fn read_board(
+    path: &Path,
+    device: DeviceUuid,
+) -> Result<(Option<BoardSample>, Option<GpuSample>), String> {
     let file = Snapshot::<BoardFile>::read(path).map_err(|error| error.to_string())?;
     let measured = context::newest(&file.contexts);
-    Ok(measured.map(|(cuda_version, bytes)| BoardSample {
+    let board = measured.map(|(cuda_version, bytes)| BoardSample {
         device_uuid: device.to_string(),
         context_bytes: bytes.get(),
         cuda_version,
-    }))
+    });
+    let total = file.memory.total.load(Ordering::Relaxed);
+    let gpu = (total > 0).then(|| GpuSample {
+        device_uuid: device.to_string(),
+        memory_bytes_total: total,
+        memory_bytes_guaranteed: 0,
+        memory_bytes_borrowed: 0,
+        memory_bytes_outside: file.memory.outside.load(Ordering::Relaxed),
+    });
+    Ok((board, gpu))
+}
+
+impl GpuSample {
+    /// Adds what the containers that have processes are guaranteed of it, and have borrowed.
+    fn add(&mut self, containers: &[ContainerSample]) {
+        let living = containers.iter().filter(|one| !one.processes.is_empty());
+        let here = living.flat_map(|container| &container.devices);
+        for device in here.filter(|device| device.device_uuid == self.device_uuid) {
+            let [max, soft] =
+                [device.memory_bytes_max, device.memory_bytes_soft].map(|of| of.map(Bytes::new));
+            let limits = MemoryLimits {
+                max,
+                soft,
+                ..MemoryLimits::default()
+            };
+            let guaranteed = limits.guaranteed().get();
+            self.memory_bytes_guaranteed = self.memory_bytes_guaranteed.saturating_add(guaranteed);
+            self.memory_bytes_borrowed = self
+                .memory_bytes_borrowed
+                .saturating_add(device.memory_bytes_borrowed);
+        }
+    }
 }
 
 /// The container whose folder `path` is, or why it is none.
@@ -241,24 +310,10 @@ fn read_container(dir: &Path, path: &Path) -> Result<ContainerSample, String> {
     let container: ContainerName = name
         .parse()
         .map_err(|error| format!("{}: {error}", path.display()))?;
-    let failed = |error: &dyn std::fmt::Display| error.to_string();
-    let mut file = Snapshot::<ContainerFile>::read(&ledger::path(dir, &container))
-        .map_err(|error| failed(&error))?;
-    let entries_bytes = used(&*file)
-        .len()
-        .saturating_mul(ContainerFile::ENTRY_BYTES);
-    file.read_entries(entries_bytes)
-        .map_err(|error| format!("{}: {error}", path.display()))?;
-    let (reader, inode) = (Process::current(), file.inode());
-    let living: Vec<(Process, &Slot)> = used(&*file)
-        .filter_map(|index| {
-            let slot = file.slots.get(index)?;
-            Some((
-                living_owner(&slot.owner, || file.is_entry_locked(index), inode, &reader)?,
-                slot,
-            ))
-        })
-        .collect();
+    let file = open(dir, &container)
+        .map_err(|error| error.to_string())?
+        .ok_or_else(|| format!("{}: has no ledger", path.display()))?;
+    let living = living(&file);
     Ok(ContainerSample {
         container: name.to_owned(),
         devices: rows(&file)
@@ -271,6 +326,41 @@ fn read_container(dir: &Path, path: &Path) -> Result<ContainerSample, String> {
         refusals: calls(&file, every(&file).chain([&file.retired])),
         last_refusal: last_refusal(&file),
     })
+}
+
+/// A copy of a container's ledger; `None`: it has none.
+pub(crate) fn open(
+    dir: &Path,
+    container: &ContainerName,
+) -> Result<Option<Snapshot<ContainerFile>>, AttachError> {
+    let path = ledger::path(dir, container);
+    let mut file = match Snapshot::<ContainerFile>::read(&path) {
+        Err(AttachError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
+            return Ok(None);
+        }
+        file => file?,
+    };
+    let entries_bytes = used(&*file)
+        .len()
+        .saturating_mul(ContainerFile::ENTRY_BYTES);
+    let copied = file.read_entries(entries_bytes);
+    copied.map_err(|source| AttachError::Io {
+        path,
+        action: "read",
+        source,
+    })?;
+    Ok(Some(file))
+}
+
+/// The processes that live, and their places.
+pub(crate) fn living(file: &Snapshot<ContainerFile>) -> Vec<(Process, &Slot)> {
+    let (reader, inode) = (Process::current(), file.inode());
+    let owner_of = |index: usize| {
+        let slot = file.slots.get(index)?;
+        let is_locked = || file.is_entry_locked(index);
+        Some((living_owner(&slot.owner, is_locked, inode, &reader)?, slot))
+    };
+    used(&**file).filter_map(owner_of).collect()
 }
 
 /// The refusals of all processes, of the dead that nobody has reaped, too.
@@ -311,6 +401,7 @@ fn refusal_sample(file: &ContainerFile, refused: &Refused) -> RefusalSample {
         memory_bytes_current: over.current.get(),
         memory_bytes_max: over.max.get(),
         memory_bytes_left: over.max.get().saturating_sub(over.current.get()),
+        bound: over.bound.name(),
         at_ns: refused.at.get(),
     }
 }
@@ -329,10 +420,12 @@ fn device_sample(
     device: &DeviceRow,
     living: &[(Process, &Slot)],
 ) -> DeviceSample {
-    let held = living
-        .iter()
-        .filter_map(|(_, slot)| slot.devices.get(row))
-        .map(|part| part.bytes.load(Ordering::Relaxed));
+    let sum = |of: fn(&SlotDevice) -> &AtomicU64| {
+        let parts = living.iter().filter_map(|(_, slot)| slot.devices.get(row));
+        let parts = parts.map(|part| of(part).load(Ordering::Relaxed));
+        parts.fold(0, u64::saturating_add)
+    };
+    let held = sum(|part| &part.bytes);
     let mut usage = device.retired.read();
     let mut refusals = device.memory.retired_refusals.load(Ordering::Relaxed);
     // Of the dead that nobody has reaped, too: what they used is used.
@@ -343,9 +436,12 @@ fn device_sample(
     let limits = device.limits();
     DeviceSample {
         device_uuid: device.uuid().unwrap_or_default().to_string(),
-        memory_bytes_current: held.fold(0, u64::saturating_add),
+        memory_bytes_current: held,
         memory_bytes_peak: device.memory.peak.load(Ordering::Relaxed),
         memory_bytes_max: limits.memory_bytes_max.map(Bytes::get),
+        memory_bytes_soft: limits.memory_bytes_soft.map(Bytes::get),
+        memory_bytes_borrowed: borrowed(held, limits.into()),
+        memory_bytes_spilled: sum(|part| &part.spilled_bytes),
         memory_bytes_listed: None,
         memory_bytes_unaccounted: None,
         refusals_total: refusals,
@@ -358,6 +454,12 @@ fn device_sample(
     }
 }
 
+/// What is past a guarantee. Without limits nothing was promised to anybody.
+fn borrowed(held: u64, limits: MemoryLimits) -> u64 {
+    let past = held.saturating_sub(limits.guaranteed().get());
+    if limits.is_limited() { past } else { 0 }
+}
+
 fn process_sample(file: &ContainerFile, process: &Process, slot: &Slot) -> ProcessSample {
     let devices = rows(file).filter_map(|(row, device)| {
         let part = slot.devices.get(row)?;
@@ -366,6 +468,7 @@ fn process_sample(file: &ContainerFile, process: &Process, slot: &Slot) -> Proce
             device_uuid: device.uuid()?.to_string(),
             memory_bytes_current: part.bytes.load(Ordering::Relaxed),
             memory_bytes_peak: part.peak_bytes.load(Ordering::Relaxed),
+            memory_bytes_spilled: part.spilled_bytes.load(Ordering::Relaxed),
             memory_bytes_listed: None,
             memory_bytes_unaccounted: None,
             refusals_total: part.refusals.load(Ordering::Relaxed),
@@ -403,6 +506,7 @@ mod tests {
             memory_bytes_max: Some(Bytes::new(100)),
             sm: "12.5".parse().ok(),
             sm_max: "60".parse().ok(),
+            ..GpuLimits::default()
         }
     }
 
@@ -541,6 +645,7 @@ mod tests {
             containers: Vec::new(),
             processes_without_slot: Vec::new(),
             boards: Vec::new(),
+            gpus: Vec::new(),
             skipped: Vec::new(),
         };
         let text = toml::to_string(&sample).unwrap();

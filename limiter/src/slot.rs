@@ -330,6 +330,7 @@ impl Entries for ContainerFile {
         for (device, row) in slot.devices.iter().zip(&self.devices) {
             device.pending_bytes.store(0, Ordering::SeqCst);
             device.bytes.store(0, Ordering::SeqCst);
+            device.spilled_bytes.store(0, Ordering::SeqCst);
             device.peak_bytes.store(0, Ordering::Relaxed);
             for (from, to) in device
                 .usage

@@ -10,7 +10,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use limiter::clock;
-use limiter::config::{Change, ContainerName};
+use limiter::config::{Change, ContainerName, Wanted};
 use limiter::control;
 use limiter::ledger::Ledger;
 use limiter::sample;
@@ -335,7 +335,11 @@ impl Run {
         }
         let text = max.map_or_else(|| "max".to_owned(), |max| max.to_string());
         let gpu = GPUS[device];
-        let change = Change::parse(Some(&format!("{gpu}={text}")), None, None).unwrap();
+        let wanted = Wanted {
+            memory: Some(&format!("{gpu}={text}")),
+            ..Wanted::default()
+        };
+        let change = Change::parse(wanted).unwrap();
         control::change(self.dir.path(), &container(), &change, clock::monotonic()).unwrap();
         self.model.max[device] = max;
     }

@@ -119,7 +119,7 @@ fn a_full_file_system_closes() {
         return;
     }
     let mut closed = 0;
-    for kib in (4..=40).step_by(4) {
+    for kib in (8..=80).step_by(8) {
         let machine = Machine::new();
         let mut command = machine.command(&World::memory("closed", "1GiB"), "unshare");
         let script = "mount -t tmpfs -o size=\"$KIB\"k none \"$CUDA_HOOK_DIR\" && exec \"$@\"";

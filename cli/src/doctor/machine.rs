@@ -7,11 +7,12 @@ use limiter::sample;
 use rustix::fs::{Access, StatVfs, access, statfs, statvfs};
 
 use super::finding::Finding;
-use crate::status;
+use crate::{notes, status};
 
 const CONFIG: &str = "configuration";
 const STATE: &str = "shared state";
 const CONTEXTS: &str = "contexts";
+const GUARANTEES: &str = "guarantees";
 
 /// A folder with less room than this is about to fail: ledgers and boards are some hundred KiB each.
 const FREE_BYTES_MIN: u64 = 16 << 20;
@@ -49,6 +50,33 @@ pub(crate) fn contexts(folder: &Path) -> Finding {
         );
     }
     Finding::ok(CONTEXTS, known.join(" "))
+}
+
+/// Whether each GPU has the memory that its containers are guaranteed together; nothing where nobody has asked how much it has.
+pub(crate) fn guarantees(folder: &Path) -> Option<Finding> {
+    let sample = sample::read(folder, limiter::clock::monotonic()).ok()?;
+    let broken: Vec<_> = sample
+        .gpus
+        .iter()
+        .filter_map(notes::overcommitted)
+        .collect();
+    if broken.is_empty() {
+        let some = sample
+            .gpus
+            .iter()
+            .any(|gpu| gpu.memory_bytes_guaranteed > 0);
+        return some.then(|| {
+            Finding::ok(
+                GUARANTEES,
+                "every GPU has what its containers are guaranteed",
+            )
+        });
+    }
+    Some(Finding::warning(
+        GUARANTEES,
+        broken.join(" "),
+        "cuda-hook set CONTAINER --memory-soft SIZE, or the config file",
+    ))
 }
 
 /// Whether processes can keep their shared state in `folder`.
@@ -125,6 +153,7 @@ fn filesystem(magic: impl TryInto<i64>) -> &'static str {
 #[cfg(test)]
 mod tests {
     use limiter::board::Board;
+    use limiter::ledger::Ledger;
     use limiter::units::{Bytes, DeviceUuid};
 
     use super::super::finding::Level;
@@ -148,6 +177,22 @@ mod tests {
         turn.measured(Bytes::new(104 << 20));
         let wanted = "A context takes 104 MiB of GPU-07070707, as measured (CUDA 12.2).";
         assert_eq!(told(), wanted);
+    }
+
+    #[test]
+    fn more_guarantees_than_a_gpu_has_are_a_warning() {
+        let folder = tempfile::tempdir().unwrap();
+        let gpu = DeviceUuid::from_bytes([7; 16]);
+        assert!(guarantees(folder.path()).is_none());
+        let name = "a".parse().unwrap();
+        let quota = [(gpu, Some(Bytes::new(3 << 30)))];
+        let _ledger = Ledger::attach(folder.path(), &name, &quota).unwrap();
+        let board = Board::attach(folder.path(), gpu).unwrap();
+        for (total, level) in [(3, Level::Ok), (2, Level::Warning)] {
+            board.set_memory_total(Bytes::new(total << 30));
+            let finding = guarantees(folder.path()).unwrap();
+            assert_eq!(finding.level, level, "{finding:?}");
+        }
     }
 
     #[test]

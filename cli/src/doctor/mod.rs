@@ -72,6 +72,7 @@ fn examine(args: &DoctorArgs) -> Result<Vec<Finding>, Failure> {
             findings.push(machine::configuration(&settings));
             findings.push(machine::state_folder(&settings.dir));
             findings.push(machine::contexts(&settings.dir));
+            findings.extend(machine::guarantees(&settings.dir));
             if settings.strict {
                 newcomers = Newcomers::AreWithheld;
             }

@@ -20,6 +20,8 @@ pub(super) struct Line {
     pub(super) memory_bytes_current: u64,
     /// `None`: no limit.
     pub(super) memory_bytes_max: Option<u64>,
+    /// What of it is past the container's guarantee.
+    pub(super) memory_bytes_borrowed: u64,
     pub(super) memory_bytes_unaccounted: Option<u64>,
     /// GPU time charged, in percent of the time since; `None`: this is the first look.
     pub(super) gpu_percent: Option<f64>,
@@ -43,12 +45,19 @@ impl Line {
         Some(self.gpu_percent? / self.gpu_percent_max.unwrap_or(100.0))
     }
 
-    /// `1 GiB of 2 GiB`.
+    /// `1 GiB of 2 GiB`; `1.5 GiB of 2 GiB, 512 MiB lent`.
     pub(super) fn memory_text(&self) -> String {
         let max = self
             .memory_bytes_max
             .map_or_else(|| "max".to_owned(), quantity::bytes);
-        format!("{} of {max}", quantity::bytes(self.memory_bytes_current))
+        let lent = match self.memory_bytes_borrowed {
+            0 => String::new(),
+            bytes => format!(", {} lent", quantity::bytes(bytes)),
+        };
+        format!(
+            "{} of {max}{lent}",
+            quantity::bytes(self.memory_bytes_current)
+        )
     }
 
     /// `12.5 % of 30 %`.
@@ -146,6 +155,10 @@ fn line(
         gpu: short_uuid(&device.device_uuid).to_owned(),
         memory_bytes_current: device.memory_bytes_current,
         memory_bytes_max: device.memory_bytes_max,
+        memory_bytes_borrowed: match device.memory_bytes_soft {
+            Some(_) => device.memory_bytes_borrowed,
+            None => 0,
+        },
         memory_bytes_unaccounted: device.memory_bytes_unaccounted,
         gpu_percent: since(|device| device.charged_ns_total),
         gpu_percent_max: device.sm_percent_max,
@@ -234,6 +247,15 @@ mod tests {
             panic!("one line");
         };
         assert_eq!((first.gpu_percent, first.waiting_percent), (None, None));
+    }
+
+    #[test]
+    fn what_is_borrowed_stands_beside_what_is_in_use() {
+        let mut sample = sample(vec![container("a", &[7])]);
+        let text = |sample: &Sample| of(None, sample, Sort::Name)[0].memory_text();
+        assert_eq!(text(&sample), "1 GiB of 2 GiB");
+        sample.containers[0].devices[0].memory_bytes_borrowed = 1 << 28;
+        assert_eq!(text(&sample), "1 GiB of 2 GiB, 256 MiB lent");
     }
 
     #[test]

@@ -74,7 +74,7 @@ fn table<'a>(lines: impl Iterator<Item = &'a Line>) -> Table<'a> {
         Constraint::Min(9),
         Constraint::Length(12),
         bar,
-        Constraint::Length(24),
+        Constraint::Length(36),
         bar,
         Constraint::Length(18),
         Constraint::Length(11),

@@ -14,8 +14,9 @@ use super::{Driver, Status, checked, functions};
 functions! {
     /// What is asked about memory.
     pub(super) struct Questions from pfn {
-        cuDeviceGetDefaultMemPool, cuDeviceGetGraphMemAttribute, cuDeviceGetMemPool,
+        cuDeviceGetAttribute, cuDeviceGetDefaultMemPool, cuDeviceGetGraphMemAttribute, cuDeviceGetMemPool,
         cuGraphChildGraphNodeGetGraph, cuGraphGetNodes, cuGraphMemAllocNodeGetParams, cuGraphNodeGetType,
+        cuMemAdvise,
         cuMemGetAddressRange_v2,
         cuMemGetDefaultMemPool, cuMemPoolGetAttribute,
         cuStreamSynchronize, cuThreadExchangeStreamCaptureMode,
@@ -62,7 +63,52 @@ pub(crate) struct GraphAllocation {
     pub(crate) bytes: u64,
 }
 
+/// Managed memory that need not lie on its device.
+#[derive(Clone, Copy)]
+pub(crate) struct Managed<'a> {
+    driver: &'a Driver,
+    allocate: pfn::cuMemAllocManaged,
+    device: CUdevice,
+}
+
+impl Managed<'_> {
+    /// The driver's `cuMemAllocManaged`.
+    ///
+    /// # Safety
+    /// `dptr` is the caller's out-pointer, null or to be written.
+    pub(crate) unsafe fn alloc(&self, dptr: *mut CUdeviceptr, bytes: usize) -> CUresult {
+        // SAFETY: the driver's own function, and the caller's promise.
+        unsafe { (self.allocate)(dptr, bytes, CU_MEM_ATTACH_GLOBAL) }
+    }
+
+    /// Has the driver keep a block of it on the host, mapped for the device, which then takes no memory of its own for it. A driver that
+    /// will not moves its pages as it likes.
+    pub(crate) fn keep_on_host(&self, pointer: CUdeviceptr, bytes: usize) -> Result<(), Status> {
+        let driver = self.driver;
+        let (prefer, access) = (
+            CU_MEM_ADVISE_SET_PREFERRED_LOCATION,
+            CU_MEM_ADVISE_SET_ACCESSED_BY,
+        );
+        ask!(driver.cuMemAdvise(pointer, bytes, prefer, CU_DEVICE_CPU))?;
+        ask!(driver.cuMemAdvise(pointer, bytes, access, self.device))
+    }
+}
+
 impl Driver {
+    /// Managed memory for a device. `None` where it has none whose pages come and go as they are used: there it takes the device's
+    /// memory as any other (CUDA C++ Programming Guide, "Unified Memory", `concurrentManagedAccess`).
+    pub(crate) fn managed(&self, device: CUdevice) -> Option<Managed<'_>> {
+        let mut comes_and_goes = 0;
+        let attribute = CU_DEVICE_ATTRIBUTE_CONCURRENT_MANAGED_ACCESS;
+        ask!(self.cuDeviceGetAttribute(&raw mut comes_and_goes, attribute, device)).ok()?;
+        let allocate = self.rows.cuMemAllocManaged?;
+        (comes_and_goes != 0).then_some(Managed {
+            driver: self,
+            allocate,
+            device,
+        })
+    }
+
     /// The pool that `cuMemAllocAsync` takes from on a device.
     pub(crate) fn current_pool(&self, device: CUdevice) -> Result<CUmemoryPool, Status> {
         let mut pool = ptr::null_mut();

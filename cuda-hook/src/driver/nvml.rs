@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use cuda_sys_stubs::nvml_abi::*;
 use cuda_sys_stubs::nvml_pfn;
+use limiter::lending::Physical;
 use limiter::units::{Bytes, DeviceUuid};
 
 use super::{OpenError, address_in, functions, open};
@@ -94,6 +95,19 @@ impl Nvml {
 
     /// What everybody together holds of the memory of that GPU.
     pub(crate) fn memory_used(&self, uuid: DeviceUuid) -> Option<Bytes> {
+        Some(Bytes::new(self.memory_info(uuid)?.used))
+    }
+
+    /// The memory of that GPU.
+    pub(crate) fn memory(&self, uuid: DeviceUuid) -> Option<Physical> {
+        let memory = self.memory_info(uuid)?;
+        Some(Physical {
+            total: Bytes::new(memory.total),
+            free: Some(Bytes::new(memory.free)),
+        })
+    }
+
+    fn memory_info(&self, uuid: DeviceUuid) -> Option<nvmlMemory_t> {
         self.of_device(uuid, |device| {
             let mut memory = nvmlMemory_t {
                 total: 0,
@@ -103,7 +117,7 @@ impl Nvml {
             // SAFETY: NVML's own function; the handle is its own, the out-pointer is live.
             let status =
                 unsafe { (self.questions.nvmlDeviceGetMemoryInfo?)(device, &raw mut memory) };
-            (status == NVML_SUCCESS).then_some(Bytes::new(memory.used))
+            (status == NVML_SUCCESS).then_some(memory)
         })
     }
 

@@ -11,6 +11,7 @@ use cuda_sys_stubs::abi::{
     CUDA_ERROR_OUT_OF_MEMORY, CUDA_SUCCESS, CUcontext, CUdevice, CUlimit, CUresult,
 };
 use limiter::context::Turn;
+use limiter::ledger::Residence;
 use limiter::units::{Bytes, DeviceUuid};
 use parking_lot::Mutex;
 
@@ -106,7 +107,7 @@ pub(crate) fn charged(
     // Not a device, or no quota there.
     let Some((device_index, board)) = attachment
         .device_index(device)
-        .filter(|&index| attachment.ledger.max(index).is_some())
+        .filter(|&index| attachment.ledger.limits(index).is_limited())
         .and_then(|index| Some((index, attachment.share.board(index)?)))
     else {
         let status = call();
@@ -136,6 +137,7 @@ pub(crate) fn charged(
     let block = Block {
         bytes: charge.commit(),
         device_index,
+        residence: Residence::Device,
         owner: attachment.owner(context),
     };
     memory::remember(cx, key, block);

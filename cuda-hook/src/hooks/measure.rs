@@ -14,6 +14,7 @@
 use cuda_sys_stubs::abi::{
     CUDA_ERROR_INVALID_CONTEXT, CUDA_ERROR_OUT_OF_MEMORY, CUDA_SUCCESS, CUcontext, CUresult,
 };
+use limiter::ledger::Residence;
 use limiter::units::Bytes;
 
 use crate::charge;
@@ -187,6 +188,7 @@ fn settle(cx: Cx, owner: Owner, device_index: usize, bytes: i128) -> Result<(), 
     let block = Block {
         bytes: Bytes::new(u64::try_from(bytes.unsigned_abs()).unwrap_or(u64::MAX)),
         device_index,
+        residence: Residence::Device,
         owner,
     };
     if bytes < 0 {
@@ -222,7 +224,8 @@ impl Meter {
             .in_context(context, || cx.driver.current_device())
             .ok()?;
         let device_index = cx.attachment.device_index(device)?;
-        cx.attachment.ledger.max(device_index)?;
+        let limits = cx.attachment.ledger.limits(device_index);
+        limits.is_limited().then_some(())?;
         cx.attachment.quiet.look(|look| {
             // Where another thread is in the way now, a later look will have to tell what was taken.
             let asks_nvml = effort == Effort::Thorough || !look.is_quiet;

@@ -7,6 +7,7 @@
 use std::mem::MaybeUninit;
 
 use cuda_sys_stubs::abi::{CUDA_ERROR_OUT_OF_MEMORY, CUDA_SUCCESS, CUresult};
+use limiter::ledger::Charge;
 use limiter::units::Bytes;
 
 use crate::charge;
@@ -87,25 +88,30 @@ pub(crate) fn charged(
     call: impl FnOnce() -> CUresult,
     key: impl FnOnce() -> Key,
 ) -> CUresult {
-    let Place {
-        device_index,
-        owner,
-    } = place;
-    let Ok(charge) = charge::try_charge(cx, device_index, Bytes::new(bytes)) else {
-        return CUDA_ERROR_OUT_OF_MEMORY;
-    };
+    match charge::try_charge(cx, place.device_index, Bytes::new(bytes)) {
+        Ok(charge) => keep(cx, place, charge, call, key),
+        Err(_) => CUDA_ERROR_OUT_OF_MEMORY,
+    }
+}
+
+/// Calls, and keeps the charge for the block that `key` then names.
+pub(crate) fn keep(
+    cx: Cx,
+    place: Place,
+    charge: Charge<'_>,
+    call: impl FnOnce() -> CUresult,
+    key: impl FnOnce() -> Key,
+) -> CUresult {
     let status = call();
     if status == CUDA_SUCCESS {
-        let bytes = charge.commit();
-        remember(
-            cx,
-            key(),
-            Block {
-                bytes,
-                device_index,
-                owner,
-            },
-        );
+        let residence = charge.residence();
+        let block = Block {
+            bytes: charge.commit(),
+            device_index: place.device_index,
+            residence,
+            owner: place.owner,
+        };
+        remember(cx, key(), block);
     }
     status
 }
@@ -113,7 +119,7 @@ pub(crate) fn charged(
 /// Gives the charge of a block back that is on record no more.
 pub(crate) fn give_back(cx: Cx, block: Block) {
     let ledger = &cx.attachment.ledger;
-    ledger.uncharge(block.device_index, block.bytes);
+    ledger.give_back(block.device_index, block.bytes, block.residence);
 }
 
 /// Records a committed block. What was still on record there had been freed. Where the block's context has ended since the call, so

@@ -16,5 +16,6 @@ pub(crate) mod nvml;
 pub(crate) mod pool;
 pub(crate) mod processes;
 pub(crate) mod report;
+pub(crate) mod spill;
 pub(crate) mod utilization;
 pub(crate) mod vmm;

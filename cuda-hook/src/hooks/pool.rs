@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use cuda_sys_stubs::abi::*;
-use limiter::ledger::OverQuota;
+use limiter::ledger::{OverQuota, Residence};
 use limiter::units::Bytes;
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
@@ -410,7 +410,9 @@ pub(crate) unsafe fn free(
     }
     let of_no_pool = cx.attachment.live.find(Key::Pointer(dptr));
     let status = freed(cx, dptr, call);
-    if let Some(record) = of_no_pool.filter(|_| status == CUDA_SUCCESS) {
+    // What lies on the host was never on the device.
+    let of_device = of_no_pool.filter(|record| record.block.residence == Residence::Device);
+    if let Some(record) = of_device.filter(|_| status == CUDA_SUCCESS) {
         cx.attachment.pools.add_freed_in_order(record.block);
     }
     status

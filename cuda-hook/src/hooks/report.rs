@@ -79,6 +79,9 @@ pub(crate) unsafe fn memory_info<W: Word>(
         let [physical_total, physical_free] =
             [total, free].map(|bytes| read(bytes).unwrap_or(u64::MAX));
         let (seen_total, seen_free) = seen(memory, physical_total, physical_free);
+        let seen_free = index
+            .and_then(|index| charge::grantable(cx, index))
+            .map_or(seen_free, |grantable| seen_free.min(grantable.get()));
         write(total, seen_total);
         write(free, seen_free);
     }

@@ -24,8 +24,8 @@ use crate::window::Window;
 pub(crate) enum Backing {
     /// Memory of the device.
     Device(Block),
-    /// Managed: the bytes lie in host memory; the block is what the device counts for it.
-    Managed(Block),
+    /// Managed: the bytes lie in host memory; the block is what the device counts for it. None: it has its place on the host.
+    Managed(Option<Block>),
     /// Memory of another process's, opened here so many times.
     Imported { block: Block, opens: u32 },
     /// Physical memory that the program mapped here; its bytes can be reached at `shadow`.
@@ -107,9 +107,8 @@ impl Range {
     /// The block that the device counts for it.
     pub(crate) fn block(&self) -> Option<Block> {
         match self.backing {
-            Backing::Device(block) | Backing::Managed(block) | Backing::Imported { block, .. } => {
-                Some(block)
-            }
+            Backing::Device(block) | Backing::Imported { block, .. } => Some(block),
+            Backing::Managed(block) => block,
             Backing::Mapped { .. }
             | Backing::Graph { .. }
             | Backing::HostAllocated { .. }
@@ -128,6 +127,7 @@ impl Range {
             }),
             Backing::Managed(block) => Some(Chunk::Managed {
                 start: self.start,
+                bytes: self.bytes,
                 block,
             }),
             _ => self.block().map(Chunk::Device),
@@ -291,6 +291,15 @@ impl AddressBook {
     pub(crate) fn remove_all(&mut self, mut which: impl FnMut(&Range) -> bool) -> Vec<Range> {
         let removed = self.ranges.extract_if(.., |_, range| which(range));
         removed.map(|(_, range)| range).collect()
+    }
+
+    /// The managed stretch at `address` has its place on the host now. Gives the block that the device counted for it.
+    pub(crate) fn leave_device(&mut self, address: CUdeviceptr) -> Option<Block> {
+        let (_, range) = self.ranges.range_mut(..=address).next_back()?;
+        match &mut range.backing {
+            Backing::Managed(block) if range.pool.is_none() => block.take(),
+            _ => None,
+        }
     }
 
     /// Where `bytes` at `address` are. Memory that nobody wrote down is pageable host memory, unless the address is one

@@ -1,13 +1,14 @@
-//! Advice about managed memory, kept for who asks. Managed memory is always where it is, so advice changes nothing else.
+//! Advice about managed memory, kept for who asks. What shall lie on the host is counted on no device from then on; all other advice
+//! changes nothing else: managed memory is always where it is.
 //!
 //! CUDA Driver API, `cuMemAdvise`, `cuMemRangeGetAttribute`. Advice is kept for a whole allocation, not for a part of one.
 
 use cuda_sys_stubs::abi::*;
 
-use crate::address::{HostKind, Place};
+use crate::address::{Backing, HostKind, Place};
 use crate::door::Answer;
 use crate::location;
-use crate::process::{Process, State};
+use crate::process::{Process, State, refused};
 
 /// A place as `CUmemLocation` has it; a device, or the host as [`CU_DEVICE_CPU`].
 pub(crate) type Location = CUdevice;
@@ -52,6 +53,7 @@ pub(crate) fn prefer(state: &mut State, start: CUdeviceptr, preferred: location:
 
 /// `cuMemAdvise`.
 pub(crate) fn advise(
+    process: &Process,
     state: &mut State,
     (start, bytes): (CUdeviceptr, u64),
     advice: CUmem_advise,
@@ -62,7 +64,14 @@ pub(crate) fn advise(
     match advice {
         CU_MEM_ADVISE_SET_READ_MOSTLY => known.is_read_mostly = true,
         CU_MEM_ADVISE_UNSET_READ_MOSTLY => known.is_read_mostly = false,
-        CU_MEM_ADVISE_SET_PREFERRED_LOCATION => known.preferred = Some(at),
+        CU_MEM_ADVISE_SET_PREFERRED_LOCATION => {
+            known.preferred = Some(at);
+            if at == CU_DEVICE_CPU
+                && let Some(block) = state.book.leave_device(start)
+            {
+                process.machine.free(block.id).map_err(refused)?;
+            }
+        }
         CU_MEM_ADVISE_UNSET_PREFERRED_LOCATION => known.preferred = None,
         CU_MEM_ADVISE_SET_ACCESSED_BY if !known.accessed_by.contains(&at) => {
             known.accessed_by.push(at);
@@ -74,7 +83,7 @@ pub(crate) fn advise(
     Ok(())
 }
 
-/// `cuMemGetLocationInfo`: where these bytes are. Managed memory is all in one place: at the device that counts it; what nobody
+/// `cuMemGetLocationInfo`: where these bytes are. Managed memory is all in one place: at the device that counts it, or on the host; what nobody
 /// wrote down is the host's. `CUDA_ERROR_INVALID_VALUE`: memory of another kind.
 pub(crate) fn residency(
     process: &Process,
@@ -83,6 +92,9 @@ pub(crate) fn residency(
 ) -> Answer<location::Location> {
     let state = process.lock();
     match state.book.find_all(start, bytes) {
+        Some(range) if matches!(range.backing, Backing::Managed(None)) => {
+            Ok(location::Location::Host)
+        }
         Some(range) if range.is_managed() => Ok(location::Location::Device(range.device)),
         Some(_) => Err(CUDA_ERROR_INVALID_VALUE),
         None if state.book.overlaps(start, bytes) => Err(CUDA_ERROR_INVALID_VALUE),

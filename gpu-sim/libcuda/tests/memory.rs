@@ -285,6 +285,33 @@ fn managed_memory_is_one_memory_for_host_and_device() {
 }
 
 #[test]
+fn managed_memory_that_prefers_the_host_takes_nothing_of_the_device() {
+    let _measuring = measuring();
+    context();
+    let (mut managed, bytes, others_bytes) = (0, 4 << 30, 1 << 30);
+    ok!(cuMemAllocManaged(&mut managed, bytes, CU_MEM_ATTACH_GLOBAL));
+    let before = free_bytes();
+    let prefer = CU_MEM_ADVISE_SET_PREFERRED_LOCATION;
+    ok!(cuMemAdvise(managed, bytes, prefer, CU_DEVICE_CPU));
+    assert!(free_bytes() + others_bytes >= before + bytes);
+    ok!(cuMemsetD8_v2(managed, 7, bytes.min(64)));
+    assert_eq!(read(managed, 2), [7, 7]);
+    ok!(cuMemFree_v2(managed));
+}
+
+/// What does not fit on the device has its place on the host.
+#[test]
+fn managed_memory_may_be_more_than_the_device_has() {
+    let _measuring = measuring();
+    context();
+    let (mut managed, bytes) = (0, free_bytes() + (1 << 30));
+    ok!(cuMemAllocManaged(&mut managed, bytes, CU_MEM_ATTACH_GLOBAL));
+    ok!(cuMemsetD8_v2(managed, 7, 64));
+    assert_eq!(read(managed, 1), [7]);
+    ok!(cuMemFree_v2(managed));
+}
+
+#[test]
 fn a_pointer_tells_what_it_is() {
     let context = context();
     let (device, host) = (alloc(4096), pinned(64));

@@ -14,6 +14,7 @@ use crate::shm::AttachError;
 use crate::shm::layout::{BoardFile, TenantRow};
 use crate::slot::used;
 use crate::sync::Ordering;
+use crate::text;
 use crate::units::{GpuNs, MonotonicNs, Percent};
 
 /// GPU time by which a container may be ahead of the slowest.
@@ -106,8 +107,7 @@ impl Board {
         let file = &self.seat.file;
         let exclusive = file.exclusive();
         let _exclusive = exclusive.map_err(|source| file.error("lock", source))?;
-        let id = id_of(container);
-        let index = place_of(file, id).ok_or_else(|| AttachError::Full {
+        let index = place_of(file, container).ok_or_else(|| AttachError::Full {
             path: file.path().to_owned(),
             what: "container",
         })?;
@@ -231,6 +231,18 @@ impl Board {
         }
     }
 
+    /// The other containers that have a process here; of one whose processes have just died, too.
+    pub(crate) fn other_containers(&self) -> Vec<ContainerName> {
+        let file = &self.seat.file;
+        let rows = file.tenants.iter().enumerate();
+        let is_other = |index: usize| {
+            Some(index) != self.tenant && numbers(file).any(|number| number == index)
+        };
+        rows.filter(|(index, _)| is_other(*index))
+            .filter_map(|(_, row)| text::read(&row.name).parse().ok())
+            .collect()
+    }
+
     fn tenant(&self) -> Option<&TenantRow> {
         self.seat.file.tenants.get(self.tenant?)
     }
@@ -260,9 +272,10 @@ fn is_first(seen: &mut [u64; 4], index: usize) -> bool {
     is_first
 }
 
-/// The row of the container of that id, taken where it has none: a free one, or that of a container of which nobody is left.
+/// The row of a container, taken where it has none: a free one, or that of a container of which nobody is left.
 /// Called under the file's lock.
-fn place_of(file: &BoardFile, id: u64) -> Option<usize> {
+fn place_of(file: &BoardFile, container: &ContainerName) -> Option<usize> {
+    let id = id_of(container);
     let rows = || file.tenants.iter().enumerate();
     let find = |wanted: u64| {
         rows().find_map(|(index, row)| (row.id.load(Ordering::Relaxed) == wanted).then_some(index))
@@ -271,27 +284,27 @@ fn place_of(file: &BoardFile, id: u64) -> Option<usize> {
         return Some(index);
     }
     let index = find(0).or_else(|| {
-        let numbers = || {
-            used(file).filter_map(|index| {
-                let number = file
-                    .entries
-                    .get(index)?
-                    .activity
-                    .tenant
-                    .load(Ordering::Relaxed);
-                usize::try_from(number).ok()
-            })
-        };
         rows().find_map(|(index, _)| {
-            let is_left = numbers().all(|number| number.checked_sub(1) != Some(index));
+            let is_left = numbers(file).all(|number| number != index);
             is_left.then_some(index)
         })
     })?;
     let row = file.tenants.get(index)?;
+    row.id.store(0, Ordering::Relaxed); // who dies here leaves nobody's row
     row.vt.store(0, Ordering::Relaxed);
     row.weight.store(0, Ordering::Relaxed);
-    row.id.store(id, Ordering::Relaxed);
+    text::write(&row.name, &text::words_of(container.as_str()));
+    row.id.store(id, Ordering::Release);
     Some(index)
+}
+
+/// The rows of the containers that the processes here are of.
+fn numbers(file: &BoardFile) -> impl Iterator<Item = usize> {
+    used(file).filter_map(|index| {
+        let activity = &file.entries.get(index)?.activity;
+        let number = activity.tenant.load(Ordering::Relaxed);
+        usize::try_from(number).ok()?.checked_sub(1)
+    })
 }
 
 /// FNV-1a of the name; never 0.

@@ -1,24 +1,35 @@
 //! New limits for a container whose programs run.
 
 use super::raw::{RawLayer, RawLimits, Refusal, Setting};
-use super::{GpuLimits, Keys, Layer, variables};
+use super::{GpuLimits, Keys, Layer, SPILL_ALONE, allowed_soft, variables};
 use crate::units::DeviceUuid;
 
 /// What shall become of a container's limits.
 #[derive(Clone, Debug)]
 pub struct Change(Layer);
 
+/// What somebody wants changed, each text as the variable of its limit has it: `VALUE`, or `GPU-…=VALUE` for one GPU; `None`: that
+/// limit stays.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wanted<'a> {
+    /// The quota.
+    pub memory: Option<&'a str>,
+    /// What of it is guaranteed.
+    pub memory_soft: Option<&'a str>,
+    /// Whether what is past that goes to the host.
+    pub spill: Option<&'a str>,
+    /// The guaranteed share. As everywhere, without `sm_max` it is a hard cap.
+    pub sm: Option<&'a str>,
+    /// The cap.
+    pub sm_max: Option<&'a str>,
+}
+
 impl Change {
-    /// Each text as the variable of its limit has it: `VALUE`, or `GPU-…=VALUE` for one GPU; `None`: that limit stays. As
-    /// everywhere, `sm` without `sm_max` is a hard cap.
+    /// What is wanted, checked.
     ///
     /// # Errors
-    /// A value that means nothing, or an `sm_max` below the `sm` beside it.
-    pub fn parse(
-        memory: Option<&str>,
-        sm: Option<&str>,
-        sm_max: Option<&str>,
-    ) -> Result<Self, Refusal> {
+    /// A value that means nothing, an `sm_max` below the `sm` beside it, or a `memory_soft` above the `memory` beside it.
+    pub fn parse(wanted: Wanted<'_>) -> Result<Self, Refusal> {
         let mut raw = RawLayer::default();
         let mut assign =
             |name: &str, text: Option<&str>, key: fn(&mut RawLimits) -> &mut Option<Setting>| {
@@ -30,16 +41,21 @@ impl Change {
                 };
                 variables::assign(&mut raw, &setting, key)
             };
-        assign("--memory", memory, |limits| &mut limits.memory)?;
-        assign("--sm", sm, |limits| &mut limits.sm)?;
-        assign("--sm-max", sm_max, |limits| &mut limits.sm_max)?;
+        assign("--memory", wanted.memory, |limits| &mut limits.memory)?;
+        assign("--memory-soft", wanted.memory_soft, |limits| {
+            &mut limits.memory_soft
+        })?;
+        assign("--spill", wanted.spill, |limits| &mut limits.spill)?;
+        assign("--sm", wanted.sm, |limits| &mut limits.sm)?;
+        assign("--sm-max", wanted.sm_max, |limits| &mut limits.sm_max)?;
         Layer::check(&raw).map(Self)
     }
 
     /// What the limits on each of these GPUs become, in that order.
     ///
     /// # Errors
-    /// A GPU is named that is none of these, or an `sm_max` would be below the `sm` that stays.
+    /// A GPU is named that is none of these, an `sm_max` would be below the `sm` that stays, a `memory_soft` above the `memory` that
+    /// stays, or nothing would be guaranteed beside a `spill`.
     pub fn apply(&self, gpus: &[(DeviceUuid, GpuLimits)]) -> Result<Vec<GpuLimits>, Refusal> {
         let uuids: Vec<DeviceUuid> = gpus.iter().map(|(uuid, _)| *uuid).collect();
         let change = |(ordinal, (_, limits)): (usize, &(DeviceUuid, GpuLimits))| {
@@ -54,23 +70,35 @@ impl GpuLimits {
     fn changed_by(self, keys: Keys) -> Result<Self, Refusal> {
         let changed = Self {
             memory_bytes_max: keys.memory.unwrap_or(self.memory_bytes_max),
+            memory_bytes_soft: keys.memory_soft.unwrap_or(self.memory_bytes_soft),
+            spill: keys.spill.unwrap_or(self.spill),
             sm: keys.sm.or(self.sm),
             sm_max: keys.sm_max.or(keys.sm).or(self.sm_max),
         };
-        match (changed.sm, changed.sm_max) {
-            (Some(sm), Some(sm_max)) if sm_max < sm => {
-                let setting = Setting {
-                    source: "command line".to_owned(),
-                    key: "--sm-max".to_owned(),
-                    value: sm_max.to_string(),
-                };
-                Err(setting.refuse(
-                    "is less than the container's sm",
-                    &format!("{sm} to 100%, or another --sm with it"),
-                ))
-            }
-            _ => Ok(changed),
+        let setting = |key: &str, value: String| Setting {
+            source: "command line".to_owned(),
+            key: key.to_owned(),
+            value,
+        };
+        if let (Some(sm), Some(sm_max)) = (changed.sm, changed.sm_max)
+            && sm_max < sm
+        {
+            let allowed = format!("{sm} to 100%, or another --sm with it");
+            return Err(setting("--sm-max", sm_max.to_string())
+                .refuse("is less than the container's sm", &allowed));
         }
+        // A quota that is lowered below what is guaranteed lowers that, until it is raised again.
+        if let (Some(memory), Some(Some(soft))) = (changed.memory_bytes_max, keys.memory_soft)
+            && soft > memory
+        {
+            return Err(setting("--memory-soft", soft.to_string())
+                .refuse("is more than the container's memory", &allowed_soft(memory)));
+        }
+        if changed.spill && changed.memory_bytes_soft.is_none() {
+            return Err(setting("--spill", "true".to_owned())
+                .refuse(SPILL_ALONE.0, "--memory-soft beside it, or --spill=false"));
+        }
+        Ok(changed)
     }
 }
 
@@ -87,6 +115,7 @@ mod tests {
             memory_bytes_max: memory.map(Bytes::new),
             sm: sm.parse().ok(),
             sm_max: sm_max.parse().ok(),
+            ..GpuLimits::default()
         }
     }
 
@@ -94,11 +123,71 @@ mod tests {
         [memory, sm, sm_max]: [Option<&str>; 3],
         before: GpuLimits,
     ) -> Result<GpuLimits, String> {
-        let change = Change::parse(memory, sm, sm_max).map_err(|refusal| refusal.to_string())?;
+        let wanted = Wanted {
+            memory,
+            sm,
+            sm_max,
+            ..Wanted::default()
+        };
+        apply(wanted, before)
+    }
+
+    fn apply(wanted: Wanted<'_>, before: GpuLimits) -> Result<GpuLimits, String> {
+        let change = Change::parse(wanted).map_err(|refusal| refusal.to_string())?;
         let after = change.apply(&[(ONE, before)]);
         after
             .map(|limits| limits[0])
             .map_err(|refusal| refusal.to_string())
+    }
+
+    #[test]
+    fn what_is_guaranteed_and_spilled_changes_within_the_quota() {
+        let before = GpuLimits {
+            memory_bytes_soft: Some(Bytes::new(40)),
+            ..limits(Some(100), "30", "60")
+        };
+        let wanted = |memory, memory_soft, spill| Wanted {
+            memory,
+            memory_soft,
+            spill,
+            ..Wanted::default()
+        };
+        let after = |memory, soft: Option<u64>, spill| GpuLimits {
+            memory_bytes_max: Some(Bytes::new(memory)),
+            memory_bytes_soft: soft.map(Bytes::new),
+            spill,
+            ..before
+        };
+        for (change, wanted) in [
+            (wanted(None, Some("70"), None), after(100, Some(70), false)),
+            (wanted(None, Some("max"), None), after(100, None, false)),
+            (wanted(None, None, Some("true")), after(100, Some(40), true)),
+            // The quota alone may go below: what is guaranteed ends with it, and is there again above it.
+            (wanted(Some("20"), None, None), after(20, Some(40), false)),
+        ] {
+            assert_eq!(apply(change, before), Ok(wanted), "{change:?}");
+        }
+        for (change, told) in [
+            (
+                wanted(None, Some("101"), None),
+                "--memory-soft = \"101\": is more than the container's memory; allowed: 0 to 100, or",
+            ),
+            (
+                wanted(Some("50"), Some("51"), None),
+                "--memory-soft = \"51\": is more than memory",
+            ),
+            (
+                wanted(None, Some("max"), Some("true")),
+                "--spill = \"true\": needs memory_soft",
+            ),
+            (
+                wanted(None, None, Some("yes")),
+                "--spill = \"yes\": is neither true nor false",
+            ),
+        ] {
+            let refusal = apply(change, before).unwrap_err();
+            assert!(refusal.contains(told), "{refusal}");
+        }
     }
 
     #[test]
@@ -145,7 +234,11 @@ mod tests {
 
     #[test]
     fn one_gpu_can_be_changed_alone() {
-        let change = Change::parse(Some("GPU-0202=7"), None, None).unwrap();
+        let wanted = Wanted {
+            memory: Some("GPU-0202=7"),
+            ..Wanted::default()
+        };
+        let change = Change::parse(wanted).unwrap();
         let before = limits(Some(100), "30", "60");
         let after = change.apply(&[(ONE, before), (TWO, before)]).unwrap();
         assert_eq!(after, [before, limits(Some(7), "30", "60")]);

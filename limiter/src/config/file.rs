@@ -124,7 +124,7 @@ impl<'a> Table<'a> {
         for entry in self.entries {
             match entry.0.get_ref().as_ref() {
                 "gpu" => layer.gpus = self.table(entry)?.gpus()?,
-                _ => self.limit(entry, &mut layer.every_gpu, "memory, sm, sm_max, gpu")?,
+                _ => self.limit(entry, &mut layer.every_gpu, ", gpu")?,
             }
         }
         Ok(layer)
@@ -137,24 +137,28 @@ impl<'a> Table<'a> {
             let table = self.table((key, value))?;
             let mut limits = RawLimits::default();
             for entry in table.entries {
-                table.limit(entry, &mut limits, "memory, sm, sm_max")?;
+                table.limit(entry, &mut limits, "")?;
             }
             gpus.push((Selector::uuid(&named_by, key.get_ref())?, named_by, limits));
         }
         Ok(gpus)
     }
 
-    fn limit(
-        &self,
-        entry: Entry<'a>,
-        limits: &mut RawLimits,
-        allowed: &str,
-    ) -> Result<(), Refusal> {
+    /// `others`: what else is allowed there, behind commas.
+    fn limit(&self, entry: Entry<'a>, limits: &mut RawLimits, others: &str) -> Result<(), Refusal> {
         let place = match entry.0.get_ref().as_ref() {
             "memory" => &mut limits.memory,
+            "memory_soft" => &mut limits.memory_soft,
             "sm" => &mut limits.sm,
             "sm_max" => &mut limits.sm_max,
-            _ => return Err(self.unknown(entry.0, allowed)),
+            "spill" => {
+                limits.spill = Some(self.flag(entry));
+                return Ok(());
+            }
+            _ => {
+                let allowed = format!("memory, memory_soft, spill, sm, sm_max{others}");
+                return Err(self.unknown(entry.0, &allowed));
+            }
         };
         *place = Some(self.scalar(entry)?);
         Ok(())

@@ -78,6 +78,8 @@ pub(super) struct RawLayer {
 #[derive(Clone, Debug, Default)]
 pub(super) struct RawLimits {
     pub(super) memory: Option<Setting>,
+    pub(super) memory_soft: Option<Setting>,
+    pub(super) spill: Option<Setting>,
     pub(super) sm: Option<Setting>,
     pub(super) sm_max: Option<Setting>,
 }
@@ -99,7 +101,16 @@ impl RawLayer {
 
 impl RawLimits {
     pub(super) fn is_empty(&self) -> bool {
-        self.memory.is_none() && self.sm.is_none() && self.sm_max.is_none()
+        let Self {
+            memory,
+            memory_soft,
+            spill,
+            sm,
+            sm_max,
+        } = self;
+        [memory, memory_soft, spill, sm, sm_max]
+            .iter()
+            .all(|setting| setting.is_none())
     }
 
     /// These, and where a key is absent, `general`'s.
@@ -109,6 +120,8 @@ impl RawLimits {
         };
         Self {
             memory: either(&self.memory, &general.memory),
+            memory_soft: either(&self.memory_soft, &general.memory_soft),
+            spill: either(&self.spill, &general.spill),
             sm: either(&self.sm, &general.sm),
             sm_max: either(&self.sm_max, &general.sm_max),
         }

@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use super::raw::{Refusal, Setting};
-use super::{ContainerName, Layer, Limits, file};
+use super::{ContainerName, Layer, Limits, file, refuse_spill_alone};
 
 /// A config file that sets limits, and what the environment adds to it.
 #[derive(Clone, Debug)]
@@ -76,6 +76,7 @@ impl Source {
                 container.refuse("is another container than before", self.container.as_str())
             );
         }
+        refuse_spill_alone(&file.limits)?;
         let mut layers = vec![Layer::check(&file.limits)?];
         layers.extend(self.environment.clone());
         Ok(Limits { layers })

@@ -3,15 +3,17 @@
 use super::raw::{RawLayer, RawLimits, Refusal, Selector, Setting};
 
 /// Every variable of ours. Another `CUDA_HOOK_…` is refused: it is a typing error, and a limit would be missing.
-const KNOWN: [&str; 9] = [
+const KNOWN: [&str; 11] = [
     "CUDA_HOOK_CONFIG",
     "CUDA_HOOK_CONTAINER",
     "CUDA_HOOK_DIR",
     "CUDA_HOOK_DRIVER",
     "CUDA_HOOK_LOG",
     "CUDA_HOOK_MEMORY",
+    "CUDA_HOOK_MEMORY_SOFT",
     "CUDA_HOOK_SM",
     "CUDA_HOOK_SM_MAX",
+    "CUDA_HOOK_SPILL",
     "CUDA_HOOK_STRICT",
 ];
 
@@ -62,6 +64,14 @@ pub(super) fn read(environment: &[(String, String)]) -> Result<Variables, Refusa
             "CUDA_HOOK_STRICT" => variables.strict = Some(setting),
             "CUDA_HOOK_MEMORY" => {
                 assign(&mut variables.limits, &setting, |limits| &mut limits.memory)?
+            }
+            "CUDA_HOOK_MEMORY_SOFT" => {
+                assign(&mut variables.limits, &setting, |limits| {
+                    &mut limits.memory_soft
+                })?;
+            }
+            "CUDA_HOOK_SPILL" => {
+                assign(&mut variables.limits, &setting, |limits| &mut limits.spill)?
             }
             "CUDA_HOOK_SM" => assign(&mut variables.limits, &setting, |limits| &mut limits.sm)?,
             "CUDA_HOOK_SM_MAX" => {

@@ -155,7 +155,11 @@ fn what_set_has_changed_stays_until_the_file_is_rewritten() {
     let dir = tempfile::tempdir().unwrap();
     write(dir.path(), &limits("100"), 1);
     let process = attach(dir.path(), None);
-    let change = config::Change::parse(Some("60"), None, None).unwrap();
+    let change = config::Change::parse(config::Wanted {
+        memory: Some("60"),
+        ..config::Wanted::default()
+    })
+    .unwrap();
     control::change(
         dir.path(),
         &"a".parse().unwrap(),

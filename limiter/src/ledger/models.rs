@@ -9,8 +9,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use loom::thread;
 
 use super::*;
-use crate::config::Change;
+use crate::board::Board;
+use crate::config::{Change, Wanted};
 use crate::control;
+use crate::lending::Physical;
 use crate::shm::become_process;
 use crate::units::MonotonicNs;
 
@@ -282,7 +284,11 @@ fn die_after(process: Process, steps: usize) {
 /// `cuda-hook set --memory`, by a process that has no place in the ledger.
 fn set(bytes: u64) {
     become_process(9);
-    let change = Change::parse(Some(&bytes.to_string()), None, None).unwrap();
+    let change = Change::parse(Wanted {
+        memory: Some(&bytes.to_string()),
+        ..Wanted::default()
+    })
+    .unwrap();
     control::change(dir(), &container(), &change, MonotonicNs::new(1)).unwrap();
 }
 
@@ -325,5 +331,121 @@ fn a_start_with_less_lowers_the_limit_once_for_all() {
         let late = starter.join().unwrap();
         assert_eq!(late.ledger().max(0), Some(Bytes::new(5)));
         assert_eq!(device.alloc(&process, 5, 5), !granted);
+    });
+}
+
+/// A container of a GPU of `MAX` bytes that may have all of it, and is guaranteed so much.
+struct Tenant {
+    process: Process,
+    board: Board,
+}
+
+impl Tenant {
+    fn start(number: u32, name: &str, soft: u64) -> Self {
+        become_process(number);
+        let gpu = DeviceUuid::from_bytes([7; 16]);
+        let limits = MemoryLimits {
+            max: None,
+            soft: Some(Bytes::new(soft)),
+            spill: false,
+        };
+        let name = name.parse().unwrap();
+        let ledger = Ledger::attach(dir(), &name, &[(gpu, limits)]).unwrap();
+        let mut board = Board::attach(dir(), gpu).unwrap();
+        board.join(&name).unwrap();
+        let process = Process { number, ledger };
+        Self { process, board }
+    }
+
+    /// As a program allocates: borrowed is what is past the guarantee. Never may more than `MAX` be out.
+    fn alloc(&self, device: &Device, bytes: u64) -> bool {
+        let (ledger, bytes) = (self.process.ledger(), Bytes::new(bytes));
+        let physical = Physical {
+            total: Bytes::new(MAX),
+            free: None,
+        };
+        let charge = ledger
+            .try_charge(0, bytes)
+            .or_else(|_| ledger.try_borrow(0, bytes, &self.board, physical));
+        let Ok(charge) = charge else {
+            return false;
+        };
+        let held = device.0.fetch_add(bytes.get(), Ordering::SeqCst) + bytes.get();
+        assert!(held <= MAX, "{held} bytes of {MAX}");
+        charge.commit();
+        true
+    }
+
+    /// Ends it as SIGKILL does.
+    fn kill(self, device: &Device) {
+        device.kill(self.process);
+        self.board.die();
+    }
+}
+
+/// Two tenants allocate at once. Whether each was granted it.
+fn allocated_at_once(softs: [u64; 2], asked: [u64; 2]) -> [bool; 2] {
+    let device = Device::default();
+    let one = Tenant::start(1, "one", softs[0]);
+    let other = Tenant::start(2, "other", softs[1]);
+    let second = thread::spawn({
+        let device = device.clone();
+        move || (other.alloc(&device, asked[1]), other)
+    });
+    let first = one.alloc(&device, asked[0]);
+    let (second, _other) = second.join().unwrap();
+    [first, second]
+}
+
+#[test]
+fn of_two_that_borrow_the_last_bytes_one_is_granted() {
+    model(|| {
+        let granted = allocated_at_once([2, 2], [6, 6]);
+        assert!(granted[0] != granted[1], "{granted:?}");
+    });
+}
+
+#[test]
+fn who_is_guaranteed_is_granted_beside_whoever_borrows() {
+    model(|| assert_eq!(allocated_at_once([4, 2], [4, 6]), [true, true]));
+    model(|| assert_eq!(allocated_at_once([4, 2], [4, 7]), [true, false]));
+}
+
+#[test]
+fn what_a_borrower_held_that_died_is_lent_again() {
+    model(|| {
+        let device = Device::default();
+        let (dies, lives) = (Tenant::start(1, "one", 2), Tenant::start(2, "other", 2));
+        assert!(dies.alloc(&device, 7));
+        let dying = thread::spawn({
+            let device = device.clone();
+            move || dies.kill(&device)
+        });
+        let granted = lives.alloc(&device, 8);
+        dying.join().unwrap();
+        assert!(granted || lives.alloc(&device, 8));
+    });
+}
+
+/// What is announced under a guarantee counts, though the guarantee is lowered meanwhile.
+#[test]
+fn a_guarantee_that_is_lowered_lends_nothing_that_was_just_granted() {
+    model(|| {
+        let device = Device::default();
+        let (has, borrows) = (Tenant::start(1, "one", 6), Tenant::start(2, "other", 0));
+        let charging = thread::spawn({
+            let device = device.clone();
+            move || (has.alloc(&device, 6), has)
+        });
+        become_process(9);
+        let wanted = Wanted {
+            memory_soft: Some("0"),
+            ..Wanted::default()
+        };
+        let change = Change::parse(wanted).unwrap();
+        let one = "one".parse().unwrap();
+        control::change(dir(), &one, &change, MonotonicNs::new(1)).unwrap();
+        let _granted_or_not = borrows.alloc(&device, 5);
+        charging.join().unwrap();
     });
 }

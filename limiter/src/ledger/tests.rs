@@ -1,11 +1,13 @@
 use super::*;
-use crate::config::Change;
+use crate::config::{Change, Wanted};
 use crate::shm::Shared;
 use crate::{clock, control};
 use std::fs;
 
 const GPU: DeviceUuid = DeviceUuid::from_bytes([7; 16]);
 const OTHER_GPU: DeviceUuid = DeviceUuid::from_bytes([8; 16]);
+
+const NO_GPUS: [(DeviceUuid, Option<Bytes>); 0] = [];
 
 fn container() -> ContainerName {
     "a".parse().unwrap()
@@ -21,7 +23,11 @@ fn bytes(count: u64) -> Bytes {
 
 /// What `cuda-hook set --memory` does.
 fn set(dir: &Path, memory: &str) {
-    let change = Change::parse(Some(memory), None, None).unwrap();
+    let change = Change::parse(Wanted {
+        memory: Some(memory),
+        ..Wanted::default()
+    })
+    .unwrap();
     control::change(dir, &container(), &change, clock::monotonic()).unwrap();
 }
 
@@ -47,7 +53,8 @@ fn a_refused_charge_leaves_nothing_charged() {
         OverQuota {
             asked: bytes(101),
             current: bytes(0),
-            max: bytes(100)
+            max: bytes(100),
+            bound: Bound::Quota
         }
     );
     assert_eq!(ledger.current(0), bytes(0));
@@ -223,7 +230,7 @@ fn a_foreign_file_is_refused_and_left_alone() {
         (vec![1; 4 << 20], "not a file of cuda-hook"),
     ] {
         fs::write(&file, &content).unwrap();
-        let error = Ledger::attach(dir.path(), &container(), &[]).unwrap_err();
+        let error = Ledger::attach(dir.path(), &container(), &NO_GPUS).unwrap_err();
         assert!(
             matches!(error, AttachError::Layout { .. }) && error.to_string().contains(problem),
             "{error}"
@@ -240,7 +247,7 @@ fn another_layout_is_refused() {
     let mut content = fs::read(&file).unwrap();
     content[8] += 1;
     fs::write(&file, content).unwrap();
-    let error = Ledger::attach(dir.path(), &container(), &[])
+    let error = Ledger::attach(dir.path(), &container(), &NO_GPUS)
         .unwrap_err()
         .to_string();
     let ours = ContainerFile::LAYOUT_VERSION;
@@ -269,7 +276,7 @@ fn a_file_whose_maker_died_is_completed() {
 #[test]
 fn a_folder_that_cannot_be_made_is_named() {
     let file = tempfile::NamedTempFile::new().unwrap();
-    let error = Ledger::attach(file.path(), &container(), &[])
+    let error = Ledger::attach(file.path(), &container(), &NO_GPUS)
         .unwrap_err()
         .to_string();
     assert!(
@@ -279,7 +286,7 @@ fn a_folder_that_cannot_be_made_is_named() {
     let folder = tempfile::tempdir().unwrap();
     fs::create_dir(folder.path().join("a")).unwrap();
     std::os::unix::fs::symlink("/dev/null", folder.path().join("a/ledger")).unwrap();
-    let error = Ledger::attach(folder.path(), &container(), &[])
+    let error = Ledger::attach(folder.path(), &container(), &NO_GPUS)
         .unwrap_err()
         .to_string();
     assert!(error.contains("ledger: cannot open: "), "{error}");
@@ -297,4 +304,82 @@ fn the_seventeenth_gpu_has_no_place() {
         matches!(error, AttachError::Full { what: "GPU", .. }),
         "{error}"
     );
+}
+
+fn attach_soft(dir: &Path, limits: MemoryLimits) -> Ledger {
+    Ledger::attach(dir, &container(), &[(GPU, limits)]).unwrap()
+}
+
+fn spilling(max: u64, soft: u64) -> MemoryLimits {
+    MemoryLimits {
+        max: Some(bytes(max)),
+        soft: Some(bytes(soft)),
+        spill: true,
+    }
+}
+
+#[test]
+fn past_its_guarantee_a_charge_is_refused_as_that() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = attach_soft(dir.path(), spilling(100, 40));
+    ledger.try_charge(0, bytes(40)).unwrap().commit();
+    let refusal = ledger.try_charge(0, bytes(1)).unwrap_err();
+    assert_eq!(
+        (refusal.current, refusal.max, refusal.bound),
+        (bytes(40), bytes(40), Bound::Guarantee)
+    );
+    let refusal = ledger.try_charge(0, bytes(61)).unwrap_err();
+    assert_eq!((refusal.max, refusal.bound), (bytes(100), Bound::Quota));
+}
+
+#[test]
+fn what_lies_on_the_host_is_counted_apart_and_with_the_rest_within_the_quota() {
+    let dir = tempfile::tempdir().unwrap();
+    let [one, other] = [(); 2].map(|()| attach_soft(dir.path(), spilling(100, 40)));
+    one.try_charge(0, bytes(30)).unwrap().commit();
+    other.try_spill(0, bytes(50)).unwrap().commit();
+    assert_eq!(one.spilled(0), bytes(50));
+    assert_eq!(
+        (one.current(0), other.own(0), one.peak(0)),
+        (bytes(30), bytes(0), bytes(30))
+    );
+    let refusal = one.try_spill(0, bytes(21)).unwrap_err();
+    assert_eq!(
+        (refusal.current, refusal.max, refusal.bound),
+        (bytes(80), bytes(100), Bound::Quota)
+    );
+    one.try_charge(0, bytes(10)).unwrap().commit();
+    drop(one.try_spill(0, bytes(10)).unwrap());
+    one.try_spill(0, bytes(10)).unwrap().commit();
+    assert_eq!(one.spilled(0), bytes(60));
+    one.give_back(0, bytes(10), Residence::Host);
+    drop(other);
+    assert_eq!((one.current(0), one.spilled(0)), (bytes(40), bytes(0)));
+}
+
+/// Where the quota is lowered below the guarantee and what was spilled, what is on the host still counts.
+#[test]
+fn what_was_spilled_counts_against_a_lowered_quota() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = attach_soft(dir.path(), spilling(100, 40));
+    ledger.try_spill(0, bytes(60)).unwrap().commit();
+    set(dir.path(), "80");
+    ledger.try_charge(0, bytes(20)).unwrap().commit();
+    let refusal = ledger.try_charge(0, bytes(1)).unwrap_err();
+    assert_eq!((refusal.current, refusal.bound), (bytes(80), Bound::Quota));
+}
+
+#[test]
+fn the_next_container_of_a_name_has_its_own_guarantee() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = attach_soft(dir.path(), spilling(100, 40));
+    first.try_spill(0, bytes(60)).unwrap().commit();
+    drop(first);
+    let next = attach(dir.path(), Some(100));
+    let wanted = MemoryLimits::from(Some(bytes(100)));
+    assert_eq!(next.limits(0), wanted);
+    next.try_charge(0, bytes(100)).unwrap().commit();
+    drop(next);
+    let limits = spilling(100, 40);
+    assert_eq!(attach_soft(dir.path(), limits).limits(0), limits);
 }

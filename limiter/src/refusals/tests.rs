@@ -117,6 +117,7 @@ fn refused(at: u64) -> Refused {
             asked: Bytes::new(at),
             current: Bytes::new(at),
             max: Bytes::new(at),
+            bound: Bound::Quota,
         },
         at: MonotonicNs::new(at),
     }

@@ -1,6 +1,6 @@
 use super::device::LIVENESS_NS;
 use super::*;
-use crate::config::Change;
+use crate::config::{Change, Wanted};
 use crate::control;
 use crate::timing::Stood;
 use crate::units::{Bytes, DeviceUuid};
@@ -21,9 +21,8 @@ fn percent(text: &str) -> Option<Percent> {
 fn join(dir: &Path, name: &str, sm_max: Option<Percent>) -> (Ledger, Share) {
     let uuid = DeviceUuid::from_bytes([7; 16]);
     let limits = GpuLimits {
-        memory_bytes_max: None,
-        sm: None,
         sm_max,
+        ..GpuLimits::default()
     };
     let ledger = Ledger::attach(dir, &name.parse().unwrap(), &[(uuid, None::<Bytes>)]).unwrap();
     let share = Share::attach(&ledger, dir, &[limits], clock::monotonic(), 1).unwrap();
@@ -253,7 +252,11 @@ fn a_raised_cap_lets_waiting_launches_go() {
     let Admit::NotBefore(then) = share.admit(0, KEY, now) else {
         panic!("nothing is owed")
     };
-    let raised = Change::parse(None, None, Some("100")).unwrap();
+    let raised = Change::parse(Wanted {
+        sm_max: Some("100"),
+        ..Wanted::default()
+    })
+    .unwrap();
     control::change(dir.path(), &"a".parse().unwrap(), &raised, now).unwrap();
     let woken = share.sleep_until(0, gate, then, true);
     assert!(woken < then, "waited it out");
@@ -331,7 +334,11 @@ fn who_waits_does_something_else_meanwhile() {
     let meanwhile = |now: MonotonicNs| {
         looks.set(looks.get() + 1);
         if looks.get() == 3 {
-            let raised = Change::parse(None, None, Some("100")).unwrap();
+            let raised = Change::parse(Wanted {
+                sm_max: Some("100"),
+                ..Wanted::default()
+            })
+            .unwrap();
             control::change(dir.path(), &"a".parse().unwrap(), &raised, now).unwrap();
         }
         assert!(looks.get() < 100, "nothing has changed");

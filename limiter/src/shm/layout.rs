@@ -129,7 +129,13 @@ pub(crate) struct LimitCell {
 #[repr(C, align(64))]
 pub(crate) struct MemoryRow {
     pub(crate) max: LimitCell,
+    /// What of that is guaranteed; no limit: all of it.
+    pub(crate) soft: LimitCell,
+    /// What may be spilled: 0, or no limit.
+    pub(crate) spill: LimitCell,
     pub(crate) peak: AtomicU64,
+    /// 1: a process has spilled, since when they are counted.
+    pub(crate) has_spilled: AtomicU64,
     /// Calls of processes that are gone, refused on this GPU.
     pub(crate) retired_refusals: AtomicU64,
 }
@@ -173,6 +179,9 @@ pub(crate) struct RefusalRecord {
     pub(crate) asked_bytes: AtomicU64,
     pub(crate) current_bytes: AtomicU64,
     pub(crate) max_bytes: AtomicU64,
+    /// Which bound it was: see `ledger::Bound`.
+    pub(crate) bound: AtomicU32,
+    reserved: AtomicU32,
     /// `CLOCK_MONOTONIC`.
     pub(crate) at_ns: AtomicU64,
     /// 0: there is none.
@@ -237,7 +246,9 @@ pub(crate) struct SlotDevice {
     pub(crate) peak_bytes: AtomicU64,
     /// How often a call was refused.
     pub(crate) refusals: AtomicU64,
-    reserved_too: [AtomicU64; 2],
+    /// Bytes granted that lie on the host; not among `bytes`.
+    pub(crate) spilled_bytes: AtomicU64,
+    reserved_too: AtomicU64,
     pub(crate) usage: UsageRow,
 }
 
@@ -249,6 +260,7 @@ pub(crate) struct BoardFile {
     preamble: Preamble,
     pub(crate) contexts: ContextRow,
     pub(crate) lease: LeaseRow,
+    pub(crate) memory: PhysicalRow,
     pub(crate) turns: TurnsRow,
     pub(crate) tenants: [TenantRow; TENANTS_MAX],
     pub(crate) entries: [BoardEntry; ENTRIES_MAX],
@@ -281,6 +293,17 @@ pub(crate) struct LeaseRow {
     pub(crate) next_ns: AtomicU64,
 }
 
+/// The GPU's memory, in bytes.
+#[derive(Debug)]
+#[cfg_attr(loom, derive(Default))]
+#[repr(C, align(64))]
+pub(crate) struct PhysicalRow {
+    /// All that the driver says there is; 0: nobody has asked it.
+    pub(crate) total: AtomicU64,
+    /// What of that was in use and in no container's ledger when last somebody borrowed.
+    pub(crate) outside: AtomicU64,
+}
+
 /// How far the containers' virtual clocks are.
 #[derive(Debug)]
 #[cfg_attr(loom, derive(Default))]
@@ -301,7 +324,13 @@ pub(crate) struct TenantRow {
     pub(crate) vt: AtomicU64,
     /// Its guarantee in thousandths of a percent, as of its last launch.
     pub(crate) weight: AtomicU64,
+    reserved: [AtomicU64; 5],
+    /// Its name; zero bytes behind it.
+    pub(crate) name: [AtomicU64; CONTAINER_NAME_WORDS],
 }
+
+/// A container's name has at most eight times as many bytes.
+pub(crate) const CONTAINER_NAME_WORDS: usize = 8;
 
 /// A process on a GPU.
 #[derive(Debug)]
@@ -332,17 +361,18 @@ pub(crate) struct Activity {
 #[cfg(not(any(loom, miri)))]
 const _: () = {
     assert!(size_of::<Preamble>() == 64 && size_of::<Owner>() == 64);
-    assert!(size_of::<DeviceRow>() == 5 * 64 && size_of::<SlotDevice>() == 128);
+    assert!(size_of::<DeviceRow>() == 6 * 64 && size_of::<SlotDevice>() == 128);
     assert!(size_of::<CallName>() == 64 && size_of::<RefusalRecord>() == 64);
     assert!(size_of::<Slot>() == 2688 && size_of::<BoardEntry>() == 128);
-    assert!(size_of::<TurnsRow>() == 64 && size_of::<TenantRow>() == 64);
+    assert!(size_of::<TurnsRow>() == 64 && size_of::<TenantRow>() == 128);
+    assert!(size_of::<MemoryRow>() == 128 && size_of::<PhysicalRow>() == 64);
     assert!(size_of::<ContextRow>() == 64 && size_of::<LeaseRow>() == 64);
 };
 
 // SAFETY: `repr(C)`, begins with a `Preamble`, atomics and arrays and structs of them only.
 unsafe impl Shared for ContainerFile {
     const MAGIC: u64 = u64::from_be_bytes(*b"cuhkledg");
-    const LAYOUT_VERSION: u32 = 3;
+    const LAYOUT_VERSION: u32 = 4;
     const HEADER_BYTES: usize = offset_of!(Self, slots);
 
     fn preamble(&self) -> &Preamble {
@@ -358,7 +388,7 @@ unsafe impl Shared for ContainerFile {
 // SAFETY: as above.
 unsafe impl Shared for BoardFile {
     const MAGIC: u64 = u64::from_be_bytes(*b"cuhkbord");
-    const LAYOUT_VERSION: u32 = 3;
+    const LAYOUT_VERSION: u32 = 4;
     const HEADER_BYTES: usize = offset_of!(Self, entries);
 
     fn preamble(&self) -> &Preamble {

@@ -39,7 +39,8 @@ static THREADS: ProcessLock = ProcessLock::new();
 /// The exclusive lock of a file, until dropped or until this process dies.
 pub(crate) struct Exclusive<'a, T: Shared> {
     mapping: &'a Mapping<T>,
-    _threads: ProcessGuard<'static>,
+    /// `None`: of another file's lock, held as long.
+    _threads: Option<ProcessGuard<'static>>,
 }
 
 impl<T: Shared> Deref for Mapping<T> {
@@ -91,7 +92,7 @@ impl<T: Shared> Mapping<T> {
         };
         let exclusive = Exclusive {
             mapping: &mapping,
-            _threads: threads,
+            _threads: Some(threads),
         };
         mapping.sign_or_check()?;
         drop(exclusive);
@@ -137,16 +138,30 @@ impl<T: Shared> Mapping<T> {
     /// opened again; the locks went with the descriptor.
     pub(crate) fn exclusive(&self) -> io::Result<Exclusive<'_, T>> {
         let threads = THREADS.lock();
-        record_lock(
-            self.descriptor().or_else(|_| self.open_again())?,
-            libc::F_SETLKW,
-            libc::F_WRLCK,
-            EXCLUSIVE_BYTE,
-        )?;
+        self.lock_out_processes()?;
         Ok(Exclusive {
             mapping: self,
-            _threads: threads,
+            _threads: Some(threads),
         })
+    }
+
+    /// The same by who has `first`'s lock already: a GPU's board comes before a container's file, and nobody takes them the other way
+    /// round.
+    pub(crate) fn exclusive_beside<'a, B: Shared>(
+        &'a self,
+        _first: &'a Exclusive<'_, B>,
+    ) -> io::Result<Exclusive<'a, T>> {
+        self.lock_out_processes()?;
+        Ok(Exclusive {
+            mapping: self,
+            _threads: None,
+        })
+    }
+
+    /// Under `THREADS`.
+    fn lock_out_processes(&self) -> io::Result<()> {
+        let descriptor = self.descriptor().or_else(|_| self.open_again())?;
+        record_lock(descriptor, libc::F_SETLKW, libc::F_WRLCK, EXCLUSIVE_BYTE).map(drop)
     }
 
     /// Take the lock of entry `index` for this process, for as long as it lives. Taking it twice is no error.

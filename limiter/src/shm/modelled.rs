@@ -136,6 +136,13 @@ impl<T: Shared> Mapping<T> {
         })
     }
 
+    pub(crate) fn exclusive_beside<'a, B: Shared>(
+        &'a self,
+        _first: &'a Exclusive<'_, B>,
+    ) -> io::Result<Exclusive<'a, T>> {
+        self.exclusive()
+    }
+
     pub(crate) fn lock_entry(&self, index: usize) -> io::Result<()> {
         self.holder(index)?.store(process_id(), Ordering::SeqCst);
         Ok(())

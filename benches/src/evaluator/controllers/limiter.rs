@@ -96,9 +96,9 @@ fn percent(value: f64) -> Option<Percent> {
 /// A share without a cap is work-conserving: up to everything.
 fn limits(container: &Container) -> GpuLimits {
     GpuLimits {
-        memory_bytes_max: None,
         sm: percent(container.share_percent),
         sm_max: percent(container.cap_percent.unwrap_or(100.0)),
+        ..GpuLimits::default()
     }
 }
 
@@ -125,7 +125,12 @@ impl Policy for Limited {
     fn change(&mut self, limits: &Container, change: &Change, now_ns: u64) {
         let asked = |percent: f64| format!("{percent}");
         let (sm, cap) = (asked(change.share_percent), change.cap_percent.map(asked));
-        let change = config::Change::parse(None, Some(&sm), cap.as_deref()).unwrap();
+        let wanted = config::Wanted {
+            sm: Some(&sm),
+            sm_max: cap.as_deref(),
+            ..config::Wanted::default()
+        };
+        let change = config::Change::parse(wanted).unwrap();
         let container = limits.name.parse().unwrap();
         control::change(&self.dir_of(limits), &container, &change, monotonic(now_ns)).unwrap();
     }

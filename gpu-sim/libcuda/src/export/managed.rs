@@ -53,8 +53,14 @@ fn advise(start: CUdeviceptr, bytes: usize, advice: CUmem_advise, at: Answer<Loc
         | CU_MEM_ADVISE_UNSET_PREFERRED_LOCATION => at.unwrap_or(CU_DEVICE_CPU),
         _ => at?,
     };
-    let mut state = process()?.lock();
-    managed::advise(&mut state, (start, wide(bytes)), advice, at)
+    let process = process()?;
+    managed::advise(
+        process,
+        &mut process.lock(),
+        (start, wide(bytes)),
+        advice,
+        at,
+    )
 }
 
 /// Writes words as far as there is room for; the rest of the room says that there is nothing.

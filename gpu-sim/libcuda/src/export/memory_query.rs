@@ -5,6 +5,7 @@ use std::ffi::c_void;
 use cuda_sys_stubs::abi::*;
 
 use super::{list, put, wanted};
+use crate::address::{Backing, Range};
 use crate::door::{Answer, exports};
 use crate::memory::{self, Attribute};
 use crate::process::process;
@@ -53,7 +54,8 @@ exports! {
     fn cuPointerSetAttribute(value: *const c_void, attribute: CUpointer_attribute, ptr: CUdeviceptr) {
         let process = process()?;
         wanted(value.cast_mut())?;
-        let is_known = process.lock().book.find(ptr).is_some_and(|range| range.block().is_some());
+        let has_memory = |range: &Range| range.block().is_some() || matches!(range.backing, Backing::Managed(_));
+        let is_known = process.lock().book.find(ptr).is_some_and(has_memory);
         if attribute == CU_POINTER_ATTRIBUTE_SYNC_MEMOPS && is_known { Ok(()) } else { Err(CUDA_ERROR_INVALID_VALUE) }
     }
 }

@@ -22,10 +22,11 @@ pub(crate) enum Chunk {
         /// What of a shared pool's file it is.
         part: Option<Part>,
     },
-    /// The bytes are the host's; the block is what the device counts for them.
+    /// The bytes are the host's; the block is what the device counts for them, if it does.
     Managed {
         start: CUdeviceptr,
-        block: Block,
+        bytes: u64,
+        block: Option<Block>,
     },
 }
 
@@ -73,7 +74,10 @@ impl Chunk {
                 bytes: pages(bytes)?,
                 part: None,
             }),
-            Home::Managed(_) => Self::take_managed(process, state, ordinal, bytes),
+            Home::Managed(_) => {
+                let block = take_block(process, state, ordinal, bytes, AllocKind::Managed)?;
+                Self::managed(process, bytes, Some(block))
+            }
         }
     }
 
@@ -85,25 +89,40 @@ impl Chunk {
         Ok(Self::Host { start, bytes, part })
     }
 
-    /// Takes managed memory, which a device counts.
+    /// Takes managed memory, which a device counts while it has room for it; what it has no room for has its place on the host (CUDA C++
+    /// Programming Guide, "Unified Memory": devices may be oversubscribed).
     pub(crate) fn take_managed(
         process: &Process,
         state: &mut State,
         ordinal: usize,
         bytes: u64,
     ) -> Answer<Self> {
-        let block = take_block(process, state, ordinal, bytes, AllocKind::Managed)?;
+        let block = match take_block(process, state, ordinal, bytes, AllocKind::Managed) {
+            Err(CUDA_ERROR_OUT_OF_MEMORY) => None,
+            block => Some(block?),
+        };
+        Self::managed(process, bytes, block)
+    }
+
+    fn managed(process: &Process, bytes: u64, block: Option<Block>) -> Answer<Self> {
         let start = take_host(bytes).inspect_err(|_| {
             // Out of address space; that the block goes back as well can only fail with the device gone.
-            let _ = process.machine.free(block.id);
+            let _ = block.map(|block| process.machine.free(block.id));
         })?;
-        Ok(Self::Managed { start, block })
+        Ok(Self::Managed {
+            start,
+            bytes,
+            block,
+        })
     }
 
     pub(super) fn bytes(self) -> u64 {
         match self {
-            Self::Device(block) | Self::Managed { block, .. } => block.bytes,
-            Self::Host { bytes, .. } => bytes,
+            Self::Device(block) => block.bytes,
+            Self::Managed {
+                block: Some(block), ..
+            } => block.bytes,
+            Self::Host { bytes, .. } | Self::Managed { bytes, .. } => bytes,
         }
     }
 
@@ -116,7 +135,7 @@ impl Chunk {
                 Ok((window.address(block.offset), Backing::Device(block)))
             }
             Self::Host { start, bytes, part } => Ok((start, Backing::HostPooled { bytes, part })),
-            Self::Managed { start, block } => Ok((start, Backing::Managed(block))),
+            Self::Managed { start, block, .. } => Ok((start, Backing::Managed(block))),
         }
     }
 
@@ -128,9 +147,15 @@ impl Chunk {
                 give_host_back(start, bytes)?;
                 part.map_or(Ok(()), |part| process.shared_files.give_back(part, bytes))
             }
-            Self::Managed { start, block } => {
-                give_host_back(start, block.bytes)?;
-                process.machine.free(block.id).map_err(refused)
+            Self::Managed {
+                start,
+                bytes,
+                block,
+            } => {
+                give_host_back(start, block.map_or(bytes, |block| block.bytes))?;
+                block.map_or(Ok(()), |block| {
+                    process.machine.free(block.id).map_err(refused)
+                })
             }
         }
     }

@@ -1,0 +1,31 @@
+//! Names in shared memory: words, with zero bytes behind the text.
+
+use crate::sync::{AtomicU64, Ordering};
+
+/// A name as so many words. What is longer is cut.
+pub(crate) fn words_of<const WORDS: usize>(name: &str) -> [u64; WORDS] {
+    let mut words = [0; WORDS];
+    for (word, bytes) in words.iter_mut().zip(name.as_bytes().chunks(8)) {
+        let mut padded = [0; 8];
+        for (to, from) in padded.iter_mut().zip(bytes) {
+            *to = *from;
+        }
+        *word = u64::from_le_bytes(padded);
+    }
+    words
+}
+
+/// Writes a name; whoever reads meanwhile finds half of it.
+pub(crate) fn write<const WORDS: usize>(place: &[AtomicU64; WORDS], words: &[u64; WORDS]) {
+    for (to, from) in place.iter().zip(words) {
+        to.store(*from, Ordering::Relaxed);
+    }
+}
+
+/// What is written there.
+pub(crate) fn read(place: &[AtomicU64]) -> String {
+    let words = place.iter().map(|word| word.load(Ordering::Relaxed));
+    let bytes: Vec<u8> = words.flat_map(u64::to_le_bytes).collect();
+    let name = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
+    String::from_utf8_lossy(name).into_owned()
+}
