@@ -5,7 +5,7 @@ mod support;
 use std::sync::Once;
 
 use cuda_sys_stubs::abi::*;
-use support::{alloc, cu, free_stream, ok, spin, spin_ptx};
+use support::{LONG, alloc, cu, event, free_stream, ok, spin, spin_ptx};
 
 const NO_PRE: u32 = CUDA_COOPERATIVE_LAUNCH_MULTI_DEVICE_NO_PRE_LAUNCH_SYNC;
 const NO_POST: u32 = CUDA_COOPERATIVE_LAUNCH_MULTI_DEVICE_NO_POST_LAUNCH_SYNC;
@@ -64,6 +64,15 @@ impl Side {
         ok!(cuStreamSynchronize(self.stream));
     }
 
+    /// Whether the stream has come nowhere when the device has done something long that was given to it later.
+    fn is_held(&self) -> bool {
+        ok!(cuCtxSetCurrent(self.context));
+        let later = free_stream();
+        assert_eq!(support::launch(spin(LONG), later), 0);
+        ok!(cuStreamSynchronize(later));
+        self.query() == CUDA_ERROR_NOT_READY
+    }
+
     fn query(&self) -> CUresult {
         cu!(cuStreamQuery(self.stream))
     }
@@ -79,7 +88,7 @@ fn kernels_of_one_launch_wait_for_what_all_their_streams_were_given() {
     let [first, second] = sides();
     first.hold();
     assert_eq!(launch([first.params(), second.params()], NO_POST), 0);
-    assert_eq!(second.query(), CUDA_ERROR_NOT_READY);
+    assert!(second.is_held());
     first.release();
     ok!(cuStreamSynchronize(second.stream));
 }
@@ -89,7 +98,7 @@ fn what_follows_one_launch_waits_for_all_its_kernels() {
     let [first, second] = sides();
     first.hold();
     assert_eq!(launch([first.params(), second.params()], NO_PRE), 0);
-    assert_eq!(second.query(), CUDA_ERROR_NOT_READY);
+    assert!(second.is_held());
     first.release();
     ok!(cuStreamSynchronize(second.stream));
 }
@@ -98,9 +107,21 @@ fn what_follows_one_launch_waits_for_all_its_kernels() {
 fn kernels_of_one_launch_wait_for_nothing_that_they_need_not() {
     let [first, second] = sides();
     first.hold();
-    let alone = NO_PRE | NO_POST;
-    assert_eq!(launch([first.params(), second.params()], alone), 0);
+    let long = [&first, &second].map(|side| {
+        ok!(cuCtxSetCurrent(side.context));
+        CUDA_LAUNCH_PARAMS {
+            function: spin(LONG),
+            ..side.params()
+        }
+    });
+    let [begin, end] = [0; 2].map(event);
+    ok!(cuEventRecord(begin, second.stream));
+    assert_eq!(launch(long, NO_PRE | NO_POST), 0);
+    ok!(cuEventRecord(end, second.stream));
     ok!(cuStreamSynchronize(second.stream));
+    let mut elapsed_ms = 0.0;
+    ok!(cuEventElapsedTime(&mut elapsed_ms, begin, end));
+    assert!(elapsed_ms > 5.0, "its kernel ran: {elapsed_ms}");
     assert_eq!(first.query(), CUDA_ERROR_NOT_READY);
     first.release();
 }
