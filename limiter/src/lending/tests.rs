@@ -304,9 +304,10 @@ proptest! {
 fn whoever_borrows_beside_whom_the_claims_fit_the_gpu() {
     let dir = tempfile::tempdir().unwrap();
     let device = AtomicU64::new(0);
+    // All of them before any: who comes late finds its guarantee lent.
+    let processes = ["a", "a", "b", "c"].map(|name| attach(dir.path(), name, Some(90), Some(30)));
     std::thread::scope(|scope| {
-        for (number, name) in ["a", "a", "b", "c"].into_iter().enumerate() {
-            let process = attach(dir.path(), name, Some(90), Some(30));
+        for (number, process) in processes.into_iter().enumerate() {
             let device = &device;
             scope.spawn(move || {
                 let mut state = 11 + number as u64;
