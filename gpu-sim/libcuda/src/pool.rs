@@ -36,6 +36,8 @@ pub(crate) struct Pool {
     device: Option<usize>,
     pub(crate) is_default: bool,
     pub(crate) release_threshold: u64,
+    /// The most that it may have.
+    bytes_max: u64,
     /// Values of the three reuse policies; kept, and without effect.
     pub(crate) reuse: [u32; 3],
     pub(crate) used: Level,
@@ -110,6 +112,7 @@ impl Pool {
             device: None,
             is_default: true,
             release_threshold: 0,
+            bytes_max: u64::MAX,
             reuse: [1; 3],
             used: Level::default(),
             reserved: Level::default(),
@@ -146,11 +149,12 @@ pub(crate) fn get(state: &mut State, key: Key<Pool>) -> Answer<&mut Pool> {
     state.pools.get_mut(key).ok_or(CUDA_ERROR_INVALID_VALUE)
 }
 
-/// Makes a pool.
+/// Makes a pool of so many bytes at most; 0: of as many as there are.
 pub(crate) fn create(
     process: &Process,
     home: Home,
     handle_types: CUmemAllocationHandleType,
+    bytes_max: u64,
 ) -> Answer<Key<Pool>> {
     home.check_handle_types(handle_types)?;
     let is_shared_on_host = home.device().is_none() && handle_types != CU_MEM_HANDLE_TYPE_NONE;
@@ -161,6 +165,7 @@ pub(crate) fn create(
     let device = current.ok().map(|context| context.device);
     Ok(state.pools.insert(Pool {
         is_default: false,
+        bytes_max: if bytes_max == 0 { u64::MAX } else { bytes_max },
         handle_types,
         device,
         file,
@@ -343,6 +348,17 @@ pub(crate) fn alloc(
     Ok(start)
 }
 
+/// Sees that a pool may have so many bytes more, and gives back what it keeps if it must.
+fn make_room(process: &Process, state: &mut State, key: Key<Pool>, bytes: u64) -> Answer {
+    let left = get(state, key)?.bytes_max.checked_sub(bytes);
+    let left = left.ok_or(CUDA_ERROR_OUT_OF_MEMORY)?;
+    trim(process, state, key, left)?;
+    if get(state, key)?.reserved.current > left {
+        return Err(CUDA_ERROR_OUT_OF_MEMORY);
+    }
+    Ok(())
+}
+
 /// Takes what a pool keeps, or more for it; what a device has to count, this one does.
 fn take(
     process: &Process,
@@ -357,6 +373,7 @@ fn take(
     let chunk = match spare {
         Some(chunk) => chunk,
         None => {
+            make_room(process, state, key, bytes)?;
             let chunk = match file {
                 Some(file) => Chunk::take_part(process, file, bytes)?,
                 None => Chunk::take(process, state, home, ordinal, bytes)?,

@@ -173,6 +173,38 @@ fn a_shared_pool_of_the_host_keeps_what_its_threshold_says_until_a_trim() {
 }
 
 #[test]
+fn a_pool_has_no_more_than_it_was_made_for() {
+    context();
+    let device = CUmemLocation {
+        type_: CU_MEM_LOCATION_TYPE_DEVICE,
+        id: 0,
+    };
+    for (location, handle_types) in [(NODE, FD), (NODE, 0), (device, 0)] {
+        let mut props = pool_props(CU_MEM_ALLOCATION_TYPE_PINNED, location, handle_types);
+        props.maxSize = 4 * MIB;
+        let (mut pool, mut more, stream) = (std::ptr::null_mut(), 0, free_stream());
+        ok!(cuMemPoolCreate(&mut pool, &props));
+        let mut keep = u64::MAX;
+        let which = CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+        ok!(cuMemPoolSetAttribute(pool, which, (&raw mut keep).cast()));
+        let first = alloc_from(pool, 2 * MIB, 1);
+        let take =
+            |more: &mut CUdeviceptr, bytes| cu!(cuMemAllocFromPoolAsync(more, bytes, pool, stream));
+        assert_eq!(take(&mut more, 3 * MIB), CUDA_ERROR_OUT_OF_MEMORY);
+        assert_eq!(take(&mut more, 2 * MIB), 0);
+        for memory in [first, more] {
+            ok!(cuMemFreeAsync(memory, stream));
+        }
+        ok!(cuStreamSynchronize(stream));
+        assert_eq!(take(&mut more, 4 * MIB), 0, "what it kept made room");
+        let reserved = attribute(pool, CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT);
+        assert_eq!(reserved, 4 * MIB as u64);
+        ok!(cuMemFree_v2(more));
+        ok!(cuMemPoolDestroy(pool));
+    }
+}
+
+#[test]
 fn memory_of_a_shared_pool_of_the_host_goes_with_the_last_who_holds_it() {
     context();
     if let Some(mut line) = here() {

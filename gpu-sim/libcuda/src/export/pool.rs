@@ -71,7 +71,7 @@ exports! {
         if matches!(home, Home::Managed(_)) && (props.maxSize, props.usage) != (0, 0) {
             return Err(CUDA_ERROR_INVALID_VALUE);
         }
-        put(pool, pool::create(process, home, props.handleTypes)?.handle())
+        put(pool, pool::create(process, home, props.handleTypes, wide(props.maxSize))?.handle())
     }
     fn cuMemPoolExportToShareableHandle(handle_out: *mut c_void, pool: CUmemoryPool, handleType: CUmemAllocationHandleType, flags: u64) {
         let process = process()?;
