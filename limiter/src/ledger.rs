@@ -11,8 +11,12 @@
 //!
 //! `device_index` is always an index into the list that [`Ledger::attach`] was given; of any other, nothing is granted.
 
+mod over_quota;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+pub use over_quota::{Bound, OverQuota};
 
 use crate::config::{ContainerName, MemoryLimits};
 use crate::refusals::{self, Refused};
@@ -39,67 +43,6 @@ pub struct Charge<'a> {
     device_index: usize,
     bytes: Bytes,
     residence: Residence,
-}
-
-/// The container has less than that left.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{asked} asked, {current} of {max} in use ({bound})")]
-pub struct OverQuota {
-    /// What was asked for.
-    pub asked: Bytes,
-    /// What the container held, as far as it counts there.
-    pub current: Bytes,
-    /// What it may hold.
-    pub max: Bytes,
-    /// Which bound that is.
-    pub bound: Bound,
-}
-
-/// What keeps a container from more memory.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Bound {
-    /// Its quota, which nothing exceeds.
-    #[default]
-    Quota,
-    /// Its guarantee: more has to be borrowed.
-    Guarantee,
-    /// The GPU's memory, less what the other containers hold or are guaranteed: there is no more to borrow.
-    Lendable,
-}
-
-impl Bound {
-    /// As shared memory has it.
-    pub(crate) fn number(self) -> u32 {
-        match self {
-            Self::Quota => 0,
-            Self::Guarantee => 1,
-            Self::Lendable => 2,
-        }
-    }
-
-    /// Of a number in shared memory.
-    pub(crate) fn of(number: u32) -> Self {
-        match number {
-            1 => Self::Guarantee,
-            2 => Self::Lendable,
-            _ => Self::Quota,
-        }
-    }
-
-    /// As it is written out.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Quota => "quota",
-            Self::Guarantee => "guarantee",
-            Self::Lendable => "lendable",
-        }
-    }
-}
-
-impl std::fmt::Display for Bound {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str(self.name())
-    }
 }
 
 /// Where charged bytes lie.
@@ -214,6 +157,7 @@ impl Ledger {
     pub fn try_charge(&self, device_index: usize, bytes: Bytes) -> Result<Charge<'_>, OverQuota> {
         match self.attempt(device_index, bytes, Reach::Guaranteed) {
             Attempt::Granted => {}
+            Attempt::Over(over) if self.is_over_alone(device_index, over) => return Err(over),
             Attempt::Over(_) | Attempt::Contended(_) => {
                 self.charge_exclusively(device_index, bytes, Reach::Guaranteed)?
             }
@@ -308,6 +252,12 @@ impl Ledger {
             }
             _ => Bytes::default(),
         }
+    }
+
+    /// Whether a charge is over the quota by what this process holds itself: whoever else has died, that is none of the dead's.
+    fn is_over_alone(&self, device_index: usize, over: OverQuota) -> bool {
+        let alone = self.own(device_index).get().checked_add(over.asked.get());
+        over.bound == Bound::Quota && alone.is_none_or(|bytes| bytes > over.max.get())
     }
 
     fn held_by_living(&self, device_index: usize, residence: Residence) -> Bytes {

@@ -32,6 +32,21 @@ fn set(dir: &Path, memory: &str) {
 }
 
 #[test]
+fn what_a_process_is_refused_for_its_own_sake_waits_for_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = attach(dir.path(), Some(100));
+    ledger.try_charge(0, bytes(60)).unwrap().commit();
+    let (said, heard) = std::sync::mpsc::channel();
+    let answer = std::thread::scope(|scope| {
+        let _exclusive = ledger.seat.file.exclusive().unwrap();
+        scope.spawn(|| said.send(ledger.try_charge(0, bytes(41)).map(drop)));
+        heard.recv_timeout(std::time::Duration::from_secs(30))
+    });
+    let over = answer.expect("it asks for the lock").unwrap_err();
+    assert_eq!((over.current, over.max), (bytes(60), bytes(100)));
+}
+
+#[test]
 fn what_a_process_was_granted_is_counted_and_what_it_gives_back_is_not() {
     let dir = tempfile::tempdir().unwrap();
     let ledger = attach(dir.path(), Some(100));
