@@ -231,11 +231,6 @@ pub(crate) struct MemoryUse {
     pub(crate) current: Bytes,
 }
 
-/// What a container may have; `None`: it is not limited. With a guarantee alone the rest may be borrowed, however much.
-fn quota(max: Option<Bytes>, soft: Option<Bytes>) -> Option<Bytes> {
-    max.or(soft.map(|_| Bytes::new(u64::MAX)))
-}
-
 /// A process of the container, on one GPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ProcessUse {
@@ -264,9 +259,8 @@ impl Limited {
             let visible = visible()?;
             let limits = self.limits.bind(&visible).ok()?;
             let index = visible.iter().position(|&device| device == uuid)?;
-            let limits = limits.get(index)?;
             Some(MemoryUse {
-                max: quota(limits.memory_bytes_max, limits.memory_bytes_soft)?,
+                max: MemoryLimits::from(*limits.get(index)?).wall()?,
                 current: Bytes::new(0),
             })
         })
@@ -311,11 +305,9 @@ impl Limited {
             .devices
             .iter()
             .find(|device| device.device_uuid == uuid.to_string())?;
-        let [max, soft] =
-            [device.memory_bytes_max, device.memory_bytes_soft].map(|bytes| bytes.map(Bytes::new));
         let (current, spilled) = (device.memory_bytes_current, device.memory_bytes_spilled);
         Some(MemoryUse {
-            max: quota(max, soft)?,
+            max: device.memory_limits().wall()?,
             current: Bytes::new(current.saturating_add(spilled)),
         })
     }
@@ -541,11 +533,10 @@ impl Attachment {
 
     /// The container's memory on the device of that index; `None` without a quota there.
     pub(crate) fn memory_use_of(&self, device_index: usize) -> Option<MemoryUse> {
-        let MemoryLimits { max, soft, .. } = self.ledger.limits(device_index);
         let current = self.ledger.current(device_index).get();
         let spilled = self.ledger.spilled(device_index).get();
         Some(MemoryUse {
-            max: quota(max, soft)?,
+            max: self.ledger.limits(device_index).wall()?,
             current: Bytes::new(current.saturating_add(spilled)),
         })
     }

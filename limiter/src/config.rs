@@ -133,6 +133,11 @@ impl MemoryLimits {
         self.max.is_some() || self.soft.is_some()
     }
 
+    /// What nothing exceeds; `None`: nothing is limited. Beside a guarantee alone it is however much can be borrowed.
+    pub fn wall(self) -> Option<Bytes> {
+        self.max.or(self.soft.map(|_| Bytes::new(u64::MAX)))
+    }
+
     /// What is guaranteed. Without a quota nothing is, unless it is said how much.
     pub fn guaranteed(self) -> Bytes {
         let soft = lower(self.soft, self.max);

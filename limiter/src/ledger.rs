@@ -12,12 +12,14 @@
 //! `device_index` is always an index into the list that [`Ledger::attach`] was given; of any other, nothing is granted.
 
 mod over_quota;
+mod reach;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub use over_quota::{Bound, OverQuota};
-
+pub use self::over_quota::{Bound, OverQuota};
+pub(crate) use self::reach::Reach;
+pub use self::reach::Residence;
 use crate::config::{ContainerName, MemoryLimits};
 use crate::refusals::{self, Refused};
 use crate::shm::layout::{ContainerFile, DEVICES_MAX, DeviceRow, MemoryRow, SlotDevice};
@@ -43,37 +45,6 @@ pub struct Charge<'a> {
     device_index: usize,
     bytes: Bytes,
     residence: Residence,
-}
-
-/// Where charged bytes lie.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Residence {
-    /// On the GPU.
-    Device,
-    /// On the host, as managed memory.
-    Host,
-}
-
-/// How far a charge may take the container.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Reach {
-    /// To its guarantee: nobody need be asked.
-    Guaranteed,
-    /// To so many bytes on the GPU, by who holds the board's lock; to its guarantee in any case.
-    Lent(u64),
-    /// To its quota, on the host.
-    Spilled,
-}
-
-/// What is granted against.
-#[derive(Clone, Copy)]
-struct Room {
-    /// On the GPU.
-    device: u64,
-    /// On the GPU and on the host together.
-    all: u64,
-    /// What `device` is.
-    bound: Bound,
 }
 
 /// A process of the container.
@@ -495,37 +466,6 @@ impl Attempt {
 fn raise(peak: &AtomicU64, bytes: u64) {
     if peak.load(Ordering::Relaxed) < bytes {
         peak.fetch_max(bytes, Ordering::Relaxed);
-    }
-}
-
-impl Reach {
-    /// Where what is charged will lie.
-    fn residence(self) -> Residence {
-        match self {
-            Self::Guaranteed | Self::Lent(_) => Residence::Device,
-            Self::Spilled => Residence::Host,
-        }
-    }
-}
-
-impl MemoryRow {
-    /// To be asked after the charge was announced: so a limit that is lowered holds for every charge that begins after it.
-    fn room(&self, reach: Reach) -> Room {
-        let soft = self.soft.get().unwrap_or(u64::MAX);
-        let (device, bound) = match reach {
-            Reach::Guaranteed => (soft, Bound::Guarantee),
-            Reach::Lent(most) => (most.max(soft), Bound::Lendable),
-            Reach::Spilled => (u64::MAX, Bound::Quota),
-        };
-        Room {
-            device,
-            all: self.max.get().unwrap_or(u64::MAX),
-            bound,
-        }
-    }
-
-    fn has_spilled(&self) -> bool {
-        self.has_spilled.load(Ordering::SeqCst) != 0
     }
 }
 

@@ -3,22 +3,25 @@
 //! For other processes than the limited ones: reading closes the files again, which drops this process's own locks on them
 //! until its next refused charge.
 
+mod gpu;
+
 use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 
 use serde::Serialize;
 
+pub use self::gpu::{BoardSample, GpuSample};
 use crate::config::{ContainerName, MemoryLimits};
 use crate::refusals::{self, Refused};
 use crate::shm::layout::{
-    BoardFile, ContainerFile, DeviceRow, Entries, RefusalCounts, RefusalRecord, Slot, SlotDevice,
+    ContainerFile, DeviceRow, Entries, RefusalCounts, RefusalRecord, Slot, SlotDevice,
 };
 use crate::shm::{AttachError, Snapshot};
 use crate::slot::{Process, living_owner, used};
 use crate::sync::{AtomicU64, Ordering};
-use crate::units::{Bytes, DeviceUuid, MonotonicNs, Percent};
-use crate::{board, context, ledger};
+use crate::units::{Bytes, MonotonicNs, Percent};
+use crate::{board, ledger};
 
 /// Version of the serialised form: raised when a field goes or changes its meaning, not when one comes. `docs/status.md` describes it.
 pub const SCHEMA: u32 = 1;
@@ -40,32 +43,6 @@ pub struct Sample {
     pub gpus: Vec<GpuSample>,
     /// Entries of the folder that are no state of ours, and why: `path: reason`.
     pub skipped: Vec<String>,
-}
-
-/// What is known of a GPU, for all containers.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct BoardSample {
-    /// `GPU-…`.
-    pub device_uuid: String,
-    /// What a context takes of its memory: the middle of what was measured.
-    pub context_bytes: u64,
-    /// Under which driver: the newest CUDA version that it supports, as `1000 × major + 10 × minor`.
-    pub cuda_version: u32,
-}
-
-/// The memory of a GPU, and what its containers have of it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct GpuSample {
-    /// `GPU-…`.
-    pub device_uuid: String,
-    /// All of it, as its driver says.
-    pub memory_bytes_total: u64,
-    /// What the containers that have processes are guaranteed together. Above the total, no guarantee holds for sure.
-    pub memory_bytes_guaranteed: u64,
-    /// What they have borrowed.
-    pub memory_bytes_borrowed: u64,
-    /// What was in use and in no container's ledger when somebody last borrowed: the driver's own, and of programs without limits.
-    pub memory_bytes_outside: u64,
 }
 
 /// One container.
@@ -169,6 +146,17 @@ pub struct DeviceSample {
     pub throttled_count_total: u64,
 }
 
+impl DeviceSample {
+    /// What bounds its memory; whether it spills is not told.
+    pub fn memory_limits(&self) -> MemoryLimits {
+        MemoryLimits {
+            max: self.memory_bytes_max.map(Bytes::new),
+            soft: self.memory_bytes_soft.map(Bytes::new),
+            spill: false,
+        }
+    }
+}
+
 /// A process of a container.
 #[derive(Clone, Debug, Serialize)]
 pub struct ProcessSample {
@@ -239,7 +227,7 @@ pub fn read(dir: &Path, now: MonotonicNs) -> Result<Sample, std::io::Error> {
     paths.sort();
     for path in paths {
         let told = match board::device_of(&path) {
-            Some(device) => read_board(&path, device).map(|(board, gpu)| {
+            Some(device) => gpu::read_board(&path, device).map(|(board, gpu)| {
                 sample.boards.extend(board);
                 sample.gpus.extend(gpu);
             }),
@@ -254,51 +242,6 @@ pub fn read(dir: &Path, now: MonotonicNs) -> Result<Sample, std::io::Error> {
     } = &mut sample;
     gpus.iter_mut().for_each(|gpu| gpu.add(containers));
     Ok(sample)
-}
-
-/// What the board at `path` says; nothing before the first measurement, and of its memory nothing before somebody has asked the driver.
-fn read_board(
-    path: &Path,
-    device: DeviceUuid,
-) -> Result<(Option<BoardSample>, Option<GpuSample>), String> {
-    let file = Snapshot::<BoardFile>::read(path).map_err(|error| error.to_string())?;
-    let measured = context::newest(&file.contexts);
-    let board = measured.map(|(cuda_version, bytes)| BoardSample {
-        device_uuid: device.to_string(),
-        context_bytes: bytes.get(),
-        cuda_version,
-    });
-    let total = file.memory.total.load(Ordering::Relaxed);
-    let gpu = (total > 0).then(|| GpuSample {
-        device_uuid: device.to_string(),
-        memory_bytes_total: total,
-        memory_bytes_guaranteed: 0,
-        memory_bytes_borrowed: 0,
-        memory_bytes_outside: file.memory.outside.load(Ordering::Relaxed),
-    });
-    Ok((board, gpu))
-}
-
-impl GpuSample {
-    /// Adds what the containers that have processes are guaranteed of it, and have borrowed.
-    fn add(&mut self, containers: &[ContainerSample]) {
-        let living = containers.iter().filter(|one| !one.processes.is_empty());
-        let here = living.flat_map(|container| &container.devices);
-        for device in here.filter(|device| device.device_uuid == self.device_uuid) {
-            let [max, soft] =
-                [device.memory_bytes_max, device.memory_bytes_soft].map(|of| of.map(Bytes::new));
-            let limits = MemoryLimits {
-                max,
-                soft,
-                ..MemoryLimits::default()
-            };
-            let guaranteed = limits.guaranteed().get();
-            self.memory_bytes_guaranteed = self.memory_bytes_guaranteed.saturating_add(guaranteed);
-            self.memory_bytes_borrowed = self
-                .memory_bytes_borrowed
-                .saturating_add(device.memory_bytes_borrowed);
-        }
-    }
 }
 
 /// The container whose folder `path` is, or why it is none.
@@ -498,6 +441,8 @@ mod tests {
     use crate::ledger::Ledger;
     use crate::price::KernelKey;
     use crate::share::Share;
+
+    use crate::units::DeviceUuid;
 
     const GPU: DeviceUuid = DeviceUuid::from_bytes([7; 16]);
 

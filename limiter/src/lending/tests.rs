@@ -136,7 +136,12 @@ fn a_guarantee_ends_with_its_containers_last_process() {
     let [one, other] = [(); 2].map(|()| attach(dir.path(), "guaranteed", Some(60), None));
     drop(one);
     assert!(borrower.charge(41).is_err());
-    drop(other);
+    // Killed: its place on the board is left.
+    let Process {
+        ledger,
+        board: _left,
+    } = other;
+    drop(ledger);
     borrower.charge(100).unwrap();
 }
 
@@ -307,7 +312,8 @@ fn whoever_borrows_beside_whom_the_claims_fit_the_gpu() {
     // All of them before any: who comes late finds its guarantee lent.
     let processes = ["a", "a", "b", "c"].map(|name| attach(dir.path(), name, Some(90), Some(30)));
     std::thread::scope(|scope| {
-        for (number, process) in processes.into_iter().enumerate() {
+        // Whoever has come to its end still holds what it has.
+        for (number, process) in processes.iter().enumerate() {
             let device = &device;
             scope.spawn(move || {
                 let mut state = 11 + number as u64;
@@ -321,12 +327,11 @@ fn whoever_borrows_beside_whom_the_claims_fit_the_gpu() {
                         held += count;
                         let all = device.fetch_add(count, Ordering::SeqCst) + count;
                         assert!(all <= TOTAL, "{all} of {TOTAL}");
-                    } else if state & (1 << 41) == 0 {
+                    } else if state & (0xf << 41) == 0 {
                         device.fetch_sub(held, Ordering::SeqCst);
                         process.free(std::mem::take(&mut held));
                     }
                 }
-                device.fetch_sub(held, Ordering::SeqCst);
             });
         }
     });
