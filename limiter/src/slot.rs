@@ -126,12 +126,11 @@ pub(crate) fn living_owner(
         return Some(process);
     }
     let comparable = process.pid_namespace != 0 && process.pid_namespace == reader.pid_namespace;
-    let lives = comparable
-        && start_time(process.pid) == Some(process.start_time)
-        && match process.pid == reader.pid {
-            true => process.image == reader.image,
-            false => has_mapped(process.pid, inode),
-        };
+    let lives = process == *reader
+        || comparable
+            && process.pid != reader.pid // else it is what the reader was before an exec
+            && start_time(process.pid) == Some(process.start_time)
+            && has_mapped(process.pid, inode);
     lives.then_some(process)
 }
 
@@ -147,11 +146,11 @@ impl<T: Entries> Seat<T> {
         let exclusive = file
             .exclusive()
             .map_err(|source| file.error("lock", source))?;
-        let living = reap(&exclusive, &file, &process, None);
-        let index = (0..ENTRIES_MAX)
-            .find(|index| {
-                file.owner(*index)
-                    .is_some_and(|owner| owner.state.load(Ordering::Acquire) == FREE)
+        let company = reap_some(&exclusive, &file, &process);
+        let index = lowest_free(&*file)
+            .or_else(|| {
+                reap(&exclusive, &file, &process, None);
+                lowest_free(&*file)
             })
             .ok_or_else(|| AttachError::Full {
                 path: path.to_owned(),
@@ -159,11 +158,6 @@ impl<T: Entries> Seat<T> {
             })?;
         let offset = T::HEADER_BYTES.saturating_add(index.saturating_mul(T::ENTRY_BYTES));
         file.reserve(offset, T::ENTRY_BYTES)?;
-        let company = if living == 0 {
-            Company::Alone
-        } else {
-            Company::Others
-        };
         let prepared = prepare(&file, company)?;
         file.lock_entry(index)
             .map_err(|source| file.error("lock", source))?;
@@ -254,27 +248,58 @@ fn occupy(owner: &Owner, process: &Process) -> u32 {
     generation
 }
 
-/// Free the entries of dead processes; returns how many others live.
-fn reap<T: Entries>(
-    _: &Exclusive<'_, T>,
-    file: &Mapping<T>,
-    reader: &Process,
-    own: Option<usize>,
-) -> usize {
-    let mut living: usize = 0;
-    for index in used(&**file).filter(|index| Some(*index) != own) {
-        let Some(owner) = file.owner(index) else {
-            continue;
-        };
-        let is_locked = || file.is_entry_locked_elsewhere(index);
-        if living_owner(owner, is_locked, file.inode(), reader).is_some() {
-            living = living.saturating_add(1);
-        } else if owner.state.load(Ordering::Acquire) != FREE {
-            vacate(&**file, index, owner);
+fn lowest_free<T: Entries>(file: &T) -> Option<usize> {
+    let is_free = |owner: &Owner| owner.state.load(Ordering::Acquire) == FREE;
+    (0..ENTRIES_MAX).find(|index| file.owner(*index).is_some_and(is_free))
+}
+
+/// Entries that a start looks at for the dead. To look is a system call that searches all locks of the file: were it all entries, each of
+/// hundreds that start at once would wait for all before it to ask for all others.
+const ENTRIES_PER_START: usize = 16;
+
+/// Free the entries of dead processes among some, other ones at each start; all where none of them lives.
+fn reap_some<T: Entries>(_: &Exclusive<'_, T>, file: &Mapping<T>, reader: &Process) -> Company {
+    let entries = used(&**file).end;
+    let random = usize::try_from(reader.image).unwrap_or(0);
+    let from = random.checked_rem(entries).unwrap_or(0);
+    let mut company = Company::Alone;
+    for (number, index) in (from..entries).chain(0..from).enumerate() {
+        let is_looked_at = number < ENTRIES_PER_START
+            || company == Company::Alone
+            || may_be_of_before_exec(&**file, index, reader);
+        if is_looked_at && lives_or_is_freed(file, index, reader) {
+            company = Company::Others;
         }
     }
     compact(&**file);
-    living
+    company
+}
+
+/// Whether an entry may be the reader's own, of a program that it was before: nobody else can tell that one from the new one.
+fn may_be_of_before_exec<T: Entries>(file: &T, index: usize, reader: &Process) -> bool {
+    file.owner(index)
+        .is_some_and(|owner| Process::of(owner).pid == reader.pid)
+}
+
+/// Free the entries of dead processes, but for the own.
+fn reap<T: Entries>(_: &Exclusive<'_, T>, file: &Mapping<T>, reader: &Process, own: Option<usize>) {
+    for index in used(&**file).filter(|index| Some(*index) != own) {
+        lives_or_is_freed(file, index, reader);
+    }
+    compact(&**file);
+}
+
+/// Whether the entry's owner lives. Frees the entry of one that does not.
+fn lives_or_is_freed<T: Entries>(file: &Mapping<T>, index: usize, reader: &Process) -> bool {
+    let Some(owner) = file.owner(index) else {
+        return false;
+    };
+    let is_locked = || file.is_entry_locked_elsewhere(index);
+    let lives = living_owner(owner, is_locked, file.inode(), reader).is_some();
+    if !lives && owner.state.load(Ordering::Acquire) != FREE {
+        vacate(&**file, index, owner);
+    }
+    lives
 }
 
 /// Has nobody look further than at the last entry that is taken. Under the exclusive lock, as is whoever takes one beyond.
@@ -423,19 +448,75 @@ mod tests {
         assert_eq!(used(&*seat.file), 0..1);
     }
 
-    #[test]
-    fn one_process_too_many_has_no_place_until_another_leaves() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("ledger");
-        let seat = take(&path).unwrap();
-        (1..ENTRIES_MAX).for_each(|index| {
-            occupy(seat.file.owner(index).unwrap(), &seat.process);
-        });
+    /// A file in which all entries are taken: by the living, but for those that `is_dead` says.
+    fn full(path: &Path, is_dead: impl Fn(usize) -> bool) -> Seat<ContainerFile> {
+        let seat = take(path).unwrap();
+        let nobody = Process {
+            pid: u32::MAX,
+            ..seat.process
+        };
+        for index in 1..ENTRIES_MAX {
+            let process = if is_dead(index) {
+                &nobody
+            } else {
+                &seat.process
+            };
+            occupy(seat.file.owner(index).unwrap(), process);
+        }
         let entries = u32::try_from(ENTRIES_MAX).unwrap();
         seat.file
             .preamble()
             .entries_high
             .store(entries, Ordering::SeqCst);
+        seat
+    }
+
+    #[test]
+    fn a_start_among_many_looks_at_a_few_of_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ledger");
+        let seat = full(&path, |index| index.is_multiple_of(2));
+        let _started = take(&path).unwrap();
+        let is_free = |index: &usize| {
+            seat.file
+                .owner(*index)
+                .unwrap()
+                .state
+                .load(Ordering::Acquire)
+                == FREE
+        };
+        let freed = (0..ENTRIES_MAX).filter(is_free).count();
+        assert!(freed < ENTRIES_PER_START, "{freed}");
+    }
+
+    /// Its number lives on, and has the file mapped again: others could not tell.
+    #[test]
+    fn a_start_among_many_frees_what_it_had_before_an_exec() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ledger");
+        let seat = full(&path, |_| false);
+        let before = Process {
+            image: !seat.process.image,
+            ..seat.process
+        };
+        occupy(seat.file.owner(700).unwrap(), &before);
+        vacate(&*seat.file, 1_000, seat.file.owner(1_000).unwrap());
+        assert_eq!(take(&path).unwrap().index, 700);
+    }
+
+    #[test]
+    fn a_start_that_finds_no_place_looks_at_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ledger");
+        let _seat = full(&path, |index| index == 700);
+        assert_eq!(take(&path).unwrap().index, 700);
+    }
+
+    #[test]
+    fn one_process_too_many_has_no_place_until_another_leaves() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ledger");
+        let seat = full(&path, |_| false);
         let error = take(&path).unwrap_err().to_string();
         assert!(
             error.ends_with("ledger: no place left for another process"),
