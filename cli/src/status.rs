@@ -72,6 +72,7 @@ fn text(mut sample: Sample, folder: &Path) -> String {
         ("GPU TIME", Align::Right),
         ("WAITED", Align::Right),
         ("WAITS", Align::Right),
+        ("WAITED FOR", Align::Left),
         ("PROCESSES", Align::Left),
     ]);
     for container in &mut sample.containers {
@@ -99,7 +100,7 @@ pub(crate) fn context_cost(board: &BoardSample) -> String {
     )
 }
 
-fn row(container: &ContainerSample, device: &DeviceSample) -> [String; 15] {
+fn row(container: &ContainerSample, device: &DeviceSample) -> [String; 16] {
     let percent = |share: Option<f64>| share.map_or_else(|| "-".to_owned(), quantity::percent);
     [
         container.container.clone(),
@@ -122,8 +123,30 @@ fn row(container: &ContainerSample, device: &DeviceSample) -> [String; 15] {
         quantity::nanoseconds(device.charged_ns_total),
         quantity::nanoseconds(device.throttled_ns_total),
         device.throttled_count_total.to_string(),
+        waited_for(device),
         processes(container),
     ]
+}
+
+/// What was in the way of launches, in percent of the time for which they waited.
+fn waited_for(device: &DeviceSample) -> String {
+    let parts = [
+        ("cap", device.throttled_by_cap_ns_total),
+        ("share", device.throttled_by_share_ns_total),
+        ("window", device.throttled_by_window_ns_total),
+    ];
+    let percent = |ns: u64| {
+        let hundredfold = u128::from(ns).saturating_mul(100);
+        hundredfold.checked_div(u128::from(device.throttled_ns_total))
+    };
+    let told = parts.iter().filter_map(|(what, ns)| match percent(*ns) {
+        None | Some(0) => None,
+        Some(percent) => Some(format!("{what} {percent} %")),
+    });
+    match told.collect::<Vec<_>>() {
+        told if told.is_empty() => "-".to_owned(),
+        told => told.join(", "),
+    }
 }
 
 /// The first group of a UUID: as `nvidia-smi -L` and `CUDA_VISIBLE_DEVICES` allow it to be shortened.
@@ -176,6 +199,9 @@ pub(crate) mod tests {
             launches_total: 7,
             throttled_ns_total: 1_500_000,
             throttled_count_total: 3,
+            throttled_by_cap_ns_total: 1_000_000,
+            throttled_by_share_ns_total: 0,
+            throttled_by_window_ns_total: 500_000,
         };
         let process = |pid: &u32| ProcessSample {
             pid: *pid,
@@ -242,11 +268,12 @@ pub(crate) mod tests {
                 "2 s",
                 "1.5 ms",
                 "3",
+                "cap 66 %, window 33 %",
                 "all ended"
             ]
         );
         assert_eq!(rows[2][0], "b");
-        assert_eq!(rows[2][14], "1 2");
+        assert_eq!(rows[2][15], "1 2");
     }
 
     #[test]

@@ -94,6 +94,23 @@ impl<'a> Bucket<'a> {
         }
     }
 
+    /// When everything granted so far is paid up to the burst, with this much beside that was not charged yet; `None`: by now, or there is
+    /// nothing beside.
+    pub fn paid_not_before(
+        self,
+        now: MonotonicNs,
+        owed: GpuNs,
+        cap: Percent,
+        burst: GpuNs,
+    ) -> Option<MonotonicNs> {
+        let tat = self.tat_ns.load(Ordering::Acquire);
+        let owed_ns = wall_ns(owed, cap);
+        let paid = tat
+            .saturating_add(owed_ns)
+            .saturating_sub(wall_ns(burst, cap));
+        (owed_ns > 0 && paid > now.get()).then(|| MonotonicNs::new(paid))
+    }
+
     /// Correct an earlier charge.
     pub fn settle(self, correction: Correction, cap: Percent) {
         let next = |tat: u64| {
@@ -212,6 +229,17 @@ mod tests {
                 "2 ms, and the one that begins before they are used up"
             );
         }
+    }
+
+    #[test]
+    fn what_was_not_charged_yet_is_paid_for_too() {
+        let tat = AtomicU64::new(START.get());
+        let paid_ms = |owed_ms: u64| {
+            let owed = GpuNs::new(owed_ms * MS);
+            let then = Bucket::new(&tat).paid_not_before(START, owed, percent("25"), BURST);
+            then.map(|then| then.saturating_ns_since(START) / MS)
+        };
+        assert_eq!([0, 2, 3, 12].map(paid_ms), [None, None, Some(4), Some(40)]);
     }
 
     #[test]

@@ -144,6 +144,12 @@ pub struct DeviceSample {
     pub throttled_ns_total: u64,
     /// Launches that waited.
     pub throttled_count_total: u64,
+    /// Part of the time: the cap was used up.
+    pub throttled_by_cap_ns_total: u64,
+    /// Part of the time: it was another container's turn.
+    pub throttled_by_share_ns_total: u64,
+    /// Part of the time: enough was on the GPU, or something whose price nobody knew.
+    pub throttled_by_window_ns_total: u64,
 }
 
 impl DeviceSample {
@@ -199,6 +205,12 @@ pub struct ProcessDeviceSample {
     pub throttled_ns_total: u64,
     /// Launches that waited.
     pub throttled_count_total: u64,
+    /// Part of the time: the cap was used up.
+    pub throttled_by_cap_ns_total: u64,
+    /// Part of the time: it was another container's turn.
+    pub throttled_by_share_ns_total: u64,
+    /// Part of the time: enough was on the GPU, or something whose price nobody knew.
+    pub throttled_by_window_ns_total: u64,
 }
 
 /// Everything in the state folder `dir`. An absent folder is an empty sample.
@@ -394,6 +406,9 @@ fn device_sample(
         launches_total: usage.launches,
         throttled_ns_total: usage.throttled_ns,
         throttled_count_total: usage.throttled_count,
+        throttled_by_cap_ns_total: usage.throttled_by_cap_ns,
+        throttled_by_share_ns_total: usage.throttled_by_share_ns,
+        throttled_by_window_ns_total: usage.throttled_by_window_ns,
     }
 }
 
@@ -419,6 +434,9 @@ fn process_sample(file: &ContainerFile, process: &Process, slot: &Slot) -> Proce
             launches_total: usage.launches,
             throttled_ns_total: usage.throttled_ns,
             throttled_count_total: usage.throttled_count,
+            throttled_by_cap_ns_total: usage.throttled_by_cap_ns,
+            throttled_by_share_ns_total: usage.throttled_by_share_ns,
+            throttled_by_window_ns_total: usage.throttled_by_window_ns,
         })
     });
     ProcessSample {

@@ -50,6 +50,24 @@ pub enum Admit {
     NotBefore(MonotonicNs),
 }
 
+/// What is in a launch's way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Obstacle {
+    /// The container has used what it may at most.
+    Cap,
+    /// It is another container's turn, or one has the GPU to itself to time a launch.
+    Share,
+    /// The process has enough on the GPU, or may not have more there whose price nobody knows.
+    Window,
+}
+
+/// A launch has to wait.
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    until: MonotonicNs,
+    by: Obstacle,
+}
+
 /// GPU time set aside for one launch.
 #[derive(Clone, Copy, Debug)]
 #[must_use = "give it to `completed` or `cancel`"]
@@ -78,6 +96,12 @@ pub struct Usage {
     pub throttled_ns: u64,
     /// Launches that waited.
     pub throttled_count: u64,
+    /// Part of `throttled_ns`: the cap was used up.
+    pub throttled_by_cap_ns: u64,
+    /// Part of `throttled_ns`: it was another container's turn.
+    pub throttled_by_share_ns: u64,
+    /// Part of `throttled_ns`: enough was on the GPU, or something whose price nobody knew.
+    pub throttled_by_window_ns: u64,
 }
 
 /// How much longer than it must a launch waits, once it has to: several may then go at once. A GPU that is given one small
@@ -150,6 +174,19 @@ impl Share {
 
     /// May a launch of `key` go to the device now?
     pub fn admit(&self, device_index: usize, key: KernelKey, now: MonotonicNs) -> Admit {
+        match self.ask(device_index, key, now) {
+            Ok(reservation) => Admit::Granted(reservation),
+            Err(held) => Admit::NotBefore(held.until),
+        }
+    }
+
+    fn ask(
+        &self,
+        device_index: usize,
+        key: KernelKey,
+        now: MonotonicNs,
+    ) -> Result<Reservation, Held> {
+        let held = |by, until| Err(Held { until, by });
         let free = Reservation {
             device_index,
             key,
@@ -158,36 +195,38 @@ impl Share {
         };
         let (Some(device), Some(row)) = (self.devices.get(device_index), self.row(device_index))
         else {
-            return Admit::Granted(free);
+            return Ok(free);
         };
         let price = device.prices.price(key);
         if price.is_none()
             && let Some(then) = device.unmeasured_not_before(now)
         {
             device.board.want_until(then.saturating_add_ns(LATE_NS));
-            return Admit::NotBefore(then);
+            return held(Obstacle::Window, then);
         }
         let charged = price.unwrap_or_else(|| device.prices.typical());
         if let Some(then) = device.leased_not_before(key, charged, now) {
-            return Admit::NotBefore(then);
+            return held(Obstacle::Share, then);
         }
         let (weight, wanting) = (Weight::of(guarantee(row)), device.board.wanting(now));
+        let taken = device.taken_so_far(now);
         if is_sharing(row)
-            && let Some(then) = device.turn_not_before(weight, wanting, charged, now)
+            && let Some((by, then)) = device.turn_not_before(weight, wanting, charged, taken, now)
         {
-            return Admit::NotBefore(then);
+            return held(by, then);
         }
         if let Some(cap) = cap(row)
             && cap < Percent::ALL
-            && let Decision::NotBefore(then) = Bucket::new(&row.bucket.tat_ns).admit(
-                now,
-                device.entitled_since(now),
+            && let Decision::NotBefore(then) = Self::admit_to(
+                Bucket::new(&row.bucket.tat_ns),
+                device,
                 charged,
+                taken,
                 cap,
-                BURST,
+                now,
             )
         {
-            return Admit::NotBefore(then.saturating_add_ns(gather_ns(cap)));
+            return held(Obstacle::Cap, then.saturating_add_ns(gather_ns(cap)));
         }
         device.board.take_turn(weight, wanting, charged);
         device.begin(price.is_some(), charged, now);
@@ -195,11 +234,26 @@ impl Share {
             usage.launches.fetch_add(1, Ordering::Relaxed);
             usage.charged_ns.fetch_add(charged.get(), Ordering::Relaxed);
         }
-        Admit::Granted(Reservation {
+        Ok(Reservation {
             charged,
             is_measured: price.is_some(),
             ..free
         })
+    }
+
+    /// What the cap says.
+    fn admit_to(
+        bucket: Bucket<'_>,
+        device: &Device,
+        charged: GpuNs,
+        taken: GpuNs,
+        cap: Percent,
+        now: MonotonicNs,
+    ) -> Decision {
+        match bucket.paid_not_before(now, taken, cap, BURST) {
+            Some(then) => Decision::NotBefore(then),
+            None => bucket.admit(now, device.entitled_since(now), charged, cap, BURST),
+        }
     }
 
     /// [`admit`](Self::admit), and wait as long as it takes. Holding a lock here would stop others for that long.
@@ -220,11 +274,14 @@ impl Share {
         loop {
             // Before asking: what changes after the answer must not be missed.
             let gate = self.gate(device_index);
-            let earliest = match self.admit(device_index, key, now) {
-                Admit::Granted(reservation) => return reservation,
-                Admit::NotBefore(earliest) => earliest.min(meanwhile(now)),
+            let held = match self.ask(device_index, key, now) {
+                Ok(reservation) => return reservation,
+                Err(held) => Held {
+                    until: held.until.min(meanwhile(now)),
+                    ..held
+                },
             };
-            now = self.sleep_until(device_index, gate, earliest, !has_waited);
+            now = self.sleep(device_index, gate, held, !has_waited);
             has_waited = true;
         }
     }
@@ -357,26 +414,25 @@ impl Share {
             .map_or(0, |slot| slot.gate.load(Ordering::SeqCst))
     }
 
-    /// Sleeps while the gate stands as it was `seen`, but not beyond the deadline.
-    fn sleep_until(
-        &self,
-        device_index: usize,
-        seen: u32,
-        deadline: MonotonicNs,
-        is_first: bool,
-    ) -> MonotonicNs {
+    /// Sleeps while the gate stands as it was `seen`, but no longer than the launch is held.
+    fn sleep(&self, device_index: usize, seen: u32, held: Held, is_first: bool) -> MonotonicNs {
         let begin = clock::monotonic();
         let mut now = begin;
         if let Some(slot) = self.slot_device(self.seat.index, device_index) {
-            while now < deadline && slot.gate.load(Ordering::SeqCst) == seen {
-                shm::futex_wait(&slot.gate, seen, deadline);
+            while now < held.until && slot.gate.load(Ordering::SeqCst) == seen {
+                shm::futex_wait(&slot.gate, seen, held.until);
                 now = clock::monotonic();
             }
         }
         if let Some(usage) = self.usage_row(device_index) {
-            usage
-                .throttled_ns
-                .fetch_add(now.saturating_ns_since(begin), Ordering::Relaxed);
+            let waited_ns = now.saturating_ns_since(begin);
+            usage.throttled_ns.fetch_add(waited_ns, Ordering::Relaxed);
+            let part_ns = match held.by {
+                Obstacle::Cap => &usage.throttled_by_cap_ns,
+                Obstacle::Share => &usage.throttled_by_share_ns,
+                Obstacle::Window => &usage.throttled_by_window_ns,
+            };
+            part_ns.fetch_add(waited_ns, Ordering::Relaxed);
             usage
                 .throttled_count
                 .fetch_add(u64::from(is_first), Ordering::Relaxed);
@@ -392,6 +448,9 @@ impl UsageRow {
             launches: self.launches.load(Ordering::Relaxed),
             throttled_ns: self.throttled_ns.load(Ordering::Relaxed),
             throttled_count: self.throttled_count.load(Ordering::Relaxed),
+            throttled_by_cap_ns: self.throttled_by_cap_ns.load(Ordering::Relaxed),
+            throttled_by_share_ns: self.throttled_by_share_ns.load(Ordering::Relaxed),
+            throttled_by_window_ns: self.throttled_by_window_ns.load(Ordering::Relaxed),
         }
     }
 }
@@ -404,6 +463,15 @@ impl Usage {
             launches: self.launches.saturating_add(other.launches),
             throttled_ns: self.throttled_ns.saturating_add(other.throttled_ns),
             throttled_count: self.throttled_count.saturating_add(other.throttled_count),
+            throttled_by_cap_ns: self
+                .throttled_by_cap_ns
+                .saturating_add(other.throttled_by_cap_ns),
+            throttled_by_share_ns: self
+                .throttled_by_share_ns
+                .saturating_add(other.throttled_by_share_ns),
+            throttled_by_window_ns: self
+                .throttled_by_window_ns
+                .saturating_add(other.throttled_by_window_ns),
         }
     }
 }

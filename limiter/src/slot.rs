@@ -371,12 +371,15 @@ impl Entries for ContainerFile {
 }
 
 impl UsageRow {
-    fn counters(&self) -> [&crate::sync::AtomicU64; 4] {
+    fn counters(&self) -> [&crate::sync::AtomicU64; 7] {
         [
             &self.charged_ns,
             &self.launches,
             &self.throttled_ns,
             &self.throttled_count,
+            &self.throttled_by_cap_ns,
+            &self.throttled_by_share_ns,
+            &self.throttled_by_window_ns,
         ]
     }
 }

@@ -149,15 +149,18 @@ impl Board {
         wanting
     }
 
-    /// When to ask again because this container is ahead of another that wants the GPU; `None`: it is its turn.
+    /// When to ask again because this container is ahead of another that wants the GPU, with what it `owed` beside; `None`: it is its turn.
     pub(crate) fn ahead_until(
         &self,
         weight: Weight,
         wanting: Wanting,
+        owed: GpuNs,
         now: MonotonicNs,
     ) -> Option<MonotonicNs> {
         let (tenant, least) = (self.tenant()?, wanting.least_other?);
-        let ahead = tenant.vt.load(Ordering::Relaxed).saturating_sub(least);
+        let vt = tenant.vt.load(Ordering::Relaxed);
+        let with_owed = vt.saturating_add(weight.virtual_ns(owed.get()));
+        let ahead = with_owed.saturating_sub(least);
         let too_far = weight.cost_ns(ahead).saturating_sub(LEAD_NS_MAX);
         if too_far == 0 {
             return None;
@@ -349,7 +352,9 @@ mod tests {
     }
 
     fn is_turn(board: &Board, weight: Weight, now: MonotonicNs) -> bool {
-        board.ahead_until(weight, board.wanting(now), now).is_none()
+        board
+            .ahead_until(weight, board.wanting(now), GpuNs::default(), now)
+            .is_none()
     }
 
     fn vt(board: &Board) -> u64 {
@@ -382,7 +387,7 @@ mod tests {
         launch(&b, half, 0, at(0));
         let wait_ns = |cost_ns| {
             a.take_turn(half, a.wanting(at(0)), GpuNs::new(cost_ns));
-            let then = a.ahead_until(half, a.wanting(at(0)), at(0));
+            let then = a.ahead_until(half, a.wanting(at(0)), GpuNs::default(), at(0));
             then.map(|then| then.saturating_ns_since(at(0)))
         };
         assert_eq!(wait_ns(MS), None);

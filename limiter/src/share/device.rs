@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use super::Reservation;
+use super::{Obstacle, Reservation};
 use crate::board::turns::{Wanting, Weight};
 use crate::board::{Board, Lease, VirtualClock};
 use crate::price::{KernelKey, PriceTable, SLICE};
@@ -30,6 +30,8 @@ pub(super) struct Device {
     unmeasured: AtomicU32,
     /// When an unmeasured launch was last admitted or completed.
     progress_ns: AtomicU64,
+    /// Since when an unmeasured launch may have been running; of value while there is one.
+    unmeasured_since_ns: AtomicU64,
     /// Timings that this process's lease is still for.
     lease_timings: AtomicU32,
     pub(super) window: Window,
@@ -41,6 +43,8 @@ const KERNELS_MAX: usize = 2048;
 const UNMEASURED_MAX: u32 = 2;
 /// After so long without progress another one is admitted: it may be what the others wait for on the device.
 pub(super) const LIVENESS_NS: u64 = 10_000_000;
+/// No more is thought of what a launch of unknown price has taken so far.
+const TAKEN_NS_MAX: u64 = 100_000_000;
 /// A launch that waits for others of this process to finish is woken by them; should that be missed, it looks again
 /// after this.
 const LOOK_AGAIN_NS: u64 = 1_000_000;
@@ -72,6 +76,7 @@ impl Device {
             wanting_since_ns: AtomicU64::new(0),
             unmeasured: AtomicU32::new(0),
             progress_ns: AtomicU64::new(0),
+            unmeasured_since_ns: AtomicU64::new(0),
             lease_timings: AtomicU32::new(0),
             window: Window::default(),
         }
@@ -85,6 +90,18 @@ impl Device {
         let given_up = MonotonicNs::new(self.progress_ns.load(Ordering::Relaxed))
             .saturating_add_ns(LIVENESS_NS);
         (now < given_up).then(|| given_up.min(now.saturating_add_ns(LOOK_AGAIN_NS)))
+    }
+
+    /// What a launch of unknown price has taken so far, as far as is known: it will be charged that at the least. Bounded, so that a
+    /// launch that waits for another one on the device gets it.
+    pub(super) fn taken_so_far(&self, now: MonotonicNs) -> GpuNs {
+        if self.unmeasured.load(Ordering::Relaxed) == 0 {
+            return GpuNs::default();
+        }
+        let since = MonotonicNs::new(self.unmeasured_since_ns.load(Ordering::Relaxed));
+        let busy = u64::from(self.board.n_busy(now).max(1));
+        let own_ns = now.saturating_ns_since(since).checked_div(busy);
+        GpuNs::new(own_ns.unwrap_or(0).min(TAKEN_NS_MAX))
     }
 
     /// From when on this process was ready to use what its container may. While it has work on the GPU and uses less, the
@@ -138,26 +155,33 @@ impl Device {
         weight: Weight,
         wanting: Wanting,
         charged: GpuNs,
+        taken: GpuNs,
         now: MonotonicNs,
-    ) -> Option<MonotonicNs> {
+    ) -> Option<(Obstacle, MonotonicNs)> {
         if self.board.lease(now) == Lease::Ours && self.window.launches() < LEASE_TIMINGS {
             return None; // the others wait for it
         }
-        let then = self
-            .board
-            .ahead_until(weight, wanting, now)
-            .or_else(|| self.window.full_until(wanting, charged, now))
-            .filter(|_| self.window.is_patient(now));
-        match then {
-            Some(then) => self.board.want_until(then.saturating_add_ns(LATE_NS)),
+        let ahead = self.board.ahead_until(weight, wanting, taken, now);
+        let held = match ahead {
+            Some(then) => Some((Obstacle::Share, then)),
+            None => self
+                .window
+                .full_until(wanting, charged, now)
+                .map(|then| (Obstacle::Window, then)),
+        };
+        let held = held.filter(|_| self.window.is_patient(now));
+        match held {
+            Some((_, then)) => self.board.want_until(then.saturating_add_ns(LATE_NS)),
             None => self.window.waiting_since_ns.store(0, Ordering::Relaxed),
         }
-        then
+        held
     }
 
     pub(super) fn begin(&self, is_measured: bool, charged: GpuNs, now: MonotonicNs) {
         if !is_measured {
-            self.unmeasured.fetch_add(1, Ordering::Relaxed);
+            if self.unmeasured.fetch_add(1, Ordering::Relaxed) == 0 {
+                self.unmeasured_since_ns.store(now.get(), Ordering::Relaxed);
+            }
             self.progress_ns.store(now.get(), Ordering::Relaxed);
         }
         if self.outstanding.fetch_add(1, Ordering::AcqRel) == 0 {
@@ -178,6 +202,7 @@ impl Device {
         self.board.set_outstanding(left_ns);
         if !reservation.is_measured {
             self.unmeasured.fetch_sub(1, Ordering::Relaxed);
+            self.unmeasured_since_ns.store(now.get(), Ordering::Relaxed);
             self.progress_ns.store(now.get(), Ordering::Relaxed);
         }
         if self.outstanding.fetch_sub(1, Ordering::AcqRel) == 1 {

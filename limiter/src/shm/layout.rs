@@ -214,6 +214,10 @@ pub(crate) struct UsageRow {
     pub(crate) launches: AtomicU64,
     pub(crate) throttled_ns: AtomicU64,
     pub(crate) throttled_count: AtomicU64,
+    /// Parts of `throttled_ns`, by what was in the way.
+    pub(crate) throttled_by_cap_ns: AtomicU64,
+    pub(crate) throttled_by_share_ns: AtomicU64,
+    pub(crate) throttled_by_window_ns: AtomicU64,
 }
 
 /// A process of the container.
@@ -372,7 +376,7 @@ const _: () = {
 // SAFETY: `repr(C)`, begins with a `Preamble`, atomics and arrays and structs of them only.
 unsafe impl Shared for ContainerFile {
     const MAGIC: u64 = u64::from_be_bytes(*b"cuhkledg");
-    const LAYOUT_VERSION: u32 = 4;
+    const LAYOUT_VERSION: u32 = 5;
     const HEADER_BYTES: usize = offset_of!(Self, slots);
 
     fn preamble(&self) -> &Preamble {
