@@ -106,8 +106,19 @@ impl State {
         Some(launch)
     }
 
+    fn first(&self, key: StreamKey) -> Option<&Outstanding> {
+        self.streams.get(&key)?.front()
+    }
+
     fn first_end(&self, key: StreamKey) -> Option<Event> {
-        Some(self.streams.get(&key)?.front()?.end)
+        Some(self.first(key)?.end)
+    }
+
+    /// The beginning of a stream's first launch, if it matters when that comes.
+    fn first_awaited(&self, share: &Share, key: StreamKey) -> Option<Event> {
+        let first = self.first(key)?;
+        let is_awaited = share.is_awaited(&first.reservation);
+        Some(first.start.filter(|_| is_awaited)?.event)
     }
 
     fn last_end(&self, key: StreamKey) -> Option<Event> {
@@ -237,7 +248,7 @@ impl Completion {
             };
             let reached = driver.event_reached(end.raw());
             if reached == Ok(false) {
-                return;
+                return self.look_whether_it_runs(driver, share, key);
             }
             let Some(ended) = self.state.lock().pop(key) else {
                 return;
@@ -257,6 +268,21 @@ impl Completion {
                         .into_iter()
                         .chain([end]),
                 );
+            }
+        }
+    }
+
+    /// Tells of the oldest launch of a stream whether it runs, if that matters.
+    fn look_whether_it_runs(&self, driver: &Driver, share: &Share, key: StreamKey) {
+        let state = self.state.lock();
+        let Some(start) = state.first_awaited(share, key) else {
+            return;
+        };
+        drop(state);
+        if driver.event_reached(start.raw()) == Ok(true) {
+            let state = self.state.lock();
+            if let Some(launch) = state.first(key) {
+                share.began(&launch.reservation, clock::monotonic());
             }
         }
     }

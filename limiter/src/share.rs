@@ -316,6 +316,19 @@ impl Share {
         self.end(device, reservation, now)
     }
 
+    /// Whether it matters when the launch begins: its price is not known. See [`began`](Self::began).
+    pub fn is_awaited(&self, reservation: &Reservation) -> bool {
+        !reservation.is_measured
+    }
+
+    /// A launch whose price is not known was seen to run, at `now` at the latest. To be told again does no harm.
+    pub fn began(&self, reservation: &Reservation, now: MonotonicNs) {
+        let device = self.devices.get(reservation.device_index);
+        if let Some(device) = device.filter(|_| self.is_awaited(reservation)) {
+            device.unmeasured_began(now);
+        }
+    }
+
     /// The driver refused the launch: give its reservation back.
     pub fn cancel(&self, reservation: Reservation) {
         let Some(device) = self.devices.get(reservation.device_index) else {

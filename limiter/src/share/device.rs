@@ -30,7 +30,7 @@ pub(super) struct Device {
     unmeasured: AtomicU32,
     /// When an unmeasured launch was last admitted or completed.
     progress_ns: AtomicU64,
-    /// Since when an unmeasured launch may have been running; of value while there is one.
+    /// Since when an unmeasured launch was seen to run; 0: none was.
     unmeasured_since_ns: AtomicU64,
     /// Timings that this process's lease is still for.
     lease_timings: AtomicU32,
@@ -92,13 +92,22 @@ impl Device {
         (now < given_up).then(|| given_up.min(now.saturating_add_ns(LOOK_AGAIN_NS)))
     }
 
-    /// What a launch of unknown price has taken so far, as far as is known: it will be charged that at the least. Bounded, so that a
-    /// launch that waits for another one on the device gets it.
+    /// A launch of unknown price was seen to run.
+    pub(super) fn unmeasured_began(&self, now: MonotonicNs) {
+        let since = &self.unmeasured_since_ns;
+        if since.load(Ordering::Relaxed) == 0 {
+            since.store(now.get(), Ordering::Relaxed);
+        }
+    }
+
+    /// What a launch of unknown price has taken since it was seen to run: it will be charged that at the least. One that still waits
+    /// for something on the device has taken nothing. Bounded, so that what a running one waits for is launched, too.
     pub(super) fn taken_so_far(&self, now: MonotonicNs) -> GpuNs {
-        if self.unmeasured.load(Ordering::Relaxed) == 0 {
+        let since_ns = self.unmeasured_since_ns.load(Ordering::Relaxed);
+        if since_ns == 0 || self.unmeasured.load(Ordering::Relaxed) == 0 {
             return GpuNs::default();
         }
-        let since = MonotonicNs::new(self.unmeasured_since_ns.load(Ordering::Relaxed));
+        let since = MonotonicNs::new(since_ns);
         let busy = u64::from(self.board.n_busy(now).max(1));
         let own_ns = now.saturating_ns_since(since).checked_div(busy);
         GpuNs::new(own_ns.unwrap_or(0).min(TAKEN_NS_MAX))
@@ -179,9 +188,7 @@ impl Device {
 
     pub(super) fn begin(&self, is_measured: bool, charged: GpuNs, now: MonotonicNs) {
         if !is_measured {
-            if self.unmeasured.fetch_add(1, Ordering::Relaxed) == 0 {
-                self.unmeasured_since_ns.store(now.get(), Ordering::Relaxed);
-            }
+            self.unmeasured.fetch_add(1, Ordering::Relaxed);
             self.progress_ns.store(now.get(), Ordering::Relaxed);
         }
         if self.outstanding.fetch_add(1, Ordering::AcqRel) == 0 {
@@ -202,7 +209,7 @@ impl Device {
         self.board.set_outstanding(left_ns);
         if !reservation.is_measured {
             self.unmeasured.fetch_sub(1, Ordering::Relaxed);
-            self.unmeasured_since_ns.store(now.get(), Ordering::Relaxed);
+            self.unmeasured_since_ns.store(0, Ordering::Relaxed);
             self.progress_ns.store(now.get(), Ordering::Relaxed);
         }
         if self.outstanding.fetch_sub(1, Ordering::AcqRel) == 1 {

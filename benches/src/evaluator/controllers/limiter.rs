@@ -244,6 +244,11 @@ impl Controller for Member {
     }
 
     fn looked(&mut self, view: &mut View) {
-        self.share.heartbeat(monotonic(view.now_ns()));
+        let now = monotonic(view.now_ns());
+        // What was launched first runs: nothing else is waited for on the model's streams.
+        if let Some(reservation) = self.reservations.values().next() {
+            self.share.began(reservation, now);
+        }
+        self.share.heartbeat(now);
     }
 }
