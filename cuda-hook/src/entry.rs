@@ -1,6 +1,7 @@
 //! The one door from C into this library: every hooked symbol comes through [`enter`] or [`enter_attached`].
 //!
-//! In this order: no limits → the driver, after one atomic load, which the exported function itself makes; a refused configuration → the answer that fails closed;
+//! In this order: no limits → the driver, after one atomic load, which the exported function itself makes; a refused
+//! configuration → the answer that fails closed;
 //! inside already → the driver, whose own calls are not the application's; poisoned → the answer that fails closed;
 //! otherwise the hook, and a panic in it ends here.
 #![expect(

@@ -28,15 +28,14 @@ pub(crate) unsafe fn alloc(
     dptr: *mut CUdeviceptr,
     bytes: usize,
 ) -> CUresult {
-    let spilling = Place::current(cx)
-        .filter(|place| cx.attachment.ledger.may_spill(place.device_index))
-        .and_then(|place| Some((place, managed(cx, place)?)));
-    let Some((place, managed)) = spilling else {
-        // SAFETY: as of this hook.
-        return unsafe { memory::alloc(cx, call, dptr, bytes) };
+    let Some(place) = Place::current(cx) else {
+        return call();
     };
     // SAFETY: the driver's promise: after success it has written there.
     let key = || Key::Pointer(unsafe { dptr.read() });
+    let Some(managed) = managed(cx, place) else {
+        return memory::charged(cx, place, bytes.get(), call, key);
+    };
     let size = Bytes::new(bytes.get());
     match charge::try_charge_guaranteed(cx, place.device_index, size) {
         Ok(charge) => return memory::keep(cx, place, charge, call, key),
@@ -62,8 +61,12 @@ pub(crate) unsafe fn alloc(
     status
 }
 
-/// The driver's managed memory for a place; `None` where it would not relieve the device.
+/// The driver's managed memory for a place; `None` where nothing may spill, or it would not relieve the device.
+#[inline]
 fn managed(cx: Cx, place: Place) -> Option<Managed<'static>> {
+    if !cx.attachment.ledger.may_spill(place.device_index) {
+        return None;
+    }
     let device = cx.attachment.device(place.device_index)?;
     cx.driver.managed(device)
 }
