@@ -9,6 +9,7 @@ mod connection;
 mod effects;
 mod environment;
 mod graph;
+mod multicast;
 mod quiet_thread;
 mod semaphores;
 mod sharing;
@@ -17,6 +18,7 @@ mod start;
 pub use effects::Effect;
 pub use environment::Environment;
 pub use graph::Graph;
+pub use multicast::Multicast;
 pub use semaphores::SemaphoreHandle;
 pub use sharing::Imported;
 
@@ -135,6 +137,12 @@ pub enum RequestError {
     /// The name stands for nothing that this process owns.
     #[error("no such thing")]
     Unknown,
+    /// There is no place for it, or nothing at that place.
+    #[error("no such place")]
+    NoPlace,
+    /// The device is not of the multicast object's team.
+    #[error("not of the team")]
+    NotOfTeam,
     /// All semaphores of the process are taken.
     #[error("out of semaphores")]
     OutOfSemaphores,
@@ -151,6 +159,8 @@ impl From<Refusal> for RequestError {
         match refusal {
             Refusal::OutOfMemory => Self::OutOfMemory,
             Refusal::Unknown => Self::Unknown,
+            Refusal::NoPlace => Self::NoPlace,
+            Refusal::NotOfTeam => Self::NotOfTeam,
         }
     }
 }

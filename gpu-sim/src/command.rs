@@ -52,6 +52,49 @@ pub enum Exported {
         /// Which device.
         device: u32,
     },
+    /// A multicast object, which the descriptor keeps as memory.
+    Multicast(MulticastId),
+}
+
+/// One multicast object, unique for the life of the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct MulticastId(pub u64);
+
+/// What a multicast object was made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MulticastTeam {
+    /// Devices that it is complete with.
+    pub size: u32,
+    /// Bytes that can be bound of each device.
+    pub bytes: u64,
+    /// A semaphore of the machine …
+    pub complete: SemaphoreId,
+    /// … that has at least this payload when the team is complete.
+    pub complete_payload: u64,
+}
+
+/// A part of a multicast object to which memory is bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Binding {
+    /// The device whose memory it is.
+    pub device: u32,
+    /// From the object's beginning, in bytes.
+    pub offset: u64,
+    /// How many bytes.
+    pub bytes: u64,
+}
+
+impl Binding {
+    /// Where it ends; `None` where no object does.
+    pub fn end(&self) -> Option<u64> {
+        self.offset.checked_add(self.bytes)
+    }
+
+    /// Whether it has bytes of the same device in common with another.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let before = |left: &Self, right: &Self| left.end().is_none_or(|end| right.offset < end);
+        self.device == other.device && before(self, other) && before(other, self)
+    }
 }
 
 /// A command's place in its stream; the first is 1, so that 0 means "nothing yet".

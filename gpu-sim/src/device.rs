@@ -254,11 +254,8 @@ impl Device {
     /// Parts with everybody whose end can be seen by now, and lets go of what descriptors kept that were closed everywhere.
     fn part_with_ended(&mut self) -> Result<(), Errno> {
         while let Some(source) = self.ends.next()? {
-            match self.exports.hang_up(source) {
-                // The machine has held it since the descriptor was made.
-                Some(Some(block)) => drop(self.model.free(ProcessId::MACHINE, block)),
-                Some(None) => {}
-                None => self.part_with_dead(source),
+            if !self.exports.hang_up(&mut self.model, source) {
+                self.part_with_dead(source);
             }
             self.flush();
         }

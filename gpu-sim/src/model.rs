@@ -13,6 +13,7 @@ mod fault;
 mod flow;
 mod graph;
 mod memory;
+mod multicast;
 pub mod random;
 mod report;
 mod sharing;
@@ -24,8 +25,8 @@ pub use duration::kernel_ns;
 pub use utilization::Sample;
 
 use crate::command::{
-    AllocKind, Block, BlockId, Command, ContextId, CopiedBytes, GraphId, GraphNode, SemaphoreId,
-    Sequence, StreamId,
+    AllocKind, Block, BlockId, Command, ContextId, CopiedBytes, GraphId, SemaphoreId, Sequence,
+    StreamId,
 };
 use crate::profile::{MachineProfile, Profile};
 use crate::wire::Refusal;
@@ -35,6 +36,7 @@ use copy::CopyEngine;
 use duration::Kernels;
 use graph::{Executable, Run};
 use memory::Memory;
+use multicast::Multicasts;
 use random::Random;
 use sharing::SharedSemaphores;
 use std::cmp::Reverse;
@@ -249,6 +251,7 @@ pub struct Model {
     /// Payloads.
     semaphores: BTreeMap<(ProcessId, SemaphoreId), u64>,
     shared: SharedSemaphores,
+    multicasts: Multicasts,
     waiters: BTreeMap<(ProcessId, SemaphoreId), Vec<(u64, Origin)>>,
     host_calls: BTreeMap<(ProcessId, u64), Origin>,
     /// When an engine has something done next. Engines change in [`Model::settle`] at the last.
@@ -297,6 +300,7 @@ impl Model {
             runs: BTreeMap::new(),
             semaphores: BTreeMap::new(),
             shared: SharedSemaphores::default(),
+            multicasts: Multicasts::default(),
             waiters: BTreeMap::new(),
             host_calls: BTreeMap::new(),
             engines_next_ns: NEVER,
@@ -499,47 +503,6 @@ impl Model {
             self.streams.remove(&id);
         }
         Ok(())
-    }
-
-    /// Appends nodes to a graph, which is made if there is none.
-    pub fn append_to_graph(
-        &mut self,
-        process: ProcessId,
-        graph: GraphId,
-        nodes: Vec<GraphNode>,
-    ) -> Result<(), Refusal> {
-        let graph = self.graphs.entry((process, graph)).or_default();
-        Arc::make_mut(graph)
-            .append(nodes)
-            .then_some(())
-            .ok_or(Refusal::Unknown)
-    }
-
-    /// Changes a node of a graph for launches submitted later.
-    pub fn update_graph(
-        &mut self,
-        process: ProcessId,
-        graph: GraphId,
-        index: u32,
-        command: Command,
-        enabled: bool,
-    ) -> Result<(), Refusal> {
-        let graph = self
-            .graphs
-            .get_mut(&(process, graph))
-            .ok_or(Refusal::Unknown)?;
-        Arc::make_mut(graph)
-            .update(index, command, enabled)
-            .then_some(())
-            .ok_or(Refusal::Unknown)
-    }
-
-    /// Lets a graph go; launches already submitted run.
-    pub fn destroy_graph(&mut self, process: ProcessId, graph: GraphId) -> Result<(), Refusal> {
-        self.graphs
-            .remove(&(process, graph))
-            .map(drop)
-            .ok_or(Refusal::Unknown)
     }
 
     /// A host call has returned.

@@ -1,13 +1,14 @@
 //! What crosses the socket between a process and the device: one message a packet.
 
 use crate::command::{
-    AllocKind, Block, BlockId, Command, ContainerUsage, ContextId, EngineUsage, Exported, GraphId,
-    GraphNode, MemoryInfo, ProcessUsage, SemaphoreId, Sequence, StreamId, UtilizationSample,
+    AllocKind, Binding, Block, BlockId, Command, ContainerUsage, ContextId, EngineUsage, Exported,
+    GraphId, GraphNode, MemoryInfo, MulticastId, MulticastTeam, ProcessUsage, SemaphoreId,
+    Sequence, StreamId, UtilizationSample,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// Raised whenever a message or the shared memory changes its meaning.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 
 /// Largest message, in bytes.
 pub const MESSAGE_BYTES_MAX: usize = 64 * 1024;
@@ -85,12 +86,45 @@ pub enum Request {
         /// What it stands for.
         what: Exported,
     },
-    /// Answered by [`Reply::Block`], which this process then holds, or by [`Reply::Pool`].
+    /// Answered by [`Reply::Block`] or [`Reply::Multicast`], which this process then holds, or by [`Reply::Pool`].
     Import {
         /// Device number of the descriptor's file (fstat(2)).
         file_device: u64,
         /// Inode number of the descriptor's file.
         inode: u64,
+    },
+    /// Answered by [`Reply::Multicast`].
+    CreateMulticast {
+        /// What for; its semaphore is one that the process holds.
+        team: MulticastTeam,
+    },
+    /// Answered by [`Reply::Done`].
+    AddToMulticast {
+        /// One that this process holds.
+        object: MulticastId,
+        /// Which device.
+        device: u32,
+    },
+    /// Answered by [`Reply::Done`].
+    BindMulticast {
+        /// One that this process holds.
+        object: MulticastId,
+        /// Where in it.
+        part: Binding,
+        /// Memory that this process holds.
+        block: BlockId,
+    },
+    /// Answered by [`Reply::Done`].
+    UnbindMulticast {
+        /// One that this process holds.
+        object: MulticastId,
+        /// Where in it.
+        part: Binding,
+    },
+    /// One-way: this process holds it once less.
+    DropMulticast {
+        /// One that this process holds.
+        object: MulticastId,
     },
     /// Answered by [`Reply::SharedSemaphore`].
     CreateSharedSemaphore,
@@ -203,6 +237,10 @@ pub enum Refusal {
     OutOfMemory,
     /// The name stands for nothing that this process owns.
     Unknown,
+    /// There is no place for it, or nothing at that place.
+    NoPlace,
+    /// The device is not of the multicast object's team.
+    NotOfTeam,
 }
 
 /// From the device to a process; one for each request that is answered.
@@ -225,6 +263,13 @@ pub enum Reply {
     Pool {
         /// The device that its memory lies on.
         device: u32,
+    },
+    /// To `CreateMulticast`, `Import`.
+    Multicast {
+        /// Its name.
+        object: MulticastId,
+        /// What it was made for.
+        team: MulticastTeam,
     },
     /// To `CreateSharedSemaphore`.
     SharedSemaphore(SemaphoreId),

@@ -5,7 +5,7 @@
 mod support;
 
 use gpu_sim::client::{Imported, Machine, RequestError};
-use gpu_sim::command::{AllocKind, Command, Exported};
+use gpu_sim::command::{AllocKind, Binding, Command, Exported};
 use std::os::fd::OwnedFd;
 use support::{Sandbox, kernel, until};
 
@@ -72,6 +72,50 @@ fn a_stranger_to_a_block_cannot_export_it_and_other_descriptors_are_none_of_ours
     }
     let pool = owner.export(Exported::Pool { device: 0 }).unwrap();
     assert_eq!(stranger.import(pool).unwrap(), Imported::Pool { device: 0 });
+}
+
+#[test]
+fn a_multicast_object_keeps_what_is_bound_to_it_until_its_last_holder_lets_go() {
+    let sandbox = Sandbox::new();
+    let (owner, guest) = (sandbox.connect(), sandbox.connect());
+    let before = owner.memory(0).unwrap().free_bytes;
+    assert_eq!(
+        owner.create_multicast(2, PAGE).unwrap_err(),
+        RequestError::NoPlace,
+        "there is one device"
+    );
+    let own = owner.create_multicast(1, 2 * PAGE).unwrap();
+    let descriptor = owner.export(Exported::Multicast(own.id())).unwrap();
+    let Imported::Multicast(theirs) = guest.import(&descriptor).unwrap() else {
+        panic!("another thing came out");
+    };
+    drop(descriptor);
+    let block = guest.alloc(0, 2 * PAGE, AllocKind::Physical).unwrap();
+    let part = |offset| Binding {
+        device: 0,
+        offset,
+        bytes: PAGE,
+    };
+    let bind = |offset| guest.bind_multicast(&theirs, part(offset), block.id);
+    assert_eq!(bind(0), Err(RequestError::NoPlace), "no team yet");
+    owner.add_to_multicast(&own, 0).unwrap();
+    let (complete, payload) = theirs.completion();
+    guest.wait(&complete, payload).unwrap();
+    bind(0).unwrap();
+    assert_eq!(bind(0), Err(RequestError::NoPlace), "taken");
+    assert_eq!(bind(2 * PAGE), Err(RequestError::NoPlace), "beyond the end");
+    bind(PAGE).unwrap();
+    guest.free(block.id).unwrap();
+    owner.unbind_multicast(&own, part(PAGE)).unwrap();
+    assert_eq!(
+        owner.unbind_multicast(&own, part(PAGE)),
+        Err(RequestError::NoPlace)
+    );
+    drop(own);
+    assert_eq!(owner.memory(0).unwrap().free_bytes, before - 2 * PAGE);
+    drop(theirs);
+    guest.memory(0).unwrap();
+    assert_eq!(owner.memory(0).unwrap().free_bytes, before);
 }
 
 #[test]

@@ -97,6 +97,26 @@ fn what_a_multicast_object_keeps_stays_charged() {
     assert_eq!(charged_after(&["cuMemRelease $32"]), 0);
 }
 
+/// Who else holds an object that was given to others, and until when, nobody sees: what is bound to it stays charged when this
+/// process lets go of it.
+#[test]
+fn what_a_shared_multicast_object_keeps_stays_charged() {
+    let machine = Machine::with_every_feature(1);
+    let mut player = Player::start(&machine, &World::memory("one", "1GiB"));
+    let mut charged_after = |calls: &[&str]| charged_after(&machine, &mut player, calls);
+    let shared = [
+        "cuInit 0",
+        "cuMulticastCreate &32 {w:1,d:4194304,d:1,d:0}",
+        "cuMulticastAddDevice $32 0",
+        "cuMemExportToShareableHandle &40 $32 1 0",
+        "cuMemCreate &64 2097152 {w:1,w:1,w:1,w:0} 0",
+        "cuMulticastBindMem $32 0 $64 0 2097152 0",
+        "cuMemRelease $64",
+    ];
+    assert_eq!(charged_after(&shared), 2 * MIB);
+    assert_eq!(charged_after(&["cuMemRelease $32"]), 2 * MIB);
+}
+
 /// An operation on the tile of 256 × 256 bytes in this column of an array or a level: memory from variable 64, or none.
 fn tile(is_of_mipmap: bool, column: u32, is_mapped: bool) -> String {
     let [kind, resource] = if is_of_mipmap {

@@ -1,60 +1,59 @@
-//! Multicast objects: one stretch of addresses that stands for memory of each device of a team.
+//! Multicast objects: one stretch of addresses that stands for memory of each device of a team, which several processes can make up
+//! together. The device keeps their books ([`gpu_sim::client::Multicast`]).
 //!
 //! Only kernels broadcast through such addresses, and kernels compute nothing here. So an object keeps the memory that is bound to
-//! it, and can be mapped; what is copied to where it is mapped stays in pages of the object's own. Objects are not shared with other
-//! processes, so that nobody else completes a team: where the driver would wait for the rest of it, the call is refused.
+//! it, and can be mapped; what is copied to where it is mapped stays in pages of each process's own (PTX ISA, "multimem": any other
+//! access to such an address is undefined).
 //!
 //! Source: cuda.h 13.5, "Multicast Object Management".
 
 use cuda_sys_stubs::abi::*;
+use gpu_sim::client;
+use gpu_sim::command::{Binding, Exported};
 
 use crate::address::Backing;
 use crate::door::Answer;
 use crate::host_memory::HostMemory;
 use crate::location::Location;
-use crate::process::{Process, State};
+use crate::process::{Process, State, lost, refused};
 use crate::table::Key;
 use crate::virtual_memory::{self, GRANULARITY, Physical};
 
 /// A multicast object, which a handle stands for as for physical memory.
 pub(crate) struct Multicast {
-    /// Devices of the team when it is complete.
-    size: usize,
-    /// Ordinals of those that have been added.
+    object: client::Multicast,
+    /// Ordinals of the devices that this process added.
     devices: Vec<usize>,
-    bindings: Vec<Binding>,
     /// What lies behind the addresses that the object is mapped at.
     pub(crate) pages: HostMemory,
 }
 
-/// Memory of a device in a part of the object.
-struct Binding {
-    device: usize,
-    offset: u64,
-    bytes: u64,
-    memory: Key<Physical>,
-}
-
 impl Multicast {
-    /// The first device of a team that is complete; `CUDA_ERROR_ILLEGAL_STATE` as long as it is not.
-    pub(crate) fn first_device(&self) -> Answer<usize> {
-        let complete = self.devices.len() == self.size;
-        let first = self.devices.first().filter(|_| complete);
-        first.copied().ok_or(CUDA_ERROR_ILLEGAL_STATE)
-    }
-
-    /// The memory that is bound to it.
-    pub(crate) fn bound(&self) -> impl Iterator<Item = Key<Physical>> {
-        self.bindings.iter().map(|binding| binding.memory)
-    }
-
-    fn is_bound(&self, device: usize, offset: u64, bytes: u64) -> bool {
-        self.bindings.iter().any(|binding| {
-            let end = binding.offset.saturating_add(binding.bytes);
-            binding.device == device
-                && offset < end
-                && binding.offset < offset.saturating_add(bytes)
+    pub(crate) fn new(object: client::Multicast) -> Answer<Self> {
+        Ok(Self {
+            pages: HostMemory::create(object.bytes(), Location::Host)?,
+            devices: Vec::new(),
+            object,
         })
+    }
+
+    /// Whether two values are of one object.
+    pub(crate) fn is(&self, object: &client::Multicast) -> bool {
+        self.object == *object
+    }
+
+    /// What a descriptor of it stands for.
+    pub(crate) fn exported(&self) -> Exported {
+        Exported::Multicast(self.object.id())
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        self.object.bytes()
+    }
+
+    /// The device at which it counts as mapped: the first that this process added, or that it has.
+    pub(crate) fn device(&self) -> usize {
+        self.devices.first().copied().unwrap_or_default()
     }
 }
 
@@ -89,16 +88,20 @@ impl Bound {
     }
 }
 
-fn check_properties(process: &Process, prop: &CUmulticastObjectProp) -> Answer<usize> {
+/// How many devices an object is for.
+fn check_properties(process: &Process, prop: &CUmulticastObjectProp) -> Answer<u32> {
     let has_feature = |device: &crate::process::Device| device.profile.multicast;
-    if !process.devices.iter().any(has_feature) || prop.handleTypes != 0 {
+    let kinds = CUmemAllocationHandleType::try_from(prop.handleTypes);
+    let kinds = kinds.map_err(|_| CUDA_ERROR_NOT_SUPPORTED)?;
+    Location::Device(0).check_handle_types(kinds)?;
+    if !process.devices.iter().any(has_feature) {
         return Err(CUDA_ERROR_NOT_SUPPORTED);
     }
-    let devices = usize::try_from(prop.numDevices).map_err(|_| CUDA_ERROR_INVALID_VALUE)?;
-    if devices == 0 || devices > process.devices.len() || prop.flags != 0 {
+    let all = u32::try_from(process.machine.devices().len()).unwrap_or(u32::MAX);
+    if prop.numDevices == 0 || prop.numDevices > all || prop.flags != 0 {
         return Err(CUDA_ERROR_INVALID_VALUE);
     }
-    Ok(devices)
+    Ok(prop.numDevices)
 }
 
 fn check_aligned(numbers: &[u64]) -> Answer {
@@ -118,23 +121,41 @@ pub(crate) fn create(process: &Process, prop: &CUmulticastObjectProp) -> Answer<
     let size = check_properties(process, prop)?;
     let bytes = u64::try_from(prop.size).map_err(|_| CUDA_ERROR_INVALID_VALUE)?;
     virtual_memory::check_size(bytes)?;
-    let object = Multicast {
-        size,
-        devices: Vec::new(),
-        bindings: Vec::new(),
-        pages: HostMemory::create(bytes, Location::Host)?,
-    };
+    let object = process.machine.create_multicast(size, bytes);
+    let object = Multicast::new(object.map_err(refused)?)?;
+    let handle_types = u32::try_from(prop.handleTypes).map_err(|_| CUDA_ERROR_NOT_SUPPORTED)?;
+    let mut state = process.lock();
     Ok(virtual_memory::insert_multicast(
-        &mut process.lock(),
+        &mut state,
         object,
+        handle_types,
     ))
 }
 
-/// The object behind a handle.
-fn find_mut(state: &mut State, handle: CUmemGenericAllocationHandle) -> Answer<&mut Multicast> {
+/// What a handle stands for.
+fn find(state: &State, handle: CUmemGenericAllocationHandle) -> Answer<&Physical> {
     let key = virtual_memory::find(state, handle)?;
-    let object = state.physicals.get_mut(key).and_then(Physical::multicast);
+    state.physicals.get(key).ok_or(CUDA_ERROR_INVALID_VALUE)
+}
+
+/// The object behind a handle.
+fn find_object(state: &State, handle: CUmemGenericAllocationHandle) -> Answer<&Multicast> {
+    let object = find(state, handle)?.multicast();
     object.ok_or(CUDA_ERROR_INVALID_VALUE)
+}
+
+/// Waits until all devices have been added to an object, by whichever processes. Of any other memory there is nothing to wait for.
+pub(crate) fn wait_for_team(process: &Process, handle: CUmemGenericAllocationHandle) -> Answer {
+    let completion = {
+        let state = process.lock();
+        let object = find(&state, handle)?.multicast();
+        object.map(|object| object.object.completion())
+    };
+    let Some((complete, payload)) = completion else {
+        return Ok(());
+    };
+    let waited = process.machine.wait(&complete, payload);
+    waited.map(drop).map_err(lost)
 }
 
 /// `cuMulticastAddDevice`.
@@ -148,15 +169,20 @@ pub(crate) fn add_device(
         return Err(CUDA_ERROR_NOT_SUPPORTED);
     }
     let mut state = process.lock();
-    let object = find_mut(&mut state, handle)?;
-    if object.devices.len() == object.size || object.devices.contains(&ordinal) {
-        return Err(CUDA_ERROR_INVALID_VALUE);
-    }
+    let key = virtual_memory::find(&state, handle)?;
+    let object = state.physicals.get_mut(key);
+    let object = object.and_then(Physical::multicast_mut);
+    let object = object.ok_or(CUDA_ERROR_INVALID_VALUE)?;
+    let added = process
+        .machine
+        .add_to_multicast(&object.object, device.index);
+    added.map_err(refused)?;
     object.devices.push(ordinal);
     Ok(())
 }
 
-/// `cuMulticastBindMem`, `cuMulticastBindAddr`: memory of `device`, or of whichever device of the team it lies on.
+/// `cuMulticastBindMem`, `cuMulticastBindAddr`: memory of `device`, or of whichever device of the team it lies on. Waits for the team
+/// to be complete. What other processes can get is bound to nothing else.
 pub(crate) fn bind(
     process: &Process,
     handle: CUmemGenericAllocationHandle,
@@ -165,52 +191,43 @@ pub(crate) fn bind(
     bound: Bound,
 ) -> Answer {
     let wanted = device.map(|device| process.device(device)).transpose()?;
-    let mut state = process.lock();
+    wait_for_team(process, handle)?;
+    let state = process.lock();
     let (key, memory_offset, left) = bound.find(&state)?;
     check_aligned(&[offset, bytes, memory_offset])?;
     let memory = state.physicals.get(key).ok_or(CUDA_ERROR_INVALID_VALUE)?;
-    let Location::Device(device) = memory.location()? else {
-        return Err(CUDA_ERROR_INVALID_VALUE);
-    };
-    if wanted.is_some_and(|(ordinal, _)| ordinal != device) || memory.is_multicast() {
-        return Err(CUDA_ERROR_INVALID_VALUE);
-    }
-    let object = find_mut(&mut state, handle)?;
-    object.first_device()?;
-    let fits = offset
-        .checked_add(bytes)
-        .is_some_and(|end| end <= object.pages.bytes);
-    if bytes == 0 || bytes > left || !fits || object.is_bound(device, offset, bytes) {
+    let (block, ordinal) = memory.block().ok_or(CUDA_ERROR_INVALID_VALUE)?;
+    let object = find_object(&state, handle)?;
+    let is_kept_here = find(&state, handle)?.handle_types != 0 && memory.handle_types == 0;
+    let is_elsewhere = wanted.is_some_and(|(wanted, _)| wanted != ordinal);
+    if is_kept_here || is_elsewhere || bytes > left {
         return Err(CUDA_ERROR_INVALID_VALUE);
     }
-    if !object.devices.contains(&device) {
-        return Err(CUDA_ERROR_INVALID_DEVICE);
-    }
-    object.bindings.push(Binding {
-        device,
+    let part = Binding {
+        device: block.device,
         offset,
         bytes,
-        memory: key,
-    });
-    virtual_memory::bind(&mut state, key)
+    };
+    let bound = process
+        .machine
+        .bind_multicast(&object.object, part, block.id);
+    bound.map_err(refused)
 }
 
-/// `cuMulticastUnbind`: exactly what one call has bound.
+/// `cuMulticastUnbind`: exactly what one call has bound, in whichever process.
 pub(crate) fn unbind(
     process: &Process,
     handle: CUmemGenericAllocationHandle,
     device: CUdevice,
     (offset, bytes): (u64, u64),
 ) -> Answer {
-    let (device, _) = process.device(device)?;
-    let mut state = process.lock();
-    let object = find_mut(&mut state, handle)?;
-    let is_it = |binding: &Binding| {
-        (binding.device, binding.offset, binding.bytes) == (device, offset, bytes)
+    let part = Binding {
+        device: process.device(device)?.1.index,
+        offset,
+        bytes,
     };
-    let place = object.bindings.iter().position(is_it);
-    let binding = object
-        .bindings
-        .swap_remove(place.ok_or(CUDA_ERROR_INVALID_VALUE)?);
-    virtual_memory::unbind(process, &mut state, binding.memory)
+    let state = process.lock();
+    let object = find_object(&state, handle)?;
+    let unbound = process.machine.unbind_multicast(&object.object, part);
+    unbound.map_err(refused)
 }

@@ -243,7 +243,10 @@ pub(crate) fn lost(gone: Lost) -> CUresult {
 pub(crate) fn refused(error: RequestError) -> CUresult {
     match error {
         RequestError::OutOfMemory | RequestError::OutOfSemaphores => CUDA_ERROR_OUT_OF_MEMORY,
-        RequestError::Unknown | RequestError::NotAGraph => CUDA_ERROR_INVALID_VALUE,
+        RequestError::Unknown | RequestError::NoPlace | RequestError::NotAGraph => {
+            CUDA_ERROR_INVALID_VALUE
+        }
+        RequestError::NotOfTeam => CUDA_ERROR_INVALID_DEVICE,
         RequestError::Lost(gone) => lost(gone),
     }
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use cuda_sys_stubs::abi::*;
-use gpu_sim::client::Imported;
+use gpu_sim::client::{self, Imported};
 use gpu_sim::command::{AllocKind, Block, BlockId, Exported};
 
 use crate::address::{Access, Backing, Range};
@@ -15,7 +15,7 @@ use crate::array::TILE_BYTES;
 use crate::door::Answer;
 use crate::host_memory::HostMemory;
 use crate::location::Location;
-use crate::multicast::Multicast;
+use crate::multicast::{self, Multicast};
 use crate::process::{Process, State, refused};
 use crate::table::Key;
 use crate::window::{duplicate, hide, reserve, share};
@@ -41,7 +41,7 @@ impl Memory {
         match self {
             Self::Device { block, .. } => block.bytes,
             Self::Host(memory) => memory.bytes,
-            Self::Multicast(object) => object.pages.bytes,
+            Self::Multicast(object) => object.bytes(),
         }
     }
 
@@ -75,7 +75,7 @@ pub(crate) struct Physical {
     handles: u32,
     /// Places at which it is mapped.
     mappings: u32,
-    /// Parts of multicast objects, and tiles of arrays, that it is bound to.
+    /// Tiles of arrays that it is bound to.
     bindings: u32,
 }
 
@@ -92,12 +92,20 @@ impl Physical {
         }
     }
 
-    /// Where it lies; a multicast object at the first device of its team, which must be complete.
-    pub(crate) fn location(&self) -> Answer<Location> {
+    /// Where it lies; a multicast object at the first device that this process added to its team.
+    pub(crate) fn location(&self) -> Location {
         match &self.memory {
-            Memory::Device { ordinal, .. } => Ok(Location::Device(*ordinal)),
-            Memory::Host(memory) => Ok(memory.location),
-            Memory::Multicast(object) => object.first_device().map(Location::Device),
+            Memory::Device { ordinal, .. } => Location::Device(*ordinal),
+            Memory::Host(memory) => memory.location,
+            Memory::Multicast(object) => Location::Device(object.device()),
+        }
+    }
+
+    /// The block of a device that it is, and the device's ordinal.
+    pub(crate) fn block(&self) -> Option<(Block, usize)> {
+        match self.memory {
+            Memory::Device { block, ordinal } => Some((block, ordinal)),
+            Memory::Host(_) | Memory::Multicast(_) => None,
         }
     }
 
@@ -110,7 +118,15 @@ impl Physical {
     }
 
     /// The multicast object, if it is one.
-    pub(crate) fn multicast(&mut self) -> Option<&mut Multicast> {
+    pub(crate) fn multicast(&self) -> Option<&Multicast> {
+        match &self.memory {
+            Memory::Multicast(object) => Some(object),
+            Memory::Device { .. } | Memory::Host(_) => None,
+        }
+    }
+
+    /// The same, to change.
+    pub(crate) fn multicast_mut(&mut self) -> Option<&mut Multicast> {
         match &mut self.memory {
             Memory::Multicast(object) => Some(object),
             Memory::Device { .. } | Memory::Host(_) => None,
@@ -119,19 +135,23 @@ impl Physical {
 }
 
 /// A multicast object with its first handle.
-pub(crate) fn insert_multicast(state: &mut State, object: Multicast) -> Key<Physical> {
-    let physical = Physical::new(Memory::Multicast(object), CU_MEM_HANDLE_TYPE_NONE);
+pub(crate) fn insert_multicast(
+    state: &mut State,
+    object: Multicast,
+    handle_types: CUmemAllocationHandleType,
+) -> Key<Physical> {
+    let physical = Physical::new(Memory::Multicast(object), handle_types);
     state.physicals.insert(physical)
 }
 
-/// Memory has become part of a multicast object, or of an array, which keeps it.
+/// Memory has become part of an array, which keeps it.
 pub(crate) fn bind(state: &mut State, key: Key<Physical>) -> Answer {
     let physical = state.physicals.get_mut(key);
     physical.ok_or(CUDA_ERROR_INVALID_VALUE)?.bindings += 1;
     Ok(())
 }
 
-/// Memory is no longer part of a multicast object, or of an array.
+/// Memory is no longer part of an array.
 pub(crate) fn unbind(process: &Process, state: &mut State, key: Key<Physical>) -> Answer {
     if let Some(physical) = state.physicals.get_mut(key) {
         physical.bindings = physical.bindings.saturating_sub(1);
@@ -214,19 +234,16 @@ pub(crate) fn export(
     handle: CUmemGenericAllocationHandle,
     handle_type: CUmemAllocationHandleType,
 ) -> Answer<OwnedFd> {
-    let block = {
-        let state = process.lock();
-        let physical = state.physicals.get(find(&state, handle)?);
-        let allowed = |physical: &&Physical| physical.handle_types & handle_type != 0;
-        let physical = physical.filter(allowed).ok_or(CUDA_ERROR_INVALID_VALUE)?;
-        match &physical.memory {
-            Memory::Device { block, .. } => *block,
-            Memory::Host(memory) => return memory.export(),
-            Memory::Multicast(_) => return Err(CUDA_ERROR_NOT_SUPPORTED),
-        }
+    let state = process.lock();
+    let physical = state.physicals.get(find(&state, handle)?);
+    let allowed = |physical: &&Physical| physical.handle_types & handle_type != 0;
+    let physical = physical.filter(allowed).ok_or(CUDA_ERROR_INVALID_VALUE)?;
+    let what = match &physical.memory {
+        Memory::Device { block, .. } => Exported::Block(block.id),
+        Memory::Host(memory) => return memory.export(),
+        Memory::Multicast(object) => object.exported(),
     };
-    let exported = process.machine.export(Exported::Block(block.id));
-    exported.map_err(refused)
+    process.machine.export(what).map_err(refused)
 }
 
 /// `cuMemImportFromShareableHandle`: one more handle, of memory that this process may have known before.
@@ -235,15 +252,24 @@ pub(crate) fn import(process: &Process, descriptor: BorrowedFd) -> Answer<Key<Ph
     if let Some(memory) = HostMemory::import(descriptor)? {
         return Ok(import_host(&mut state, memory));
     }
-    let Imported::Block(block) = process.machine.import(descriptor).map_err(refused)? else {
-        return Err(CUDA_ERROR_INVALID_VALUE);
-    };
-    let known = state
-        .physicals
-        .iter_mut()
-        .find(|(_, known)| known.memory.is_block(block.id));
-    if let Some((key, known)) = known {
-        known.handles = known.handles.saturating_add(1);
+    match process.machine.import(descriptor).map_err(refused)? {
+        Imported::Block(block) => import_block(process, &mut state, block),
+        Imported::Multicast(object) => import_multicast(&mut state, object),
+        Imported::Pool { .. } => Err(CUDA_ERROR_INVALID_VALUE),
+    }
+}
+
+/// One more handle of what this process knows already, if it does.
+fn known(state: &mut State, is_it: impl Fn(&Memory) -> bool) -> Option<Key<Physical>> {
+    let mut physicals = state.physicals.iter_mut();
+    let (key, known) = physicals.find(|(_, known)| is_it(&known.memory))?;
+    known.handles = known.handles.saturating_add(1);
+    Some(key)
+}
+
+/// A handle of a block that this process has just got hold of.
+fn import_block(process: &Process, state: &mut State, block: Block) -> Answer<Key<Physical>> {
+    if let Some(key) = known(state, |memory| memory.is_block(block.id)) {
         process.machine.free(block.id).map_err(refused)?;
         return Ok(key);
     }
@@ -260,14 +286,21 @@ pub(crate) fn import(process: &Process, descriptor: BorrowedFd) -> Answer<Key<Ph
     Ok(state.physicals.insert(Physical::new(memory, handle_types)))
 }
 
+/// A handle of a multicast object that this process has just got hold of.
+fn import_multicast(state: &mut State, object: client::Multicast) -> Answer<Key<Physical>> {
+    let is_it = |memory: &Memory| matches!(memory, Memory::Multicast(known) if known.is(&object));
+    if let Some(key) = known(state, is_it) {
+        return Ok(key);
+    }
+    let handle_types = CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR;
+    let object = Multicast::new(object)?;
+    Ok(insert_multicast(state, object, handle_types))
+}
+
 /// One more handle of host memory that came from a descriptor.
 fn import_host(state: &mut State, memory: HostMemory) -> Key<Physical> {
-    let known = state
-        .physicals
-        .iter_mut()
-        .find(|(_, known)| matches!(&known.memory, Memory::Host(known) if known.is(&memory)));
-    if let Some((key, known)) = known {
-        known.handles = known.handles.saturating_add(1);
+    let is_it = |known: &Memory| matches!(known, Memory::Host(known) if known.is(&memory));
+    if let Some(key) = known(state, is_it) {
         return key;
     }
     let handle_types = CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR;
@@ -330,10 +363,8 @@ fn end_if_unused(process: &Process, state: &mut State, key: Key<Physical>) -> An
     };
     match ended.map(|physical| physical.memory) {
         Some(Memory::Device { block, .. }) => process.machine.free(block.id).map_err(refused),
-        Some(Memory::Multicast(object)) => object
-            .bound()
-            .try_for_each(|memory| unbind(process, state, memory)),
-        Some(Memory::Host(_)) | None => Ok(()),
+        // What has no block of the device goes with its value.
+        Some(Memory::Host(_) | Memory::Multicast(_)) | None => Ok(()),
     }
 }
 
@@ -388,13 +419,15 @@ fn shadow(state: &State, start: CUdeviceptr, bytes: u64) -> Answer<u64> {
     }
 }
 
-/// `cuMemMap`: all of a physical allocation at addresses that have none yet. It cannot be used until access is set.
+/// `cuMemMap`: all of a physical allocation at addresses that have none yet. It cannot be used until access is set. Waits for the
+/// team of a multicast object to be complete.
 pub(crate) fn map(
     process: &Process,
     start: CUdeviceptr,
     bytes: u64,
     handle: CUmemGenericAllocationHandle,
 ) -> Answer {
+    multicast::wait_for_team(process, handle)?;
     let mut state = process.lock();
     let key = find(&state, handle)?;
     check_size(bytes)?;
@@ -406,7 +439,7 @@ pub(crate) fn map(
     if state.book.overlaps(start, bytes) {
         return Err(CUDA_ERROR_ALREADY_MAPPED);
     }
-    let location = physical.location()?;
+    let location = physical.location();
     physical.memory.show(process, shadow, bytes)?;
     // Memory of the host is nobody's in particular; the first device stands for it.
     let (device, is_host) = match location {

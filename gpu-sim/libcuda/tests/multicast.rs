@@ -2,10 +2,12 @@
 
 mod support;
 
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Once;
 
 use cuda_sys_stubs::abi::*;
-use support::{cu, ok};
+use support::other::{Other, here};
+use support::{cu, measuring, ok};
 
 const PAGE: usize = 2 << 20;
 const TEAM: [CUdevice; 2] = [0, 1];
@@ -20,22 +22,27 @@ fn start() {
     ok!(cuInit(0));
 }
 
-fn properties(devices: u32, pages: usize) -> CUmulticastObjectProp {
-    CUmulticastObjectProp {
+const DESCRIPTOR: CUmemAllocationHandleType = CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR;
+
+/// An object without a team, which other processes can get as one of these kinds.
+fn empty(
+    devices: u32,
+    pages: usize,
+    kinds: CUmemAllocationHandleType,
+) -> CUmemGenericAllocationHandle {
+    let properties = CUmulticastObjectProp {
         numDevices: devices,
         size: pages * PAGE,
-        handleTypes: 0,
+        handleTypes: kinds.into(),
         flags: 0,
-    }
+    };
+    let mut handle = 0;
+    ok!(cuMulticastCreate(&mut handle, &properties));
+    handle
 }
 
 fn object(devices: &[CUdevice], pages: usize) -> CUmemGenericAllocationHandle {
-    let mut handle = 0;
-    let devices_in_all = u32::try_from(devices.len()).unwrap_or(0);
-    ok!(cuMulticastCreate(
-        &mut handle,
-        &properties(devices_in_all, pages)
-    ));
+    let handle = empty(u32::try_from(devices.len()).unwrap_or(0), pages, 0);
     for &device in devices {
         ok!(cuMulticastAddDevice(handle, device));
     }
@@ -43,9 +50,18 @@ fn object(devices: &[CUdevice], pages: usize) -> CUmemGenericAllocationHandle {
 }
 
 fn memory(device: CUdevice, pages: usize) -> CUmemGenericAllocationHandle {
+    memory_for(device, pages, CU_MEM_HANDLE_TYPE_NONE)
+}
+
+/// Memory which other processes can get as one of these kinds.
+fn memory_for(
+    device: CUdevice,
+    pages: usize,
+    kinds: CUmemAllocationHandleType,
+) -> CUmemGenericAllocationHandle {
     // SAFETY: a record of plain numbers and pointers; zero is a value of each.
     let mut prop: CUmemAllocationProp = unsafe { std::mem::zeroed() };
-    prop.type_ = CU_MEM_ALLOCATION_TYPE_PINNED;
+    (prop.type_, prop.requestedHandleTypes) = (CU_MEM_ALLOCATION_TYPE_PINNED, kinds);
     prop.location = CUmemLocation {
         type_: CU_MEM_LOCATION_TYPE_DEVICE,
         id: device,
@@ -53,6 +69,42 @@ fn memory(device: CUdevice, pages: usize) -> CUmemGenericAllocationHandle {
     let mut handle = 0;
     ok!(cuMemCreate(&mut handle, pages * PAGE, &prop, 0));
     handle
+}
+
+fn exported(handle: CUmemGenericAllocationHandle) -> OwnedFd {
+    let mut descriptor: RawFd = -1;
+    let to = (&raw mut descriptor).cast();
+    ok!(cuMemExportToShareableHandle(to, handle, DESCRIPTOR, 0));
+    // SAFETY: the driver has just opened it for us.
+    unsafe { OwnedFd::from_raw_fd(descriptor) }
+}
+
+fn imported(descriptor: &OwnedFd) -> CUmemGenericAllocationHandle {
+    let number = usize::try_from(descriptor.as_raw_fd()).unwrap_or_default();
+    let mut handle = 0;
+    ok!(cuMemImportFromShareableHandle(
+        &mut handle,
+        std::ptr::without_provenance_mut(number),
+        DESCRIPTOR
+    ));
+    handle
+}
+
+/// Bytes in use on the device whose memory is counted.
+fn used() -> usize {
+    let mut context = std::ptr::null_mut();
+    ok!(cuDevicePrimaryCtxRetain(&mut context, ALONE));
+    ok!(cuCtxSetCurrent(context));
+    let (mut free, mut total) = (0, 0);
+    ok!(cuMemGetInfo_v2(&mut free, &mut total));
+    total - free
+}
+
+/// Waits until as much is in use: a dead process's memory takes its time.
+fn used_becomes(bytes: usize) {
+    while used() != bytes {
+        std::thread::yield_now();
+    }
 }
 
 /// Where memory, or an object, is mapped.
@@ -76,17 +128,11 @@ fn only_boards_behind_such_switches_can_be_of_a_team() {
         supported
     };
     assert_eq!([0, ALONE, OUTSIDER].map(supported), [1, 1, 0]);
-    let half_a_team = {
-        let mut handle = 0;
-        ok!(cuMulticastCreate(&mut handle, &properties(2, 1)));
-        ok!(cuMulticastAddDevice(handle, 0));
-        handle
-    };
+    let half_a_team = empty(2, 1, 0);
+    ok!(cuMulticastAddDevice(half_a_team, 0));
     let add = |device| cu!(cuMulticastAddDevice(half_a_team, device));
     assert_eq!(add(OUTSIDER), CUDA_ERROR_NOT_SUPPORTED);
     assert_eq!(add(0), CUDA_ERROR_INVALID_VALUE, "it is of the team");
-    let early = cu!(cuMulticastBindMem(half_a_team, 0, memory(0, 1), 0, PAGE, 0));
-    assert_eq!(early, CUDA_ERROR_ILLEGAL_STATE, "one is missing");
     assert_eq!(add(1), CUDA_SUCCESS);
     assert_eq!(add(1), CUDA_ERROR_INVALID_VALUE, "it is complete");
 }
@@ -146,14 +192,7 @@ fn memory_is_bound_where_there_is_room_for_its_device() {
 #[test]
 fn an_object_keeps_what_is_bound_to_it_and_is_mapped_as_memory_is() {
     start();
-    let used = || {
-        let mut context = std::ptr::null_mut();
-        ok!(cuDevicePrimaryCtxRetain(&mut context, ALONE));
-        ok!(cuCtxSetCurrent(context));
-        let (mut free, mut total) = (0, 0);
-        ok!(cuMemGetInfo_v2(&mut free, &mut total));
-        total - free
-    };
+    let _alone = measuring();
     let team = object(&[ALONE], 4);
     let memory = memory(ALONE, 4);
     let before = used();
@@ -166,4 +205,77 @@ fn an_object_keeps_what_is_bound_to_it_and_is_mapped_as_memory_is() {
     assert_eq!(used(), before, "mapped");
     ok!(cuMemUnmap(at, 4 * PAGE));
     assert_eq!(used(), before - 4 * PAGE, "nobody has it any more");
+}
+
+#[test]
+fn a_team_is_made_up_by_two_processes_and_who_binds_waits_for_the_other() {
+    const NAME: &str = "a_team_is_made_up_by_two_processes_and_who_binds_waits_for_the_other";
+    start();
+    if let Some(mut line) = here() {
+        let team = imported(&line.take());
+        line.hear::<1>();
+        ok!(cuMulticastAddDevice(team, 1));
+        let own = memory_for(1, 1, DESCRIPTOR);
+        ok!(cuMulticastBindMem(team, 0, own, 0, PAGE, 0));
+        let unbound = cu!(cuMulticastUnbind(team, 0, 0, PAGE));
+        line.say([1]);
+        line.hear::<1>();
+        assert_eq!(unbound, CUDA_ERROR_INVALID_VALUE, "not bound yet");
+        return ok!(cuMulticastUnbind(team, 0, PAGE, PAGE));
+    }
+    let team = empty(2, 2, DESCRIPTOR);
+    ok!(cuMulticastAddDevice(team, 0));
+    let mut other = Other::start(NAME);
+    other.line.give(exported(team));
+    let mapper = std::thread::spawn(move || mapped(team, 2));
+    let early = memory_for(0, 1, DESCRIPTOR);
+    let binder = std::thread::spawn(move || {
+        let bound = cu!(cuMulticastBindMem(team, PAGE, early, 0, PAGE, 0));
+        assert_eq!(bound, CUDA_SUCCESS);
+    });
+    other.line.say([1]);
+    assert!(binder.join().is_ok() && mapper.join().is_ok());
+    other.line.hear::<1>();
+    let taken = cu!(cuMulticastBindMem(team, PAGE, early, 0, PAGE, 0));
+    assert_eq!(taken, CUDA_ERROR_INVALID_VALUE);
+    let kept = cu!(cuMulticastBindMem(team, 0, memory(0, 1), 0, PAGE, 0));
+    assert_eq!(kept, CUDA_ERROR_INVALID_VALUE, "nobody else can get it");
+    other.line.say([1]);
+    other.end();
+    ok!(cuMulticastBindMem(team, PAGE, early, 0, PAGE, 0));
+}
+
+#[test]
+fn what_a_killed_process_has_bound_stays_until_the_last_holder_of_the_object_lets_go() {
+    const NAME: &str =
+        "what_a_killed_process_has_bound_stays_until_the_last_holder_of_the_object_lets_go";
+    start();
+    if let Some(mut line) = here() {
+        let team = imported(&line.take());
+        memory(ALONE, 8);
+        let bound = memory_for(ALONE, 4, DESCRIPTOR);
+        ok!(cuMulticastBindMem(team, 0, bound, 0, 4 * PAGE, 0));
+        line.say([1]);
+        line.hear::<1>();
+        return;
+    }
+    let _alone = measuring();
+    let before = used();
+    let team = empty(1, 4, DESCRIPTOR);
+    ok!(cuMulticastAddDevice(team, ALONE));
+    let mut other = Other::start(NAME);
+    let descriptor = exported(team);
+    assert_eq!(imported(&descriptor), team, "once more the same");
+    other.line.give(&descriptor);
+    other.line.hear::<1>();
+    assert_eq!(used(), before + 12 * PAGE);
+    other.kill();
+    used_becomes(before + 4 * PAGE);
+    ok!(cuMemRelease(team));
+    ok!(cuMemRelease(team));
+    assert_eq!(used(), before + 4 * PAGE, "the descriptor is open");
+    let again = imported(&descriptor);
+    drop(descriptor);
+    ok!(cuMemRelease(again));
+    used_becomes(before);
 }

@@ -1,13 +1,13 @@
 //! What a process gives to others, and takes from them: blocks, descriptors, semaphores of the machine; what a stream gets of the SMs.
 
-use super::{Lost, Machine, RequestError, SemaphoreHandle, Stream};
+use super::{Lost, Machine, Multicast, RequestError, SemaphoreHandle, Stream};
 use crate::command::{Block, BlockId, Exported, SemaphoreId};
 use crate::wire::{Reply, Request};
 use rustix::fs::{FileType, fstat};
 use std::os::fd::{AsFd, OwnedFd};
 
 /// What came out of another process's descriptor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub enum Imported {
     /// Device memory, which this process holds until it frees it.
     Block(Block),
@@ -16,6 +16,8 @@ pub enum Imported {
         /// Which device.
         device: u32,
     },
+    /// A multicast object.
+    Multicast(Multicast),
 }
 
 impl Machine {
@@ -56,6 +58,9 @@ impl Machine {
         match self.request(&Request::Import { file_device, inode })? {
             Reply::Block(block) => Ok(Imported::Block(block)),
             Reply::Pool { device } => Ok(Imported::Pool { device }),
+            Reply::Multicast { object, team } => {
+                Multicast::opened(&self.inner, object, team).map(Imported::Multicast)
+            }
             _ => Err(self.inner.connection.abandon().into()),
         }
     }

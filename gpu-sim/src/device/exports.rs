@@ -4,7 +4,7 @@
 //! the descriptor is closed, wherever it went, and then what it kept is let go. Who imports one tells the file's number.
 
 use super::ends::Ends;
-use crate::command::{BlockId, Exported};
+use crate::command::Exported;
 use crate::model::{Model, ProcessId};
 use crate::wire::{Refusal, Reply};
 use rustix::fs::fstat;
@@ -63,15 +63,25 @@ impl Exports {
         match export.ok_or(Refusal::Unknown)?.what {
             Exported::Block(block) => model.open(process, block).map(Reply::Block),
             Exported::Pool { device } => Ok(Reply::Pool { device }),
+            Exported::Multicast(object) => {
+                let team = model.open_multicast(process, object)?;
+                Ok(Reply::Multicast { object, team })
+            }
         }
     }
 
-    /// The last copy of a descriptor was closed: what it kept, if `source` is one of ours.
-    pub(super) fn hang_up(&mut self, source: u64) -> Option<Option<BlockId>> {
-        self.0.remove(&source).map(|export| match export.what {
-            Exported::Block(block) => Some(block),
-            Exported::Pool { .. } => None,
-        })
+    /// The last copy of a descriptor was closed: the machine lets go of what it kept. False: `source` is none of ours.
+    pub(super) fn hang_up(&mut self, model: &mut Model, source: u64) -> bool {
+        let Some(export) = self.0.remove(&source) else {
+            return false;
+        };
+        // The machine has held it since the descriptor was made.
+        let _ = match export.what {
+            Exported::Block(block) => model.free(ProcessId::MACHINE, block),
+            Exported::Multicast(object) => model.drop_multicast(ProcessId::MACHINE, object),
+            Exported::Pool { .. } => Ok(()),
+        };
+        true
     }
 }
 
@@ -83,6 +93,10 @@ fn keep(model: &mut Model, process: ProcessId, what: Exported) -> Result<(), Ref
         }
         Exported::Block(_) => Err(Refusal::Unknown),
         Exported::Pool { device } => model.memory(device).map(drop),
+        Exported::Multicast(object) if model.holds_multicast(process, object) => {
+            model.open_multicast(ProcessId::MACHINE, object).map(drop)
+        }
+        Exported::Multicast(_) => Err(Refusal::Unknown),
     }
 }
 

@@ -70,6 +70,7 @@ fn one_way(
         Request::DropSharedSemaphore { semaphore } => {
             model.drop_shared_semaphore(process, semaphore)?
         }
+        Request::DropMulticast { object } => model.drop_multicast(process, object)?,
         Request::HostCallDone { token } => model.host_call_done(process, token)?,
         Request::Signal { semaphore, payload } => model.signal(process, semaphore, payload),
         Request::Hello { .. } => return Err(Leave::BrokeProtocol("second hello".to_owned())),
@@ -91,6 +92,26 @@ fn answer(model: &mut Model, process: ProcessId, request: Request) -> Result<Rep
             Reply::Done
         }
         Request::Open { block } => Reply::Block(model.open(process, block)?),
+        Request::CreateMulticast { team } => Reply::Multicast {
+            object: model.create_multicast(process, team)?,
+            team,
+        },
+        Request::AddToMulticast { object, device } => {
+            model.add_to_multicast(process, object, device)?;
+            Reply::Done
+        }
+        Request::BindMulticast {
+            object,
+            part,
+            block,
+        } => {
+            model.bind_multicast(process, object, part, block)?;
+            Reply::Done
+        }
+        Request::UnbindMulticast { object, part } => {
+            model.unbind_multicast(process, object, part)?;
+            Reply::Done
+        }
         Request::CreateSharedSemaphore => {
             Reply::SharedSemaphore(model.create_shared_semaphore(process)?)
         }

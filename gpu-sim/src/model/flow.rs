@@ -483,6 +483,7 @@ impl Model {
                 self.release(device as u32, Some(released));
             }
         }
+        self.leave_multicasts(process);
         self.graphs.retain(|(owner, _), _| *owner != process);
         self.waiters.retain(|(owner, _), _| *owner != process);
         self.semaphores.retain(|(owner, _), _| *owner != process);

@@ -1,6 +1,8 @@
 //! Executable graphs and their launches.
 
-use crate::command::{Command, GraphNode, StreamId};
+use super::{Model, ProcessId};
+use crate::command::{Command, GraphId, GraphNode, StreamId};
+use crate::wire::Refusal;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -117,5 +119,48 @@ impl Run {
 
     pub(super) fn is_complete(&self) -> bool {
         self.left == 0
+    }
+}
+
+impl Model {
+    /// Appends nodes to a graph, which is made if there is none.
+    pub fn append_to_graph(
+        &mut self,
+        process: ProcessId,
+        graph: GraphId,
+        nodes: Vec<GraphNode>,
+    ) -> Result<(), Refusal> {
+        let graph = self.graphs.entry((process, graph)).or_default();
+        Arc::make_mut(graph)
+            .append(nodes)
+            .then_some(())
+            .ok_or(Refusal::Unknown)
+    }
+
+    /// Changes a node of a graph for launches submitted later.
+    pub fn update_graph(
+        &mut self,
+        process: ProcessId,
+        graph: GraphId,
+        index: u32,
+        command: Command,
+        enabled: bool,
+    ) -> Result<(), Refusal> {
+        let graph = self
+            .graphs
+            .get_mut(&(process, graph))
+            .ok_or(Refusal::Unknown)?;
+        Arc::make_mut(graph)
+            .update(index, command, enabled)
+            .then_some(())
+            .ok_or(Refusal::Unknown)
+    }
+
+    /// Lets a graph go; launches already submitted run.
+    pub fn destroy_graph(&mut self, process: ProcessId, graph: GraphId) -> Result<(), Refusal> {
+        self.graphs
+            .remove(&(process, graph))
+            .map(drop)
+            .ok_or(Refusal::Unknown)
     }
 }

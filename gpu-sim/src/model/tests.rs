@@ -8,7 +8,7 @@ mod histories;
 
 use super::*;
 use crate::command::Command::Kernel;
-use crate::command::KernelCost;
+use crate::command::{GraphNode, KernelCost};
 use crate::wire::Submission;
 
 const MS: u64 = 1_000_000;

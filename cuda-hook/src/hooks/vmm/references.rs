@@ -18,6 +18,8 @@ pub(super) struct Allocation {
     binding_count: u64,
     /// A descriptor or a name of it was handed out. Where that is, and until when, is not seen.
     is_exported: bool,
+    /// It was got by its name: it may live on elsewhere when nothing refers to it here.
+    is_imported: bool,
 }
 
 impl Allocation {
@@ -112,7 +114,16 @@ impl References {
     pub(super) fn import(&mut self, handle: CUmemGenericAllocationHandle) {
         match self.find(handle) {
             Some(id) => self.count(id, |known| &mut known.handle_count, 1),
-            None => self.add(handle, Allocation::default()),
+            None => {
+                let is_imported = true;
+                self.add(
+                    handle,
+                    Allocation {
+                        is_imported,
+                        ..Allocation::default()
+                    },
+                );
+            }
         }
     }
 
@@ -258,7 +269,8 @@ impl References {
         taken
     }
 
-    /// The allocations, taken out, that nothing refers to any more: of these, and of what was bound into them.
+    /// The allocations, taken out, that nothing refers to any more: of these, and of what was bound into them. What was bound into an
+    /// object of several processes may be kept by the others, and stays bound for good.
     pub(super) fn take_unreferenced(
         &mut self,
         ids: impl IntoIterator<Item = AllocationId>,
@@ -268,9 +280,14 @@ impl References {
         while let Some(id) = ids.pop() {
             let is_over = |known: &Allocation| !known.is_referenced();
             if self.allocations.get(&id).is_some_and(is_over) {
-                taken.extend(self.allocations.remove(&id));
-                let bindings = self.unbind_all(Holder::Multicast(id));
-                ids.extend(bindings.iter().map(|binding| binding.allocation));
+                let ended = self.allocations.remove(&id);
+                if ended.is_some_and(|ended| ended.is_imported) {
+                    self.bindings.remove(&Holder::Multicast(id));
+                } else {
+                    let bindings = self.unbind_all(Holder::Multicast(id));
+                    ids.extend(bindings.iter().map(|binding| binding.allocation));
+                }
+                taken.extend(ended);
             }
         }
         taken
@@ -409,6 +426,28 @@ mod tests {
         assert_eq!(over(&mut references, object), 0, "the object is mapped");
         references.unmap(0x1000_0000, SIZE);
         assert_eq!(over(&mut references, object), SIZE);
+    }
+
+    #[test]
+    fn what_is_bound_into_an_object_of_several_processes_stays_when_this_one_lets_go_of_it() {
+        let mut references = one();
+        references.import(7);
+        let (memory, object) = (references.find(5).unwrap(), references.find(7).unwrap());
+        references.bind(Holder::Multicast(object), HERE, memory);
+        release(&mut references, 5);
+        let id = release(&mut references, 7).unwrap();
+        assert_eq!(over(&mut references, id), 0, "others may hold it");
+        assert_eq!(over(&mut references, memory), 0);
+        let mut references = one();
+        references.import(7);
+        references.bind(Holder::Multicast(object), HERE, memory);
+        release(&mut references, 5);
+        assert_eq!(
+            references.unbind(Holder::Multicast(object), HERE).len(),
+            1,
+            "by itself"
+        );
+        assert_eq!(over(&mut references, memory), SIZE);
     }
 
     #[test]

@@ -99,7 +99,7 @@ exports! {
         if physical.is_multicast() {
             return Err(CUDA_ERROR_INVALID_VALUE);
         }
-        let (location, requestedHandleTypes) = (physical.location()?.described()?, physical.handle_types);
+        let (location, requestedHandleTypes) = (physical.location().described()?, physical.handle_types);
         let allocFlags = anonymous_allocFlags { compressionType: 0, gpuDirectRDMACapable: 0, usage: physical.is_tile_pool.into(), reserved: [0; 4] };
         put(prop, CUmemAllocationProp { type_: CU_MEM_ALLOCATION_TYPE_PINNED, requestedHandleTypes, location, win32HandleMetaData: std::ptr::null_mut(), allocFlags })
     }
