@@ -525,9 +525,22 @@ records! {
         reserved: [c_uint; 11],
     }
 
+    #[derive(Debug, PartialEq, Eq)]
+    struct CUdevWorkqueueConfigResource {
+        device: CUdevice,
+        wqConcurrencyLimit: c_uint,
+        sharingScope: CUdevWorkqueueConfigScope,
+    }
+
+    struct CUdevWorkqueueResource {
+        reserved: [c_uchar; 40],
+    }
+
     /// What a resource is; an unnamed union in C. Which member is valid is said by its type.
     union anonymous_devResource {
         sm: CUdevSmResource,
+        wqConfig: CUdevWorkqueueConfigResource,
+        wq: CUdevWorkqueueResource,
         _oversize: [c_uchar; 40],
     }
 

@@ -12,6 +12,7 @@ use crate::context::{self, Context};
 use crate::door::Answer;
 use crate::process::{Process, State};
 use crate::table::Key;
+use crate::workqueue::{self, Wanted, Workqueue};
 
 /// SMs of a device, one after the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,6 +94,38 @@ impl Group {
 pub(crate) struct Green {
     pub(crate) context: Key<Context>,
     pub(crate) sms: Sms,
+    pub(crate) workqueue: Workqueue,
+}
+
+/// What a green context can be made of. Nothing is taken until one is.
+#[derive(Clone, Copy)]
+pub(crate) struct Description {
+    sms: Sms,
+    workqueue: Wanted,
+}
+
+impl Description {
+    /// Of parts of one device, or all its SMs where there are none, and at most one wish for work queues.
+    /// `CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION`: they do not go together. (That work queues alone make a green context with all
+    /// SMs: our estimate.)
+    pub(crate) fn new(process: &Process, parts: &[Sms], queues: &[Wanted]) -> Answer<Self> {
+        let workqueue = match queues {
+            [] => Wanted::Shared,
+            [one] => *one,
+            _ => return Err(CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION),
+        };
+        let sms = match (parts, workqueue.device()) {
+            ([], Some(device)) => whole(process, usize::try_from(device).unwrap_or(usize::MAX))?,
+            (parts, _) => Sms::join(parts)?,
+        };
+        if workqueue
+            .device()
+            .is_some_and(|device| device != sms.device)
+        {
+            return Err(CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION);
+        }
+        Ok(Self { sms, workqueue })
+    }
 }
 
 impl Grain {
@@ -221,15 +254,24 @@ pub(crate) fn of(state: &State, context: Key<Context>) -> Option<Key<Green>> {
 }
 
 /// `cuGreenCtxCreate`: retains the primary context.
-pub(crate) fn create(process: &Process, sms: Sms, device: CUdevice) -> Answer<Key<Green>> {
+pub(crate) fn create(
+    process: &Process,
+    Description { sms, workqueue }: Description,
+    device: CUdevice,
+) -> Answer<Key<Green>> {
     let (ordinal, _) = process.device(device)?;
     if usize::try_from(sms.device) != Ok(ordinal) {
         return Err(CUDA_ERROR_INVALID_VALUE);
     }
+    let workqueue = workqueue::provide(process, &mut process.lock(), sms.device, workqueue)?;
     let primary = context::retain_primary(process, ordinal)?;
     let mut state = process.lock();
     let context = context::create_green(&mut state, primary, sms)?;
-    Ok(state.greens.insert(Green { context, sms }))
+    Ok(state.greens.insert(Green {
+        context,
+        sms,
+        workqueue,
+    }))
 }
 
 /// `cuGreenCtxDestroy`: when its streams have done their work; releases the primary context.

@@ -50,3 +50,4 @@ mod virtual_memory;
 mod visible;
 mod watch;
 mod window;
+mod workqueue;

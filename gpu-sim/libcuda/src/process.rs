@@ -26,7 +26,7 @@ use crate::graph::conditional::Condition;
 use crate::graph::exec::GraphExec;
 use crate::graph::memory::GraphAlloc;
 use crate::graph::{Graph, Node};
-use crate::green::{Green, Sms};
+use crate::green::{Description, Green};
 use crate::host_call::{self, HostCall};
 use crate::library::{Kernel, Library};
 use crate::link::Link;
@@ -43,6 +43,7 @@ use crate::user_object::UserObject;
 use crate::virtual_memory::{Physical, Reservations};
 use crate::visible;
 use crate::window::Window;
+use crate::workqueue;
 
 /// One device that this process sees.
 pub(crate) struct Device {
@@ -79,8 +80,9 @@ pub(crate) struct State {
     pub(crate) arrays: Table<Array>,
     pub(crate) mipmaps: Table<Mipmap>,
     pub(crate) greens: Table<Green>,
-    /// Parts of a device that a green context can be made of.
-    pub(crate) descriptions: Table<Sms>,
+    pub(crate) descriptions: Table<Description>,
+    /// Work queues of green contexts' own that were ever made.
+    pub(crate) workqueues: u64,
     pub(crate) textures: Table<Texture>,
     pub(crate) texture_references: Table<TextureReference>,
     pub(crate) surfaces: Table<Surface>,
@@ -101,6 +103,8 @@ pub(crate) struct State {
 pub(crate) struct Process {
     pub(crate) machine: Machine,
     pub(crate) devices: Vec<Device>,
+    /// Work queues of each device.
+    pub(crate) connections: u32,
     /// Of pools of the host that are shared with other processes.
     pub(crate) shared_files: SharedFiles,
     state: Mutex<State>,
@@ -176,7 +180,8 @@ impl Process {
             log::error(format_args!("cuInit: {error}"));
             CUDA_ERROR_SYSTEM_NOT_READY
         })?;
-        let selection = std::env::var("CUDA_VISIBLE_DEVICES").ok();
+        let variable = |name| std::env::var(name).ok();
+        let selection = variable("CUDA_VISIBLE_DEVICES");
         let profiles = machine.devices();
         let devices: Vec<Device> = visible::select(profiles, selection.as_deref())
             .into_iter()
@@ -206,6 +211,7 @@ impl Process {
         Ok(Self {
             machine,
             devices,
+            connections: workqueue::connections(variable("CUDA_DEVICE_MAX_CONNECTIONS").as_deref()),
             shared_files: SharedFiles::default(),
             state: Mutex::new(state),
         })

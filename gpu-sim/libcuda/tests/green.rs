@@ -238,3 +238,118 @@ fn a_device_is_split_into_groups_of_different_sizes() {
     let (status, ..) = cut(&mut [local]);
     assert_eq!(status, CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION);
 }
+
+/// Work queues as they are: of the device, or, if there is one, of this green context.
+fn workqueues(of: Option<CUgreenCtx>, kind: CUdevResourceType) -> (CUresult, CUdevResource) {
+    let mut resource = device_resource();
+    let status = match of {
+        None => cu!(cuDeviceGetDevResource(0, &mut resource, kind)),
+        Some(green) => cu!(cuGreenCtxGetDevResource(green, &mut resource, kind)),
+    };
+    (status, resource)
+}
+
+/// How work queues are: device, limit, scope.
+fn config(resource: &CUdevResource) -> (CUdevice, u32, CUdevWorkqueueConfigScope) {
+    assert_eq!(resource.type_, CU_DEV_RESOURCE_TYPE_WORKQUEUE_CONFIG);
+    // SAFETY: the type says so.
+    let config = unsafe { resource.anonymous.wqConfig };
+    let (device, limit) = (config.device, config.wqConcurrencyLimit);
+    (device, limit, config.sharingScope)
+}
+
+fn described(resources: &mut [CUdevResource]) -> (CUresult, CUdevResourceDesc) {
+    let mut description = std::ptr::null_mut();
+    let (first, count) = (resources.as_mut_ptr(), resources.len() as u32);
+    let status = cu!(cuDevResourceGenerateDesc(&mut description, first, count));
+    (status, description)
+}
+
+fn green_of(resources: &mut [CUdevResource]) -> CUgreenCtx {
+    let (mut green, flags) = (std::ptr::null_mut(), CU_GREEN_CTX_DEFAULT_STREAM);
+    ok!(cuGreenCtxCreate(
+        &mut green,
+        described(resources).1,
+        0,
+        flags
+    ));
+    green
+}
+
+const CONFIG: CUdevResourceType = CU_DEV_RESOURCE_TYPE_WORKQUEUE_CONFIG;
+const QUEUE: CUdevResourceType = CU_DEV_RESOURCE_TYPE_WORKQUEUE;
+const SHARED: CUdevWorkqueueConfigScope = CU_WORKQUEUE_SCOPE_DEVICE_CTX;
+const BALANCED: CUdevWorkqueueConfigScope = CU_WORKQUEUE_SCOPE_GREEN_CTX_BALANCED;
+
+#[test]
+fn work_queues_of_a_green_context_are_as_configured_and_can_be_anothers() {
+    context();
+    let mut wish = workqueues(None, CONFIG).1;
+    assert_eq!(config(&wish), (0, 8, SHARED));
+    let (parts, _) = split::<2>(8);
+    let usual = green(parts[0]);
+    assert_eq!(
+        config(&workqueues(Some(usual), CONFIG).1),
+        (0, 8, SHARED),
+        "as any context's"
+    );
+    wish.anonymous.wqConfig.wqConcurrencyLimit = 3;
+    wish.anonymous.wqConfig.sharingScope = BALANCED;
+    let (first, other) = (
+        green_of(&mut [wish, parts[0]]),
+        green_of(&mut [parts[1], wish]),
+    );
+    let queue_of = |green| {
+        assert_eq!(config(&workqueues(Some(green), CONFIG).1), (0, 3, BALANCED));
+        let (status, queue) = workqueues(Some(green), QUEUE);
+        assert_eq!(status, 0);
+        // SAFETY: the kind that was asked for.
+        (queue, unsafe { queue.anonymous.wq.reserved })
+    };
+    let (queue, name) = queue_of(first);
+    assert_ne!(queue_of(other).1, name, "not the same ones");
+    let same = green_of(&mut [parts[1], queue]);
+    assert_eq!(queue_of(same).1, name);
+    ok!(cuGreenCtxDestroy(first));
+    ok!(cuGreenCtxDestroy(same));
+    let (mut none, late) = (std::ptr::null_mut(), described(&mut [parts[1], queue]).1);
+    let gone = cu!(cuGreenCtxCreate(&mut none, late, 0, 1));
+    assert_eq!(gone, CUDA_ERROR_INVALID_VALUE, "nobody has them any more");
+}
+
+#[test]
+fn work_queues_that_no_device_has_are_refused() {
+    context();
+    let (wish, part) = (workqueues(None, CONFIG).1, split::<1>(8).0[0]);
+    assert_eq!(
+        workqueues(None, QUEUE).0,
+        CUDA_ERROR_INVALID_RESOURCE_TYPE,
+        "a context has them"
+    );
+    let mut seen = wish;
+    for kind in [CONFIG, QUEUE] {
+        let of_stream = cu!(cuStreamGetDevResource(free_stream(), &mut seen, kind));
+        assert_eq!(of_stream, CUDA_ERROR_INVALID_RESOURCE_TYPE);
+    }
+    let alone = green_of(&mut [wish]);
+    let mut all = device_resource();
+    ok!(cuGreenCtxGetDevResource(
+        alone,
+        &mut all,
+        CU_DEV_RESOURCE_TYPE_SM
+    ));
+    assert_eq!(sms(&all), 40);
+    let two = described(&mut [part, wish, wish]).0;
+    assert_eq!(two, CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION);
+    let (mut narrow, mut strange, mut elsewhere) = (wish, wish, wish);
+    narrow.anonymous.wqConfig.wqConcurrencyLimit = 0;
+    strange.anonymous.wqConfig.sharingScope = 7;
+    elsewhere.anonymous.wqConfig.device = 1;
+    for (wish, refused) in [
+        (narrow, CUDA_ERROR_INVALID_VALUE),
+        (strange, CUDA_ERROR_INVALID_VALUE),
+        (elsewhere, CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION),
+    ] {
+        assert_eq!(described(&mut [part, wish]).0, refused);
+    }
+}

@@ -2,14 +2,15 @@
 
 use cuda_sys_stubs::abi::*;
 
-use super::{get, list, put, put_if, wanted};
+use super::{get, list, put, put_if, wanted, workqueue as queue_resource};
 use crate::context::{self, Context};
 use crate::door::{Answer, NullStream, exports};
 use crate::event;
-use crate::green::{self, Grain, Group, Sms};
-use crate::process::{Device, Process, State, process};
+use crate::green::{self, Description, Grain, Group, Sms};
+use crate::process::{Device, Process, process};
 use crate::stream::{self, Kind};
 use crate::table::Key;
+use crate::workqueue;
 
 /// What of a resource is ours to write: which device, and the first of its SMs. The device is counted from 1, so that a
 /// resource that nobody made is none.
@@ -64,27 +65,61 @@ fn sms(resource: &CUdevResource) -> Answer<Sms> {
     })
 }
 
-/// Writes a context's resource.
+/// What has resources.
+#[derive(Clone, Copy)]
+enum Owner {
+    Device(usize),
+    Context(Key<Context>),
+    /// A stream of this context.
+    Stream(Key<Context>),
+}
+
+/// A resource of this kind. `CUDA_ERROR_INVALID_RESOURCE_TYPE`: there is no such kind, or its owner has none: only contexts have work
+/// queues (cuda.h 13.5, "Workqueues"), and a stream has but SMs (`cuStreamGetDevResource`).
+fn resource_of(process: &Process, owner: Owner, kind: CUdevResourceType) -> Answer<CUdevResource> {
+    let state = process.lock();
+    match (kind, owner) {
+        (CU_DEV_RESOURCE_TYPE_SM, Owner::Device(ordinal)) => {
+            resource(process, green::whole(process, ordinal)?)
+        }
+        (CU_DEV_RESOURCE_TYPE_SM, Owner::Context(context) | Owner::Stream(context)) => {
+            resource(process, green::of_context(process, &state, context)?)
+        }
+        (CU_DEV_RESOURCE_TYPE_WORKQUEUE_CONFIG, Owner::Device(ordinal)) => {
+            let device = u32::try_from(ordinal).map_err(|_| CUDA_ERROR_INVALID_DEVICE)?;
+            queue_resource::config(workqueue::of_device(process, device))
+        }
+        (CU_DEV_RESOURCE_TYPE_WORKQUEUE_CONFIG, Owner::Context(context)) => {
+            queue_resource::config(workqueue::of_context(process, &state, context)?)
+        }
+        (CU_DEV_RESOURCE_TYPE_WORKQUEUE, Owner::Context(context)) => {
+            let queue = workqueue::of_context(process, &state, context)?;
+            Ok(queue_resource::name(queue))
+        }
+        _ => Err(CUDA_ERROR_INVALID_RESOURCE_TYPE),
+    }
+}
+
+/// Writes a resource.
 ///
 /// # Safety
 /// `to` is null or can be written.
-unsafe fn put_resource(
-    to: *mut CUdevResource,
-    kind: CUdevResourceType,
-    find: impl FnOnce(&Process, &mut State) -> Answer<Sms>,
-) -> Answer {
-    let process = process()?;
+unsafe fn put_resource(to: *mut CUdevResource, owner: Owner, kind: CUdevResourceType) -> Answer {
     wanted(to)?;
-    match kind {
-        CU_DEV_RESOURCE_TYPE_SM => {}
-        CU_DEV_RESOURCE_TYPE_WORKQUEUE_CONFIG | CU_DEV_RESOURCE_TYPE_WORKQUEUE => {
-            return Err(CUDA_ERROR_NOT_SUPPORTED);
-        }
-        _ => return Err(CUDA_ERROR_INVALID_RESOURCE_TYPE),
-    }
-    let sms = find(process, &mut process.lock())?;
     // SAFETY: the caller's promise.
-    unsafe { put(to, resource(process, sms)?) }
+    unsafe { put(to, resource_of(process()?, owner, kind)?) }
+}
+
+/// What a green context can be made of, by the resources that it is to have.
+fn described(process: &Process, resources: &[CUdevResource]) -> Answer<Description> {
+    let (mut parts, mut queues) = (Vec::new(), Vec::new());
+    for resource in resources {
+        match queue_resource::wanted(resource)? {
+            Some(wanted) => queues.push(wanted),
+            None => parts.push(sms(resource)?),
+        }
+    }
+    Description::new(process, &parts, &queues)
 }
 
 fn green_context(handle: CUgreenCtx) -> Answer<Key<Context>> {
@@ -145,19 +180,16 @@ fn structured(process: &Process, part: Sms, together: u32, flags: u32) -> Answer
 
 exports! {
     fn cuDeviceGetDevResource(device: CUdevice, resource: *mut CUdevResource, r#type: CUdevResourceType) {
-        put_resource(resource, r#type, |process, _| green::whole(process, process.device(device)?.0))
+        put_resource(resource, Owner::Device(process()?.device(device)?.0), r#type)
     }
     fn cuCtxGetDevResource(hCtx: CUcontext, resource: *mut CUdevResource, r#type: CUdevResourceType) {
-        let context = find_context(hCtx)?;
-        put_resource(resource, r#type, |process, state| green::of_context(process, state, context))
+        put_resource(resource, Owner::Context(find_context(hCtx)?), r#type)
     }
     fn cuGreenCtxGetDevResource(hCtx: CUgreenCtx, resource: *mut CUdevResource, r#type: CUdevResourceType) {
-        let context = green_context(hCtx)?;
-        put_resource(resource, r#type, |process, state| green::of_context(process, state, context))
+        put_resource(resource, Owner::Context(green_context(hCtx)?), r#type)
     }
     fn cuStreamGetDevResource / cuStreamGetDevResource_ptsz |null| (hStream: CUstream, resource: *mut CUdevResource, r#type: CUdevResourceType) {
-        let context = stream_context(hStream, null)?;
-        put_resource(resource, r#type, |process, state| green::of_context(process, state, context))
+        put_resource(resource, Owner::Stream(stream_context(hStream, null)?), r#type)
     }
     fn cuDevSmResourceSplitByCount(result: *mut CUdevResource, nbGroups: *mut u32, input: *const CUdevResource, remainder: *mut CUdevResource, flags: u32, minCount: u32) {
         let process = process()?;
@@ -214,8 +246,8 @@ exports! {
         let process = process()?;
         wanted(phDesc)?;
         let count = usize::try_from(nbResources).map_err(|_| CUDA_ERROR_INVALID_VALUE)?;
-        let parts = list(resources, count)?.iter().map(sms).collect::<Answer<Vec<_>>>()?;
-        put(phDesc, process.lock().descriptions.insert(Sms::join(&parts)?).handle())
+        let description = described(process, list(resources, count)?)?;
+        put(phDesc, process.lock().descriptions.insert(description).handle())
     }
     fn cuGreenCtxCreate(phCtx: *mut CUgreenCtx, desc: CUdevResourceDesc, dev: CUdevice, flags: u32) {
         let process = process()?;
@@ -224,8 +256,8 @@ exports! {
             return Err(CUDA_ERROR_INVALID_VALUE);
         }
         let key = Key::of(desc).ok_or(CUDA_ERROR_INVALID_VALUE)?;
-        let sms = process.lock().descriptions.get(key).copied().ok_or(CUDA_ERROR_INVALID_VALUE)?;
-        put(phCtx, green::create(process, sms, dev)?.handle())
+        let description = process.lock().descriptions.get(key).copied().ok_or(CUDA_ERROR_INVALID_VALUE)?;
+        put(phCtx, green::create(process, description, dev)?.handle())
     }
     fn cuGreenCtxDestroy(hCtx: CUgreenCtx) {
         green::destroy(process()?, hCtx)

@@ -46,6 +46,7 @@ mod texture;
 mod texture_reference;
 mod user_object;
 mod virtual_memory;
+mod workqueue;
 
 use std::ffi::{CStr, c_char};
 
