@@ -19,6 +19,9 @@ const DT_STRTAB: i64 = 5;
 const DT_SYMTAB: i64 = 6;
 const DT_SONAME: i64 = 14;
 const DT_GNU_HASH: i64 = 0x6fff_fef5;
+const DT_VERSYM: i64 = 0x6fff_fff0;
+/// Of a version index (`elf.h`, `VERSYM_HIDDEN`): only who asks for this version finds the symbol.
+const HIDDEN_VERSION: u16 = 0x8000;
 /// `dladdr1`'s request for the object's [`LinkMap`] (`dlfcn.h`).
 const RTLD_DL_LINKMAP: c_int = 2;
 
@@ -105,17 +108,23 @@ impl Object {
         Some(unsafe { CStr::from_ptr(strings.add(offset)) })
     }
 
-    /// The address of the function `name` that this object itself defines, whatever its version.
+    /// The address of the function `name` that this object itself defines, in its default version: the one that a lookup without a
+    /// version finds.
     pub(crate) fn function(&self, name: &CStr) -> Option<*mut c_void> {
         let symbols = self.address_of(DT_SYMTAB)? as *const libc::Elf64_Sym;
         let strings = self.address_of(DT_STRTAB)? as *const c_char;
+        let versions = self.address_of(DT_VERSYM).map(|at| at as *const u16);
         self.hash_chain(name)?.find_map(|index| {
+            let index = usize::try_from(index).ok()?;
+            // SAFETY: the object's promise: where it has versions, each symbol has one.
+            let version = versions.map_or(0, |versions| unsafe { *versions.add(index) });
             // SAFETY: the object's promise: what its hash section names is in its symbol table.
-            let symbol = unsafe { &*symbols.add(usize::try_from(index).ok()?) };
+            let symbol = unsafe { &*symbols.add(index) };
             // SAFETY: as above, for the string table.
             let symbol_name =
                 unsafe { CStr::from_ptr(strings.add(usize::try_from(symbol.st_name).ok()?)) };
-            let defined = symbol.st_shndx != 0 && symbol.st_value != 0;
+            let defined =
+                symbol.st_shndx != 0 && symbol.st_value != 0 && version & HIDDEN_VERSION == 0;
             let address = self
                 .base
                 .checked_add(usize::try_from(symbol.st_value).ok()?)?;
@@ -236,6 +245,7 @@ unsafe extern "C" fn visit_object(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lookup;
 
     fn libc_object() -> Object {
         Object::find_map(|object| (object.soname() == Some(c"libc.so.6")).then_some(object))
@@ -247,7 +257,12 @@ mod tests {
         for (name, address) in [
             (c"dlsym", libc::dlsym as *mut c_void),
             (c"dlvsym", libc::dlvsym as *mut c_void),
-            (c"getpid", libc::getpid as *mut c_void),
+            (c"malloc", libc::malloc as *mut c_void),
+            // Of two versions.
+            (
+                c"realpath",
+                lookup::real_dlsym(libc::RTLD_DEFAULT, c"realpath"),
+            ),
         ] {
             let found = libc_object().function(name);
             assert_eq!(found, Some(address), "{name:?}");
@@ -257,11 +272,13 @@ mod tests {
     #[test]
     fn a_function_that_is_not_there_is_not_found() {
         assert_eq!(libc_object().function(c"cuInit"), None);
+        // Only for who asks for its version, if at all.
+        assert_eq!(libc_object().function(c"pthread_atfork"), None);
     }
 
     #[test]
     fn an_address_leads_back_to_its_object() {
-        let object = Object::defining(libc::getpid as *const c_void).unwrap();
+        let object = Object::defining(libc::malloc as *const c_void).unwrap();
         assert_eq!(object.soname(), Some(c"libc.so.6"));
         assert!(Object::defining(ptr::without_provenance(16)).is_none());
     }

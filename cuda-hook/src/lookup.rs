@@ -473,16 +473,16 @@ mod tests {
         // SAFETY: lookups in the whole program.
         let (plain, versioned) = unsafe {
             (
-                dlsym(libc::RTLD_DEFAULT, c"getpid".as_ptr()),
+                dlsym(libc::RTLD_DEFAULT, c"malloc".as_ptr()),
                 dlvsym(
                     libc::RTLD_DEFAULT,
-                    c"getpid".as_ptr(),
+                    c"malloc".as_ptr(),
                     c"GLIBC_2.2.5".as_ptr(),
                 ),
             )
         };
-        assert_eq!(plain, libc::getpid as *mut c_void);
-        assert_eq!(versioned, libc::getpid as *mut c_void);
+        assert_eq!(plain, libc::malloc as *mut c_void);
+        assert_eq!(versioned, libc::malloc as *mut c_void);
     }
 
     #[test]

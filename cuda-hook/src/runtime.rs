@@ -8,7 +8,7 @@
     reason = "registers a fork handler; owns the state behind an atomic pointer"
 )]
 
-use std::ffi::c_int;
+use std::ffi::{c_int, c_void};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 use std::{fmt, io, mem, ptr, thread};
@@ -371,11 +371,13 @@ fn made_process() -> &'static Process {
 }
 
 unsafe extern "C" {
-    /// POSIX: `pthread_atfork(3p)`.
-    fn pthread_atfork(
+    /// What `pthread_atfork(3p)` is inside glibc, where each library has a copy of that function (*Linux Standard Base Core*,
+    /// `__register_atfork`). The last argument names the library whose unloading ends the registration; this one stays.
+    fn __register_atfork(
         prepare: Option<unsafe extern "C" fn()>,
         parent: Option<unsafe extern "C" fn()>,
         child: Option<unsafe extern "C" fn()>,
+        library: *mut c_void,
     ) -> c_int;
 }
 
@@ -386,7 +388,7 @@ fn forget_in_children() {
         return;
     }
     // SAFETY: the handler does nothing but store to an atomic.
-    let status = unsafe { pthread_atfork(None, None, Some(forget)) };
+    let status = unsafe { __register_atfork(None, None, Some(forget), ptr::null_mut()) };
     if status != 0 {
         tracing::error!(
             status,

@@ -51,6 +51,26 @@ fn the_library_needs_what_every_process_has() {
     );
 }
 
+/// The names of other objects that the loader binds.
+fn bound_when_loaded() -> BTreeSet<String> {
+    output_of("nm", &["-D", "--undefined-only", "--format=posix"])
+        .lines()
+        .filter_map(|line| line.split([' ', '@']).next().map(str::to_owned))
+        .collect()
+}
+
+/// The names that are looked for when they are first called, as the source has them.
+fn found_when_called() -> BTreeSet<String> {
+    let source = include_str!("../../cuda-hook/src/late.rs");
+    let (_, list) = source.split_once("\nlate! {\n").unwrap();
+    let (list, _) = list.split_once("\n}\n").unwrap();
+    list.lines()
+        .filter(|line| !line.trim_start().starts_with("//"))
+        .flat_map(|line| line.split([' ', ';', ':']))
+        .map(str::to_owned)
+        .collect()
+}
+
 /// What ends a process or registers something for its end, handles its signals, starts programs, or changes its environment, umask,
 /// limits or folder. `abort` is not among these: std ends there when a panic cannot be handled.
 #[test]
@@ -58,17 +78,37 @@ fn the_library_cannot_change_the_process_that_it_is_in() {
     const CHANGES: &str = "exit _exit _Exit quick_exit atexit on_exit at_quick_exit __cxa_atexit __cxa_at_quick_exit \
         kill tgkill raise signal sigaction sigprocmask setitimer alarm fork vfork clone execve execvp posix_spawn posix_spawnp \
         system popen setenv putenv unsetenv clearenv setlocale umask setrlimit prlimit setpriority chdir fchdir chroot prctl";
-    let listing = output_of("nm", &["-D", "--undefined-only", "--format=posix"]);
-    let asked: BTreeSet<_> = listing
-        .lines()
-        .filter_map(|line| line.split([' ', '@']).next())
-        .collect();
-    assert!(asked.contains("malloc"), "the list was read: {asked:?}");
+    let (bound, late) = (bound_when_loaded(), found_when_called());
+    assert!(bound.contains("malloc"), "the list was read: {bound:?}");
+    assert!(late.contains("mkdir"), "the list was read: {late:?}");
+    let asked: BTreeSet<_> = bound.union(&late).map(String::as_str).collect();
     let changes: Vec<_> = CHANGES
         .split_whitespace()
         .filter(|name| asked.contains(name))
         .collect();
     assert_eq!(changes, Vec::<&str>::new());
+}
+
+/// Every name costs each program that starts; what only a CUDA process calls is found when it is called (`late.rs`).
+#[test]
+fn little_is_bound_when_the_library_is_loaded() {
+    // What allocates, copies and compares, tells the time, and finds the rest.
+    const EARLY: &str = "abort bcmp calloc clock_gettime dl_iterate_phdr environ free malloc memcmp memcpy memmove memset \
+        posix_memalign realloc strlen __tls_get_addr";
+    // What std takes for absent where it is null, and the C runtime's own.
+    const WEAK: &str = "getrandom gettid statx __cxa_thread_atexit_impl __cxa_finalize __gmon_start__ \
+        _ITM_deregisterTMCloneTable _ITM_registerTMCloneTable";
+    let expected: BTreeSet<_> = EARLY
+        .split_whitespace()
+        .chain(WEAK.split_whitespace())
+        .collect();
+    let bound = bound_when_loaded();
+    let unexpected: Vec<_> = bound
+        .iter()
+        .filter(|name| !expected.contains(name.as_str()))
+        .collect();
+    assert_eq!(unexpected, Vec::<&String>::new());
+    assert!(bound.contains("malloc"), "the list was read: {bound:?}");
 }
 
 #[test]

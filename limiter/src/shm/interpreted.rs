@@ -10,10 +10,14 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 use std::ptr::NonNull;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Addresses of the files' memory, by device and inode. Like a file it stays.
 static FILES: Mutex<BTreeMap<(u64, u64), usize>> = Mutex::new(BTreeMap::new());
+
+fn files() -> MutexGuard<'static, BTreeMap<(u64, u64), usize>> {
+    FILES.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Device and inode of an open file.
 pub(super) fn identity(descriptor: RawFd) -> io::Result<(u64, u64)> {
@@ -23,12 +27,16 @@ pub(super) fn identity(descriptor: RawFd) -> io::Result<(u64, u64)> {
     Ok((metadata.dev(), metadata.ino()))
 }
 
-/// Extends a file to this range.
+/// Extends a file to this range. One that was empty is new, whichever file had its number before.
 pub(super) fn fallocate(descriptor: RawFd, offset: usize, length: usize) -> io::Result<()> {
     // SAFETY: as above.
     let file = std::mem::ManuallyDrop::new(unsafe { File::from_raw_fd(descriptor) });
     let end = u64::try_from(offset.saturating_add(length)).unwrap_or(u64::MAX);
-    if file.metadata()?.len() < end {
+    let metadata = file.metadata()?;
+    if metadata.len() == 0 {
+        files().remove(&(metadata.dev(), metadata.ino()));
+    }
+    if metadata.len() < end {
         file.set_len(end)?;
     }
     Ok(())
@@ -37,8 +45,7 @@ pub(super) fn fallocate(descriptor: RawFd, offset: usize, length: usize) -> io::
 /// The memory of a file; zeros at first.
 pub(super) fn map<T>(file: &File) -> io::Result<NonNull<T>> {
     let identity = identity(file.as_raw_fd())?;
-    let mut files = FILES.lock().unwrap_or_else(PoisonError::into_inner);
-    let address = *files.entry(identity).or_insert_with(|| {
+    let address = *files().entry(identity).or_insert_with(|| {
         let layout = Layout::new::<T>();
         // SAFETY: no shared file is empty.
         let memory = unsafe { alloc_zeroed(layout) };
