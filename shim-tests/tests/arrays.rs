@@ -1,6 +1,8 @@
 //! Arrays: how they are laid out only the driver knows, and they are charged what it takes for them.
 #![cfg(test)]
 
+use shim_tests::accounts;
+use shim_tests::player::Player;
 use shim_tests::{MIB, Machine, Tenant, World};
 
 const OUT_OF_MEMORY: u64 = 2;
@@ -73,4 +75,33 @@ fn an_array_that_turns_out_not_to_fit_is_destroyed_again() {
         assert_eq!(tenant.status("free rest"), 0);
         assert_eq!(tenant.alloc("a", kind, bytes), 0, "{kind}: now it fits");
     }
+}
+
+/// Blocks of 4 × 4 texels, and planes of brightness and colour, are charged by what they take; a plane is its array's.
+#[test]
+fn compressed_arrays_and_such_with_planes_are_charged_what_the_driver_takes() {
+    let machine = Machine::new();
+    let mut player = Player::start(&machine, &World::memory("one", "1GiB"));
+    let mut charged_after = |calls: &[&str]| {
+        for call in calls {
+            assert_eq!(player.make(&format!("0 {call}")), "0", "{call}");
+        }
+        let books = accounts::of(&machine, "one")[0];
+        assert!(books.agree(), "{books:?}");
+        books.charged_bytes
+    };
+    let context = charged_after(&[
+        "cuInit 0",
+        "cuDevicePrimaryCtxRetain &8 0",
+        "cuCtxSetCurrent $8",
+    ]);
+    let blocks = "cuArrayCreate_v2 &16 {d:8192,d:2048,w:145,w:4}";
+    assert_eq!(charged_after(&[blocks]), context + 8 * MIB);
+    let planes = [
+        "cuArrayCreate_v2 &24 {d:4096,d:4096,w:176,w:3}",
+        "cuArrayGetPlane &32 $24 1",
+    ];
+    assert_eq!(charged_after(&planes), context + 32 * MIB);
+    let ends = ["cuArrayDestroy $16", "cuArrayDestroy $24"];
+    assert_eq!(charged_after(&ends), context);
 }

@@ -7,6 +7,10 @@
     unsafe_code,
     reason = "reads the caller's descriptors and what the driver has written"
 )]
+#![expect(
+    non_upper_case_globals,
+    reason = "two formats are spelled so in cuda.h"
+)]
 
 use std::collections::HashMap;
 
@@ -26,8 +30,8 @@ const TILE_BYTES: u64 = 64 << 10;
 /// The driver backs memory in pages of this size (`cuMemGetAllocationGranularity`), which small arrays share.
 const PAGE_BYTES: u64 = 2 << 20;
 
-/// Bytes of one channel of a texel; `None` of formats that have no such (video, block compression).
-fn channel_bytes(format: CUarray_format) -> Option<u64> {
+/// Bits of one channel of a texel; `None` of formats that have no such ([`mixed_bits`]).
+fn channel_bits(format: CUarray_format) -> Option<u64> {
     Some(match format {
         CU_AD_FORMAT_UNSIGNED_INT8
         | CU_AD_FORMAT_SIGNED_INT8
@@ -36,7 +40,7 @@ fn channel_bytes(format: CUarray_format) -> Option<u64> {
         | CU_AD_FORMAT_UNORM_INT8X4
         | CU_AD_FORMAT_SNORM_INT8X1
         | CU_AD_FORMAT_SNORM_INT8X2
-        | CU_AD_FORMAT_SNORM_INT8X4 => 1,
+        | CU_AD_FORMAT_SNORM_INT8X4 => 8,
         CU_AD_FORMAT_UNSIGNED_INT16
         | CU_AD_FORMAT_SIGNED_INT16
         | CU_AD_FORMAT_HALF
@@ -45,8 +49,51 @@ fn channel_bytes(format: CUarray_format) -> Option<u64> {
         | CU_AD_FORMAT_UNORM_INT16X4
         | CU_AD_FORMAT_SNORM_INT16X1
         | CU_AD_FORMAT_SNORM_INT16X2
-        | CU_AD_FORMAT_SNORM_INT16X4 => 2,
-        CU_AD_FORMAT_UNSIGNED_INT32 | CU_AD_FORMAT_SIGNED_INT32 | CU_AD_FORMAT_FLOAT => 4,
+        | CU_AD_FORMAT_SNORM_INT16X4 => 16,
+        CU_AD_FORMAT_UNSIGNED_INT32 | CU_AD_FORMAT_SIGNED_INT32 | CU_AD_FORMAT_FLOAT => 32,
+        _ => return None,
+    })
+}
+
+/// Bits of a texel, all its planes together, of block-compressed and video formats (cuda.h 13.5, `CUarray_format`; blocks are of
+/// 4 × 4 texels, Khronos Data Format Specification).
+fn mixed_bits(format: CUarray_format) -> Option<u64> {
+    Some(match format {
+        CU_AD_FORMAT_BC1_UNORM
+        | CU_AD_FORMAT_BC1_UNORM_SRGB
+        | CU_AD_FORMAT_BC4_UNORM
+        | CU_AD_FORMAT_BC4_SNORM => 4,
+        CU_AD_FORMAT_BC2_UNORM..=CU_AD_FORMAT_BC3_UNORM_SRGB
+        | CU_AD_FORMAT_BC5_UNORM..=CU_AD_FORMAT_BC7_UNORM_SRGB => 8,
+        CU_AD_FORMAT_NV12 | CU_AD_FORMAT_UINT8_SEMIPLANAR_420 | CU_AD_FORMAT_UINT8_PLANAR_420 => 12,
+        CU_AD_FORMAT_NV16
+        | CU_AD_FORMAT_YUY2
+        | CU_AD_FORMAT_UINT8_PACKED_422
+        | CU_AD_FORMAT_UINT8_SEMIPLANAR_422
+        | CU_AD_FORMAT_UINT8_PLANAR_422 => 16,
+        CU_AD_FORMAT_P010
+        | CU_AD_FORMAT_P016
+        | CU_AD_FORMAT_Y444_PLANAR8
+        | CU_AD_FORMAT_YUV444_8bit_SemiPlanar
+        | CU_AD_FORMAT_UINT16_SEMIPLANAR_420
+        | CU_AD_FORMAT_UINT16_PLANAR_420
+        | CU_AD_FORMAT_UINT8_SEMIPLANAR_444
+        | CU_AD_FORMAT_UINT8_PLANAR_444 => 24,
+        CU_AD_FORMAT_P210
+        | CU_AD_FORMAT_P216
+        | CU_AD_FORMAT_Y210
+        | CU_AD_FORMAT_Y216
+        | CU_AD_FORMAT_AYUV
+        | CU_AD_FORMAT_Y410
+        | CU_AD_FORMAT_UNORM_INT_101010_2
+        | CU_AD_FORMAT_UINT8_PACKED_444
+        | CU_AD_FORMAT_UINT16_SEMIPLANAR_422
+        | CU_AD_FORMAT_UINT16_PLANAR_422 => 32,
+        CU_AD_FORMAT_Y444_PLANAR10
+        | CU_AD_FORMAT_YUV444_16bit_SemiPlanar
+        | CU_AD_FORMAT_UINT16_SEMIPLANAR_444
+        | CU_AD_FORMAT_UINT16_PLANAR_444 => 48,
+        CU_AD_FORMAT_Y416 => 64,
         _ => return None,
     })
 }
@@ -91,19 +138,26 @@ impl Shape {
             .saturating_mul(halved(self.depth, depth_level))
     }
 
-    /// Bytes that are charged before anything is known. A format without channels is counted as the widest that has some: too much
-    /// rather than too little.
+    /// Bits of a texel; `None` of a format that is not known.
+    fn texel_bits(&self) -> Option<u64> {
+        let by_channels = || Some(channel_bits(self.format)?.saturating_mul(self.channels.into()));
+        mixed_bits(self.format).or_else(by_channels)
+    }
+
+    /// Bytes that are charged before anything is known. A format that is not known is counted as the widest that has channels: too
+    /// much rather than too little.
     fn expected_bytes(&self) -> u64 {
         if self.is_mapped_later() {
             return 0;
         }
-        let channel_bytes = channel_bytes(self.format).unwrap_or(4);
-        let texel_bytes = channel_bytes.saturating_mul(self.channels.into());
+        let widest = || u64::from(u32::BITS).saturating_mul(self.channels.into());
+        let texel_bits = self.texel_bits().unwrap_or_else(widest);
         let texels = (0..self.level_count)
             .map(|level| self.texels(level))
             .fold(0, u64::saturating_add);
-        texel_bytes
-            .saturating_mul(texels)
+        let bytes = u128::from(texel_bits) * u128::from(texels) / 8;
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        bytes
             .checked_next_multiple_of(TILE_BYTES)
             .unwrap_or(u64::MAX)
     }
@@ -115,7 +169,7 @@ impl Shape {
         let expected_pages = expected
             .checked_next_multiple_of(PAGE_BYTES)
             .unwrap_or(u64::MAX);
-        let is_guess = channel_bytes(self.format).is_none() && seen_bytes > 0;
+        let is_guess = self.texel_bits().is_none() && seen_bytes > 0;
         if seen_bytes > expected_pages || is_guess {
             seen_bytes
         } else {
@@ -403,12 +457,28 @@ mod tests {
     }
 
     #[test]
-    fn a_format_without_channels_takes_what_was_seen() {
-        let compressed = CUDA_ARRAY3D_DESCRIPTOR {
-            Format: CU_AD_FORMAT_BC1_UNORM,
+    fn compressed_texels_and_planes_count_by_their_bits() {
+        let of_format = |Format| {
+            let description = CUDA_ARRAY3D_DESCRIPTOR {
+                Format,
+                ..image(1024, 1024, 0)
+            };
+            expected(&description, 1)
+        };
+        assert_eq!(of_format(CU_AD_FORMAT_BC1_UNORM), MIB / 2);
+        assert_eq!(of_format(CU_AD_FORMAT_BC6H_SF16), MIB);
+        assert_eq!(of_format(CU_AD_FORMAT_NV12), 3 * MIB / 2);
+        assert_eq!(of_format(CU_AD_FORMAT_P216), 4 * MIB);
+        assert_eq!(of_format(CU_AD_FORMAT_Y416), 8 * MIB);
+    }
+
+    #[test]
+    fn a_format_that_is_not_known_takes_what_was_seen() {
+        let unknown = CUDA_ARRAY3D_DESCRIPTOR {
+            Format: 0x7f,
             ..image(1024, 1024, 0)
         };
-        let shape = Shape::new(&compressed, 1);
+        let shape = Shape::new(&unknown, 1);
         assert_eq!(shape.exact_bytes(0), 16 * MIB, "nothing was seen");
         assert_eq!(shape.exact_bytes(2 * MIB), 2 * MIB);
     }

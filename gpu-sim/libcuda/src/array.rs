@@ -1,9 +1,10 @@
 //! Arrays and mipmapped arrays: rows of elements in device memory, without an address of their own.
 //!
 //! They take what the tiles of hardware would: rows of whole groups of bytes (GOBs), as many as fill whole blocks of GOBs. Inside
-//! they are laid out row after row all the same: no kernel reads them, they can be copied to and from. Of some the program maps the
-//! memory itself ([`tiles`]).
+//! they are laid out row after row all the same – of compressed ones ([`format`]), rows of blocks, which copies count in: an estimate –: no
+//! kernel reads them, they can be copied to and from. Of some the program maps the memory itself ([`tiles`]).
 
+mod format;
 pub(crate) mod mapping;
 mod tiles;
 
@@ -39,8 +40,10 @@ pub(crate) struct Array {
     pub(crate) memory: ArrayMemory,
     /// If it is mapped by itself.
     mapping: Option<Mapping>,
-    /// The mipmapped array that it is a level of, and goes with.
-    mipmap: Option<Key<Mipmap>>,
+    /// Of a format that has some, in their order.
+    planes: Vec<Key<Array>>,
+    /// It is a level of a mipmapped array, or a plane of another one, and goes with it.
+    is_part: bool,
 }
 
 /// Where an array's elements are.
@@ -71,36 +74,11 @@ const BLOCK_GOBS_MAX: u64 = 16;
 const FLAGS_WITHOUT_MEMORY: u32 = CUDA_ARRAY3D_SPARSE | CUDA_ARRAY3D_DEFERRED_MAPPING;
 
 impl Shape {
-    /// Bytes of an element.
-    pub(crate) fn element_bytes(&self) -> Answer<u64> {
-        // Of normalized integers the format says how many channels there are, too.
-        let (channel, own) = match self.format {
-            CU_AD_FORMAT_UNSIGNED_INT8 | CU_AD_FORMAT_SIGNED_INT8 => (1, self.channels),
-            CU_AD_FORMAT_UNSIGNED_INT16 | CU_AD_FORMAT_SIGNED_INT16 | CU_AD_FORMAT_HALF => {
-                (2, self.channels)
-            }
-            CU_AD_FORMAT_UNSIGNED_INT32 | CU_AD_FORMAT_SIGNED_INT32 | CU_AD_FORMAT_FLOAT => {
-                (4, self.channels)
-            }
-            CU_AD_FORMAT_UNORM_INT8X1 | CU_AD_FORMAT_SNORM_INT8X1 => (1, 1),
-            CU_AD_FORMAT_UNORM_INT8X2 | CU_AD_FORMAT_SNORM_INT8X2 => (1, 2),
-            CU_AD_FORMAT_UNORM_INT8X4 | CU_AD_FORMAT_SNORM_INT8X4 => (1, 4),
-            CU_AD_FORMAT_UNORM_INT16X1 | CU_AD_FORMAT_SNORM_INT16X1 => (2, 1),
-            CU_AD_FORMAT_UNORM_INT16X2 | CU_AD_FORMAT_SNORM_INT16X2 => (2, 2),
-            CU_AD_FORMAT_UNORM_INT16X4 | CU_AD_FORMAT_SNORM_INT16X4 => (2, 4),
-            _ => return Err(CUDA_ERROR_NOT_SUPPORTED),
-        };
-        if self.channels == own && matches!(own, 1 | 2 | 4) {
-            Ok(channel * u64::from(own))
-        } else {
-            Err(CUDA_ERROR_INVALID_VALUE)
-        }
-    }
-
-    /// Bytes of a row.
+    /// Bytes of a row: of a compressed array, of blocks.
     pub(crate) fn row_bytes(&self) -> Answer<u64> {
-        self.width
-            .checked_mul(self.element_bytes()?)
+        let stored = self.stored();
+        let bytes = stored.width.checked_mul(stored.element_bytes()?);
+        bytes
             .filter(|bytes| *bytes > 0)
             .ok_or(CUDA_ERROR_INVALID_VALUE)
     }
@@ -116,7 +94,13 @@ impl Shape {
     }
 
     fn bytes(&self) -> Answer<u64> {
+        let planes = self.planes();
+        if !planes.is_empty() {
+            let bytes = planes.iter().map(Self::bytes);
+            return bytes.sum();
+        }
         let rows = self
+            .stored()
             .rows()
             .ok_or(CUDA_ERROR_INVALID_VALUE)?
             .checked_mul(self.depth.max(1))
@@ -166,6 +150,7 @@ impl Shape {
         if self.depth > 0 && self.height == 0 && self.flags & CUDA_ARRAY3D_LAYERED == 0 {
             return Err(CUDA_ERROR_INVALID_VALUE);
         }
+        self.check_format()?;
         self.bytes().map(drop)
     }
 }
@@ -179,7 +164,7 @@ pub(crate) fn create(process: &Process, shape: Shape) -> Answer<Key<Array>> {
     if shape.is_mapped() {
         return make_mapped(&mut state, shape);
     }
-    make(process, &mut state, shape, None)
+    make(process, &mut state, shape, false)
 }
 
 /// Makes an array that has no memory yet.
@@ -192,7 +177,8 @@ fn make_mapped(state: &mut State, shape: Shape) -> Answer<Key<Array>> {
         shape,
         memory: ArrayMemory::Tiles(Arc::clone(&mapping.tiles), layout),
         mapping: Some(mapping),
-        mipmap: None,
+        planes: Vec::new(),
+        is_part: false,
     }))
 }
 
@@ -212,7 +198,8 @@ fn make_mapped_mipmap(state: &mut State, levels: Vec<Shape>) -> Answer<Key<Mipma
             shape,
             memory: ArrayMemory::Tiles(Arc::clone(&tiles), layout),
             mapping: None,
-            mipmap: Some(key),
+            planes: Vec::new(),
+            is_part: true,
         });
     let levels = arrays.map(|array| state.arrays.insert(array)).collect();
     let mipmap = state.mipmaps.get_mut(key).ok_or(CUDA_ERROR_UNKNOWN)?;
@@ -220,22 +207,45 @@ fn make_mapped_mipmap(state: &mut State, levels: Vec<Shape>) -> Answer<Key<Mipma
     Ok(key)
 }
 
-fn make(
-    process: &Process,
-    state: &mut State,
-    shape: Shape,
-    mipmap: Option<Key<Mipmap>>,
-) -> Answer<Key<Array>> {
+fn make(process: &Process, state: &mut State, shape: Shape, is_part: bool) -> Answer<Key<Array>> {
     let context = context::owner(state)?;
     let mut range = memory::take(process, state, context, shape.bytes()?)?;
     range.is_global = true;
     state.book.insert(range);
-    Ok(state.arrays.insert(Array {
+    let array = at(shape, range.start, is_part);
+    let planes = make_planes(state, &array)?;
+    Ok(state.arrays.insert(Array { planes, ..array }))
+}
+
+/// An array without planes that lies there.
+fn at(shape: Shape, start: CUdeviceptr, is_part: bool) -> Array {
+    Array {
         shape,
-        memory: ArrayMemory::Own(range.start),
+        memory: ArrayMemory::Own(start),
         mapping: None,
-        mipmap,
-    }))
+        planes: Vec::new(),
+        is_part,
+    }
+}
+
+/// Makes the planes of an array, one behind the other in its memory.
+fn make_planes(state: &mut State, array: &Array) -> Answer<Vec<Key<Array>>> {
+    let ArrayMemory::Own(mut start) = array.memory else {
+        return Ok(Vec::new());
+    };
+    let mut planes = Vec::new();
+    for shape in array.shape.planes() {
+        planes.push(state.arrays.insert(at(shape, start, true)));
+        start = start.saturating_add(shape.bytes()?);
+    }
+    Ok(planes)
+}
+
+/// `cuArrayGetPlane`. `CUDA_ERROR_INVALID_VALUE`: there is no such plane.
+pub(crate) fn plane(state: &State, handle: CUarray, index: u32) -> Answer<Key<Array>> {
+    let planes = &find(state, handle)?.planes;
+    let plane = usize::try_from(index).ok().and_then(|at| planes.get(at));
+    plane.copied().ok_or(CUDA_ERROR_INVALID_VALUE)
 }
 
 /// Makes a mipmapped array; of more levels than the extent has, those that it has.
@@ -244,6 +254,9 @@ pub(crate) fn create_mipmap(process: &Process, shape: Shape, levels: u32) -> Ans
     context::owner(&state)?;
     capture::forbid(&mut state)?;
     shape.check()?;
+    if !shape.planes().is_empty() {
+        return Err(CUDA_ERROR_INVALID_VALUE);
+    }
     let longest = shape.width.max(shape.height).max(shape.depth);
     let levels = levels.min(longest.checked_ilog2().unwrap_or(0) + 1);
     if levels == 0 {
@@ -258,7 +271,7 @@ pub(crate) fn create_mipmap(process: &Process, shape: Shape, levels: u32) -> Ans
         mapping: None,
     });
     for shape in shapes {
-        match make(process, &mut state, shape, Some(key)) {
+        match make(process, &mut state, shape, true) {
             Ok(array) => state
                 .mipmaps
                 .get_mut(key)
@@ -290,7 +303,7 @@ pub(crate) fn destroy(process: &Process, handle: CUarray) -> Answer {
     let pending = stream::pending(&process.lock(), None);
     stream::wait_all(process, &pending)?;
     let mut state = process.lock();
-    if find(&state, handle)?.mipmap.is_some() {
+    if find(&state, handle)?.is_part {
         return Err(CUDA_ERROR_INVALID_HANDLE);
     }
     end(
@@ -302,6 +315,9 @@ pub(crate) fn destroy(process: &Process, handle: CUarray) -> Answer {
 
 fn end(process: &Process, state: &mut State, key: Key<Array>) -> Answer {
     let array = state.arrays.remove(key).ok_or(CUDA_ERROR_INVALID_HANDLE)?;
+    for plane in array.planes {
+        state.arrays.remove(plane);
+    }
     if let Some(mapping) = array.mapping {
         mapping.end(process, state)?;
     }

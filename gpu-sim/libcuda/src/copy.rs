@@ -273,6 +273,7 @@ impl Side {
         side: &SideParams,
         params: &CopyParams,
     ) -> Answer<Self> {
+        let shape = shape.stored();
         let within = |start: u64, length: u64, extent: u64| {
             let end = start.checked_add(length);
             end.is_some_and(|end| end <= extent)
@@ -361,7 +362,7 @@ impl SideParams {
             memory_type: CU_MEMORYTYPE_DEVICE,
             address,
             pitch: array.shape.row_bytes()?,
-            height: array.shape.height.max(1),
+            height: array.shape.stored().height.max(1),
             ..*self
         })
     }

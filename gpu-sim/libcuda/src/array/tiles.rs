@@ -171,7 +171,10 @@ pub(crate) struct Properties {
 /// The tiles of an array, or of all levels of a mipmapped one.
 #[derive(Debug)]
 pub(crate) struct Geometry {
+    /// As they are stored.
     levels: Vec<Shape>,
+    /// Elements on a side of what is stored as one.
+    block_side: u64,
     /// `None`: everything is one.
     sparse: Option<Properties>,
     /// By level.
@@ -183,11 +186,14 @@ pub(crate) struct Geometry {
 impl Geometry {
     /// Of an array without levels, or of levels of a mipmapped one.
     pub(crate) fn of(levels: Vec<Shape>, is_mipmap: bool) -> Answer<Self> {
+        let block_side = levels.first().map_or(1, Shape::block_side);
+        let levels: Vec<_> = levels.iter().map(Shape::stored).collect();
         let first = levels.first().ok_or(CUDA_ERROR_INVALID_VALUE)?;
         if first.flags & CUDA_ARRAY3D_SPARSE == 0 {
             let (layouts, bytes) = one_after_another(&levels, Region::Whole, false)?;
             return Ok(Self {
                 levels,
+                block_side,
                 sparse: None,
                 layouts,
                 tile_bytes: bytes,
@@ -216,6 +222,7 @@ impl Geometry {
                 has_single_tail: tail_bytes > 0 && !is_mipmap,
             }),
             levels,
+            block_side,
             layouts,
             tile_bytes: TILE_BYTES,
         })
@@ -223,7 +230,21 @@ impl Geometry {
 
     /// `CUDA_ERROR_INVALID_VALUE`: it is mapped at once.
     pub(crate) fn properties(&self) -> Answer<Properties> {
-        self.sparse.ok_or(CUDA_ERROR_INVALID_VALUE)
+        let sparse = self.sparse.ok_or(CUDA_ERROR_INVALID_VALUE)?;
+        let [width, height, depth] = sparse.extent;
+        let extent = [width * self.block_side, height * self.block_side, depth];
+        Ok(Properties { extent, ..sparse })
+    }
+
+    /// A part in elements as one of what is stored. `CUDA_ERROR_INVALID_VALUE`: it begins inside a block.
+    fn in_blocks(&self, offset: [u64; 3], extent: [u64; 3]) -> Answer<([u64; 3], [u64; 3])> {
+        let ([x, y, z], [width, height, depth]) = (offset, extent);
+        let side = self.block_side;
+        if !x.is_multiple_of(side) || !y.is_multiple_of(side) {
+            return Err(CUDA_ERROR_INVALID_VALUE);
+        }
+        let offset = [x / side, y / side, z];
+        Ok((offset, [width.div_ceil(side), height.div_ceil(side), depth]))
     }
 
     /// Bytes of all. `CUDA_ERROR_INVALID_VALUE`: it is not mapped at once.
@@ -246,7 +267,11 @@ impl Geometry {
                 layer,
                 offset,
                 extent,
-            } => self.tiles_of_level((level, layer), offset.map(u64::from), extent.map(u64::from)),
+            } => {
+                let (offset, extent) =
+                    self.in_blocks(offset.map(u64::from), extent.map(u64::from))?;
+                self.tiles_of_level((level, layer), offset, extent)
+            }
             Subresource::Tail {
                 layer,
                 offset,

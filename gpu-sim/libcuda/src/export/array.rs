@@ -147,6 +147,10 @@ exports! {
     fn cuArray3DGetDescriptor_v2(pArrayDescriptor: *mut CUDA_ARRAY3D_DESCRIPTOR, hArray: CUarray) {
         put(pArrayDescriptor, describe(hArray)?)
     }
+    fn cuArrayGetPlane(pPlaneArray: *mut CUarray, hArray: CUarray, planeIdx: u32) {
+        let process = process()?;
+        put(pPlaneArray, array::plane(&process.lock(), hArray, planeIdx)?.handle())
+    }
     fn cuMipmappedArrayCreate(pHandle: *mut CUmipmappedArray, pMipmappedArrayDesc: *const CUDA_ARRAY3D_DESCRIPTOR, numMipmapLevels: u32) {
         let process = process()?;
         wanted(pHandle)?;

@@ -101,7 +101,7 @@ fn one(
     copy(process()?, params, stream, null, returns(order)?)
 }
 
-/// Bytes of the elements that an operation counts in: those of the array that takes part, else bytes.
+/// Bytes of the elements that an operation counts in: those of the array that takes part – blocks, where it is compressed –, else bytes.
 ///
 /// # Safety
 /// The operand's type says which member was written.
