@@ -9,6 +9,7 @@
     reason = "owns the real library of a process without limits behind an atomic pointer"
 )]
 
+use std::cell::Cell;
 use std::panic::{self, AssertUnwindSafe};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
@@ -200,9 +201,10 @@ pub(crate) fn enter_attached<A: Api<Library = Driver>>(
 ) -> u32 {
     let cx = match runtime::attached() {
         Some(cx) => cx,
-        None => match attached_now::<A>(row, &forward) {
-            Ok(cx) => cx,
-            Err(answer) => return answer,
+        None => match attached_now::<A>(row) {
+            Entered::Attached(cx) => cx,
+            Entered::Bare(driver) => return forward(driver),
+            Entered::Answered(status) => return status,
         },
     };
     guarded::<A>(
@@ -222,32 +224,42 @@ pub(crate) fn enter_attached<A: Api<Library = Driver>>(
     )
 }
 
-/// What a hook works with from now on; otherwise, what the call answers.
+/// What becomes of a call that finds the process not attached.
+enum Entered {
+    /// It goes on as a hook, with this.
+    Attached(Cx),
+    /// The driver answers.
+    Bare(&'static Driver),
+    /// It is answered.
+    Answered(u32),
+}
+
 #[cold]
-fn attached_now<A: Api<Library = Driver>>(
-    row: Row,
-    forward: &dyn Fn(&'static Driver) -> u32,
-) -> Result<Cx, u32> {
-    let mut found = None;
-    let answer = enter::<A>(
+fn attached_now<A: Api<Library = Driver>>(row: Row) -> Entered {
+    let entered = Cell::new(None);
+    let enters = |how| {
+        entered.set(Some(how));
+        abi::CUDA_SUCCESS
+    };
+    let status = enter::<A>(
         row,
-        forward,
+        |driver| enters(Entered::Bare(driver)),
         |Bare {
              runtime,
              library: driver,
          }| match runtime.attachment(driver) {
-            Ok(Some(attachment)) => {
-                found = Some(runtime::note_attached(Cx { driver, attachment }));
-                abi::CUDA_SUCCESS
-            }
+            Ok(Some(attachment)) => enters(Entered::Attached(runtime::note_attached(Cx {
+                driver,
+                attachment,
+            }))),
             Err(unusable) if escapes_limits(row.effect) => {
                 unusable.say_once();
                 A::UNENFORCEABLE
             }
-            Ok(None) | Err(_) => forward(driver),
+            Ok(None) | Err(_) => enters(Entered::Bare(driver)),
         },
     );
-    found.ok_or(answer)
+    entered.take().unwrap_or(Entered::Answered(status))
 }
 
 /// Says why the call is refused, if it is us.

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use cuda_sys_stubs::Effect;
 use cuda_sys_stubs::symbols::{DRIVER, NVML};
 
-use crate::table::{DRIVER_HOOKS, Hook, NVML_HOOKS};
+use crate::table::{DRIVER_HOOKS, NVML_HOOKS};
 
 /// What is missed, and by which symbols.
 pub(crate) const NOT_YET: &[(&str, &[&str])] = &[
@@ -194,10 +194,7 @@ fn symbols() -> impl Iterator<Item = (&'static str, Effect)> {
 }
 
 fn hooks() -> impl Iterator<Item = (&'static str, Effect)> {
-    DRIVER_HOOKS
-        .iter()
-        .chain(NVML_HOOKS)
-        .map(|Hook { name, effect, .. }| (name.to_str().unwrap(), *effect))
+    DRIVER_HOOKS.symbols().chain(NVML_HOOKS.symbols())
 }
 
 fn not_yet() -> impl Iterator<Item = &'static str> {

@@ -28,18 +28,32 @@ use crate::hooks::{
 };
 use crate::lookup;
 
-/// A hooked symbol, as lookups see it.
-pub(crate) struct Hook {
-    /// The exported name.
-    pub(crate) name: &'static CStr,
-    /// What it does to a quota.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "compared with the symbol table by a test")
-    )]
-    pub(crate) effect: Effect,
-    /// Our function.
-    pub(crate) ours: fn() -> *mut c_void,
+/// The hooked symbols of a library, as lookups see them. Few addresses stand in it, on purpose: each is set right in every process that
+/// loads this library.
+pub(crate) struct Hooks {
+    /// The exported names in the order of the rows, each ended by a null.
+    names: &'static str,
+    /// What each does to a quota.
+    #[cfg(test)]
+    effects: &'static [Effect],
+    /// Our function of that row.
+    ours: fn(usize) -> *mut c_void,
+}
+
+impl Hooks {
+    fn by_name(&self, name: &CStr) -> Option<*mut c_void> {
+        let name = name.to_bytes_with_nul();
+        let mut names = self.names.split_inclusive('\0');
+        let row = names.position(|known| known.as_bytes() == name)?;
+        Some((self.ours)(row))
+    }
+
+    /// Each symbol with its effect.
+    #[cfg(test)]
+    pub(crate) fn symbols(&self) -> impl Iterator<Item = (&'static str, Effect)> {
+        let names = self.names.split_terminator('\0');
+        names.zip(self.effects.iter().copied())
+    }
 }
 
 /// A symbol's name for C; empty, and so never found, if it were no C string.
@@ -113,11 +127,17 @@ macro_rules! hooks {
         )*
 
         $(#[$hooks_meta])*
-        pub(crate) static $hooks: &[Hook] = &[ $( Hook {
-            name: const { c_name(concat!(stringify!($name), "\0")) },
-            effect: Effect::$effect,
-            ours: || $name as $types::$name as *mut c_void,
-        }, )* ];
+        pub(crate) static $hooks: Hooks = Hooks {
+            names: concat!($( stringify!($name), "\0" ),*),
+            #[cfg(test)]
+            effects: &[ $( Effect::$effect ),* ],
+            ours: |row| {
+                #[expect(non_camel_case_types, reason = "the functions' own names")]
+                enum Place { $( $name ),* }
+                $( if row == Place::$name as usize { return $name as $types::$name as *mut c_void; } )*
+                std::ptr::null_mut()
+            },
+        };
 
         hooks!(@swap $api, $library, $hooks, $($name),*);
     };
@@ -127,7 +147,7 @@ macro_rules! hooks {
             pub(crate) fn ours_for(&self, theirs: *mut c_void) -> Option<*mut c_void> {
                 let real_addresses = [ $( self.rows.$name.map_or(std::ptr::null_mut(), |real| real as *mut c_void), )* ];
                 let row = real_addresses.iter().position(|&real| !real.is_null() && real == theirs)?;
-                Some(($hooks.get(row)?.ours)())
+                Some(($hooks.ours)(row))
             }
         }
     };
@@ -327,9 +347,7 @@ hooks! {
 
 /// Our function of that name.
 pub(crate) fn by_name(name: &CStr) -> Option<*mut c_void> {
-    let hooks = DRIVER_HOOKS.iter().chain(NVML_HOOKS);
-    hooks
-        .into_iter()
-        .find(|hook| hook.name == name)
-        .map(|hook| (hook.ours)())
+    DRIVER_HOOKS
+        .by_name(name)
+        .or_else(|| NVML_HOOKS.by_name(name))
 }
