@@ -155,8 +155,8 @@ impl Shape {
         let texels = (0..self.level_count)
             .map(|level| self.texels(level))
             .fold(0, u64::saturating_add);
-        let bytes = u128::from(texel_bits) * u128::from(texels) / 8;
-        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        // Eight texels at a time: a part of a byte counts as one.
+        let bytes = texel_bits.saturating_mul(texels.div_ceil(8));
         bytes
             .checked_next_multiple_of(TILE_BYTES)
             .unwrap_or(u64::MAX)
@@ -458,9 +458,9 @@ mod tests {
 
     #[test]
     fn compressed_texels_and_planes_count_by_their_bits() {
-        let of_format = |Format| {
+        let of_format = |format| {
             let description = CUDA_ARRAY3D_DESCRIPTOR {
-                Format,
+                Format: format,
                 ..image(1024, 1024, 0)
             };
             expected(&description, 1)

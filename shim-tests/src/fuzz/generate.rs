@@ -196,6 +196,14 @@ impl Generator {
             self.capturing.push((thread, stream.to_owned()));
         }
         self.push(thread, &text);
+        if call.symbol == "cuMulticastCreate" {
+            // Whoever binds or maps an object waits for its team, and of other processes that might complete it there are none.
+            let team = text.split(' ').nth(1).unwrap_or_default();
+            self.push(
+                thread,
+                &format!("cuMulticastAddDevice {} 0", team.replace('&', "$")),
+            );
+        }
     }
 
     fn make(&mut self, thread: u64, kinds: &[String], needs_max: usize) {
