@@ -3,6 +3,8 @@
 //! Rules and statuses: CUDA C++ Programming Guide, "Creating a Graph Using Stream Capture"; CUDA Driver API,
 //! `cuStreamBeginCapture`, `cuThreadExchangeStreamCaptureMode`.
 
+pub(crate) mod recapture;
+
 use std::cell::Cell;
 use std::thread::ThreadId;
 
@@ -14,6 +16,7 @@ use crate::graph::{self, Dependency, Edge, Graph, Node, Operation};
 use crate::process::State;
 use crate::stream::{self, Kind, Stream};
 use crate::table::Key;
+use recapture::{Observer, Recapture};
 
 /// A capture that has begun and not ended.
 pub(crate) struct Capture {
@@ -24,6 +27,8 @@ pub(crate) struct Capture {
     is_valid: bool,
     /// Whether the graph was the program's before, and stays when the capture fails.
     is_into_graph: bool,
+    /// Of one that goes over the graph's own nodes.
+    recapture: Option<Recapture>,
 }
 
 /// A stream's part in a capture.
@@ -175,13 +180,25 @@ pub(crate) fn begin(
         origin: stream,
         is_valid: true,
         is_into_graph,
+        recapture: None,
     });
-    state
-        .streams
-        .get_mut(stream)
-        .ok_or(CUDA_ERROR_INVALID_HANDLE)?
-        .capture = Some(Capturing { capture, tips });
-    Ok(())
+    set_tips(state, stream, capture, tips)
+}
+
+/// `cuStreamBeginRecaptureToGraph`: begins a capture over the nodes that a graph has. What it held of the program's objects is let go.
+pub(crate) fn begin_again(
+    state: &mut State,
+    stream: Key<Stream>,
+    mode: CUstreamCaptureMode,
+    (graph, observer): (Key<Graph>, Observer),
+) -> Answer {
+    begin(state, stream, mode, Some((graph, Vec::new())))?;
+    let capturing = stream::get(state, stream)?.capture.as_ref();
+    let key = capturing.ok_or(CUDA_ERROR_ILLEGAL_STATE)?.capture;
+    if let Some(capture) = state.captures.get_mut(key) {
+        capture.recapture = Some(Recapture::new(observer));
+    }
+    recapture::release_objects(state, graph)
 }
 
 /// Records an operation behind what the stream recorded before.
@@ -195,7 +212,11 @@ pub(crate) fn append(state: &mut State, stream: Key<Stream>, operation: Operatio
         .get(capturing.capture)
         .ok_or(CUDA_ERROR_STREAM_CAPTURE_INVALIDATED)?
         .graph;
-    let node = graph::add(state, graph, operation, capturing.tips)?;
+    let again = recapture::replace(state, capturing.capture, &operation, &capturing.tips)?;
+    let node = match again {
+        Some(node) => node,
+        None => graph::add(state, graph, operation, capturing.tips)?,
+    };
     set_tips(
         state,
         stream,
@@ -279,8 +300,12 @@ pub(crate) fn end(state: &mut State, stream: Key<Stream>) -> Answer<Key<Graph>> 
         invalidate(state, capturing.capture);
         return Err(CUDA_ERROR_STREAM_CAPTURE_UNMATCHED);
     }
+    let graph = graph::get(state, capture.graph)?;
+    let is_whole = |recapture: &Recapture| recapture.is_whole(graph);
     let verdict = if !capture.is_valid {
         Err(CUDA_ERROR_STREAM_CAPTURE_INVALIDATED)
+    } else if !capture.recapture.as_ref().is_none_or(is_whole) {
+        Err(CUDA_ERROR_GRAPH_RECAPTURE_FAILURE)
     } else if is_joined(state, stream, &capturing) {
         Ok(capture.graph)
     } else {

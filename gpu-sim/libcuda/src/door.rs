@@ -8,6 +8,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use cuda_sys_stubs::abi::{CUDA_ERROR_UNKNOWN, CUDA_SUCCESS, CUresult};
 
+use crate::capture::recapture::take_changes;
+use crate::export::capture::tell_changes;
 use crate::trace::{self, Argument};
 use crate::{context, log};
 
@@ -31,7 +33,10 @@ pub(crate) fn enter<const N: usize>(
 ) -> CUresult {
     let body = || {
         api_version.map_or(Ok(()), context::check_version)?;
-        body()
+        let done = body();
+        // What a call that failed would have changed is nobody's.
+        done.inspect_err(|_| drop(take_changes()))?;
+        tell_changes()
     };
     let answer = catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|_| {
         log::error(format_args!(

@@ -105,6 +105,10 @@ impl Arguments {
         Self { values, addresses }
     }
 
+    pub(crate) fn values(&self) -> &[Box<[u8]>] {
+        &self.values
+    }
+
     /// As `kernelParams` wants it; good for as long as this lives. 0: the kernel has none.
     pub(crate) fn address(&self) -> usize {
         if self.values.is_empty() {

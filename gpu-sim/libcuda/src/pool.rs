@@ -20,6 +20,7 @@ use gpu_sim::client::{Imported, RequestError, Stream as GpuStream};
 use gpu_sim::command::{Block, Command, Exported, Sequence};
 
 use crate::address::{Access, Backing, Range};
+use crate::capture::recapture;
 use crate::context;
 use crate::door::{Answer, NullStream};
 use crate::graph::Operation;
@@ -325,7 +326,11 @@ pub(crate) fn alloc(
         return Err(CUDA_ERROR_INVALID_VALUE);
     }
     if capture::place(&mut state, stream)?.is_some() {
-        let alloc = graph::memory::reserve_alloc(&mut state, (home, ordinal), bytes)?;
+        let wanted = ((home, ordinal), bytes);
+        let alloc = match recapture::alloc(&mut state, stream, wanted)? {
+            Some(alloc) => alloc,
+            None => graph::memory::reserve_alloc(&mut state, (home, ordinal), bytes)?,
+        };
         capture::append(&mut state, stream, Operation::Alloc(alloc))?;
         return graph::memory::address(&state, alloc);
     }

@@ -89,7 +89,8 @@ macro_rules! traced_callbacks {
 traced_callbacks!(
     cuda_sys_stubs::abi::CUhostFn,
     cuda_sys_stubs::abi::CUstreamCallback,
-    cuda_sys_stubs::abi::CUoccupancyB2DSize
+    cuda_sys_stubs::abi::CUoccupancyB2DSize,
+    cuda_sys_stubs::abi::CUgraphRecaptureCallback
 );
 
 macro_rules! traced_structs {

@@ -54,7 +54,7 @@ impl Condition {
 }
 
 /// What is done with a word.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WordOperation {
     Write(Fill),
     Wait(Place, Condition),

@@ -1,15 +1,20 @@
 //! Stream capture.
 
+use std::ffi::c_void;
+
 use cuda_sys_stubs::abi::*;
 
 use super::graph::{dependencies, edge_data};
+use super::graph_kernel::record;
 use super::{put, put_if, wanted};
+use crate::capture::recapture::{self, Observer};
 use crate::capture::{self, Info};
 use crate::door::{Answer, NullStream, exports};
 use crate::graph;
 use crate::process::process;
 use crate::stream;
 use crate::table::Key;
+use crate::user_object;
 
 fn begin(handle: CUstream, null: NullStream, mode: CUstreamCaptureMode) -> Answer {
     let process = process()?;
@@ -23,6 +28,36 @@ fn info(handle: CUstream, null: NullStream) -> Answer<Info> {
     let mut state = process.lock();
     let key = stream::resolve(process, &mut state, handle, null)?;
     capture::info(&mut state, key)
+}
+
+/// Tells the program what the call that is just over has recaptured differently. `CUDA_ERROR_GRAPH_RECAPTURE_FAILURE`: it does not
+/// want that, and the capture is void.
+pub(crate) fn tell_changes() -> Answer {
+    for change in recapture::take_changes() {
+        let process = process()?;
+        let (before, after) = {
+            let state = process.lock();
+            (
+                record(&state, &change.before),
+                record(&state, &change.after),
+            )
+        };
+        let (Some(before), Some(after)) = (before, after) else {
+            continue;
+        };
+        let Some(callback) = change.observer.callback else {
+            continue;
+        };
+        let data = std::ptr::with_exposed_provenance_mut(change.observer.data);
+        let status = CU_GRAPH_RECAPTURE_ELIGIBLE_FOR_UPDATE;
+        // SAFETY: the program's contract: its function may be called with this data until the capture ends. Both records live so long.
+        let answer = unsafe { callback(data, change.node.handle(), &before, &after, status) };
+        if answer != CUDA_SUCCESS {
+            capture::invalidate(&mut process.lock(), change.capture);
+            return Err(CUDA_ERROR_GRAPH_RECAPTURE_FAILURE);
+        }
+    }
+    Ok(())
 }
 
 thread_local! {
@@ -57,6 +92,17 @@ exports! {
         let tips = dependencies(&state, dependencies_in, dependencyData, numDependencies)?;
         let key = stream::resolve(process, &mut state, hStream, null)?;
         capture::begin(&mut state, key, mode, Some((graph, tips)))
+    }
+    fn cuStreamBeginRecaptureToGraph / cuStreamBeginRecaptureToGraph_ptsz |null| (hStream: CUstream, mode: CUstreamCaptureMode, hGraph: CUgraph, callbackFunc: CUgraphRecaptureCallback, userData: *mut c_void) {
+        let process = process()?;
+        let mut state = process.lock();
+        let graph = graph::find(&state, hGraph)?;
+        let key = stream::resolve(process, &mut state, hStream, null)?;
+        let observer = Observer { callback: callbackFunc, data: userData.expose_provenance() };
+        capture::begin_again(&mut state, key, mode, (graph, observer))?;
+        drop(state);
+        user_object::call_ended(process);
+        Ok(())
     }
     fn cuStreamEndCapture / cuStreamEndCapture_ptsz |null| (hStream: CUstream, phGraph: *mut CUgraph) {
         let process = process()?;

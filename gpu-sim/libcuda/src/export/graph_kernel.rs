@@ -78,7 +78,7 @@ fn describe_memory(
 }
 
 /// A node as the record that `cuGraphAddNode` takes. `None`: a conditional one, whose handle is not kept.
-fn record(state: &State, operation: &Operation) -> Option<CUgraphNodeParams> {
+pub(super) fn record(state: &State, operation: &Operation) -> Option<CUgraphNodeParams> {
     let mut anonymous = anonymous_CUgraphNodeParams { reserved1: [0; 29] };
     let ctx = std::ptr::null_mut();
     match operation {

@@ -10,7 +10,7 @@
 
 mod array;
 mod array_mapping;
-mod capture;
+pub(crate) mod capture;
 mod context;
 mod copy;
 mod copy_batch;

@@ -96,6 +96,16 @@ fn pool(state: &mut State, device: usize) -> Answer<&mut GraphPool> {
     Ok(&mut primary.ok_or(CUDA_ERROR_INVALID_DEVICE)?.graph_pool)
 }
 
+/// Whether an allocation is what is asked for: where, and how many bytes.
+pub(crate) fn is_for(
+    state: &State,
+    key: Key<GraphAlloc>,
+    (place, bytes): ((Home, usize), u64),
+) -> bool {
+    let alloc = state.graph_allocs.get(key);
+    alloc.is_some_and(|alloc| ((alloc.home, alloc.device), alloc.bytes) == (place, bytes))
+}
+
 /// Reserves addresses for a node that is about to be added; [`keep`] is to be told when it is.
 pub(crate) fn reserve_alloc(
     state: &mut State,
