@@ -5,7 +5,7 @@
 mod support;
 
 use gpu_sim::client::{Imported, Machine, RequestError};
-use gpu_sim::command::{AllocKind, Binding, Command, Exported};
+use gpu_sim::command::{AllocKind, Binding, Command, Exported, GraphNode};
 use std::os::fd::OwnedFd;
 use support::{Sandbox, kernel, until};
 
@@ -157,6 +157,32 @@ fn nobody_waits_for_a_process_that_died_before_it_signalled() {
     dying.submit(&stream, signal).unwrap();
     assert!(other.poll(&opened, payload).unwrap().is_none());
     drop((stream, event, dying));
+    until("the dead one's promise is kept", || {
+        other.poll(&opened, payload).unwrap().is_some()
+    });
+}
+
+#[test]
+fn nobody_waits_for_a_graph_of_a_process_that_died_before_it_signalled() {
+    let sandbox = Sandbox::new();
+    let (dying, other) = (sandbox.connect(), sandbox.connect());
+    let event = dying.create_shared_semaphore().unwrap();
+    let opened = other.open_shared_semaphore(event.id()).unwrap();
+    let context = dying.create_context(0).unwrap();
+    let stream = dying.create_stream(context, 0).unwrap();
+    let (semaphore, payload) = (event.id(), event.next_payload());
+    let node = |command, dependencies| GraphNode {
+        command,
+        dependencies,
+        enabled: true,
+    };
+    let signal = Command::Signal { semaphore, payload };
+    let long = Command::Kernel(kernel(10_000_000));
+    let nodes = [node(long, vec![]), node(signal, vec![0])];
+    let graph = dying.create_graph(&nodes).unwrap();
+    dying.submit_graph(&stream, &graph, vec![]).unwrap();
+    assert!(other.poll(&opened, payload).unwrap().is_none());
+    drop((stream, graph, event, dying));
     until("the dead one's promise is kept", || {
         other.poll(&opened, payload).unwrap().is_some()
     });

@@ -40,7 +40,7 @@ impl Event {
         }
     }
 
-    fn is_interprocess(&self) -> bool {
+    pub(crate) fn is_interprocess(&self) -> bool {
         self.flags & CU_EVENT_INTERPROCESS != 0
     }
 
@@ -92,17 +92,6 @@ pub(crate) fn find(state: &State, handle: CUevent) -> Answer<Key<Event>> {
         .ok_or(CUDA_ERROR_INVALID_HANDLE)
 }
 
-/// The event behind a handle, for a node that records it. An interprocess event is recorded behind a call of ours
-/// ([`signal`]), which a node has no room for: `CUDA_ERROR_NOT_SUPPORTED`.
-pub(crate) fn find_for_node(state: &State, handle: CUevent) -> Answer<Key<Event>> {
-    let key = find(state, handle)?;
-    if get(state, key)?.is_interprocess() {
-        Err(CUDA_ERROR_NOT_SUPPORTED)
-    } else {
-        Ok(key)
-    }
-}
-
 /// An event that must exist, because its handle was looked up.
 pub(crate) fn get(state: &State, key: Key<Event>) -> Answer<&Event> {
     state.events.get(key).ok_or(CUDA_ERROR_INVALID_HANDLE)
@@ -128,7 +117,6 @@ pub(crate) fn record(
     }
     if let Some(place) = capture::place(&mut state, stream)? {
         if flags & CU_EVENT_RECORD_EXTERNAL != 0 {
-            let event = find_for_node(&state, handle)?;
             return capture::append(&mut state, stream, Operation::RecordEvent(event));
         }
         let event = state
@@ -150,13 +138,17 @@ pub(crate) fn signal(
     stream: Key<Stream>,
 ) -> Answer {
     if get(state, key)?.is_interprocess() {
-        let moved = Effect::HostCall(Box::new(|| ()));
-        stream::submit(process, state, stream, Command::HostCall, Some(moved))?;
+        stream::submit(process, state, stream, Command::HostCall, Some(moved()))?;
     }
     // A record that a capture elsewhere refuses is none: nobody may wait for it.
     stream::order(process, state, stream)?;
     let command = next_signal(state, key)?;
     stream::submit(process, state, stream, command, None).map(drop)
+}
+
+/// The call that comes when this process has moved the bytes of what is before it.
+pub(crate) fn moved() -> Effect {
+    Effect::HostCall(Box::new(|| ()))
 }
 
 /// `cuCtxRecordEvent`: behind everything that a context's streams were given to do.

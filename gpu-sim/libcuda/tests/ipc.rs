@@ -196,6 +196,118 @@ fn a_stream_waits_for_an_event_of_another_process_and_then_sees_its_bytes() {
     other.end();
 }
 
+/// A node of a graph behind another one, if there is one.
+fn event_node(
+    graph: CUgraph,
+    before: Option<CUgraphNode>,
+    event: CUevent,
+    records: bool,
+) -> CUgraphNode {
+    let mut node = std::ptr::null_mut();
+    let behind = before.as_slice();
+    let (first, count) = (behind.as_ptr(), behind.len());
+    if records {
+        ok!(cuGraphAddEventRecordNode(
+            &mut node, graph, first, count, event
+        ));
+    } else {
+        ok!(cuGraphAddEventWaitNode(
+            &mut node, graph, first, count, event
+        ));
+    }
+    node
+}
+
+fn fill_node(graph: CUgraph, memory: CUdeviceptr) -> CUgraphNode {
+    let fill = CUDA_MEMSET_NODE_PARAMS {
+        dst: memory,
+        pitch: 0,
+        value: 7,
+        elementSize: 1,
+        width: PAGE,
+        height: 1,
+    };
+    let (mut node, mut context) = (std::ptr::null_mut(), std::ptr::null_mut());
+    ok!(cuCtxGetCurrent(&mut context));
+    let none = std::ptr::null();
+    ok!(cuGraphAddMemsetNode(
+        &mut node, graph, none, 0, &fill, context
+    ));
+    node
+}
+
+fn graph() -> CUgraph {
+    let mut graph = std::ptr::null_mut();
+    ok!(cuGraphCreate(&mut graph, 0));
+    graph
+}
+
+fn instantiated(graph: CUgraph) -> CUgraphExec {
+    let mut exec = std::ptr::null_mut();
+    ok!(cuGraphInstantiateWithFlags(&mut exec, graph, 0));
+    exec
+}
+
+fn hear_event(line: &mut Line) -> CUevent {
+    let reserved = line.hear::<64>().map(u8::cast_signed);
+    let mut event = std::ptr::null_mut();
+    ok!(cuIpcOpenEventHandle(
+        &mut event,
+        CUipcEventHandle { reserved }
+    ));
+    event
+}
+
+fn say_event(line: &mut Line, event: CUevent) {
+    let mut handle = CUipcEventHandle { reserved: [0; 64] };
+    ok!(cuIpcGetEventHandle(&mut handle, event));
+    line.say(handle.reserved.map(i8::cast_unsigned));
+}
+
+#[test]
+fn nodes_of_graphs_record_and_wait_for_events_of_several_processes() {
+    const NAME: &str = "nodes_of_graphs_record_and_wait_for_events_of_several_processes";
+    if let Some(mut line) = here() {
+        context();
+        let (filled, seen) = (hear_event(&mut line), hear_event(&mut line));
+        let memory = open(hear_memory_handle(&mut line)).1;
+        for _ in 0..3 {
+            line.hear::<1>();
+            let (graph, stream) = (graph(), free_stream());
+            let waited = event_node(graph, None, filled, false);
+            event_node(graph, Some(waited), seen, true);
+            ok!(cuGraphLaunch(instantiated(graph), stream));
+            ok!(cuStreamSynchronize(stream));
+            assert!(read(memory, PAGE).iter().all(|byte| *byte == 7));
+            line.say([1]);
+        }
+        return;
+    }
+    let _alone = measuring();
+    context();
+    let (filled, seen) = (event(INTERPROCESS), event(INTERPROCESS));
+    let (memory, function) = (alloc(PAGE), spin(LONG));
+    let mut other = Other::start(NAME);
+    say_event(&mut other.line, filled);
+    say_event(&mut other.line, seen);
+    say_memory_handle(&mut other.line, memory);
+    let graph = graph();
+    let node = fill_node(graph, memory);
+    event_node(graph, Some(node), filled, true);
+    let exec = instantiated(graph);
+    for _ in 0..3 {
+        let stream = free_stream();
+        ok!(cuMemsetD8_v2(memory, 0, PAGE));
+        ok!(cuCtxSynchronize());
+        assert_eq!(launch(function, stream), 0);
+        ok!(cuGraphLaunch(exec, stream));
+        other.line.say([1]);
+        other.line.hear::<1>();
+        ok!(cuEventSynchronize(seen));
+    }
+    other.end();
+}
+
 #[test]
 fn only_an_event_made_for_other_processes_has_a_handle() {
     let _alone = measuring();

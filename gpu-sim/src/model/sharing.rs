@@ -1,6 +1,6 @@
 //! What processes and streams share: blocks that more than one process holds, semaphores of the machine, SMs.
 
-use super::{Model, ProcessId};
+use super::{Model, ProcessId, Queued};
 use crate::command::{Block, BlockId, Command, SemaphoreId, StreamId};
 use crate::shared::SHARED_SEMAPHORES_MAX;
 use crate::wire::Refusal;
@@ -129,7 +129,16 @@ impl Model {
             .streams
             .values()
             .filter(|stream| stream.place.process == process);
-        let commands = own.flat_map(|stream| stream.queue.iter().map(|queued| queued.command));
+        let of_nodes = |queued: &Queued| {
+            let graph = queued.graph.as_ref().map(|(graph, _)| graph.nodes.clone());
+            graph.unwrap_or_default()
+        };
+        let commands = own
+            .flat_map(|stream| stream.queue.iter())
+            .flat_map(|queued| {
+                let nodes = of_nodes(queued).into_iter().map(|node| node.command);
+                nodes.chain([queued.command])
+            });
         let raise = |command| match command {
             Command::Signal { semaphore, payload } if semaphore.is_shared() => {
                 Some((semaphore, payload))

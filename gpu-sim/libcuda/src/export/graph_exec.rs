@@ -155,7 +155,7 @@ exports! {
         set_described(hGraphExec, hNode, nodeParams.cast_const())
     }
     fn cuGraphExecEventRecordNodeSetEvent(hGraphExec: CUgraphExec, hNode: CUgraphNode, event: CUevent) {
-        set(hGraphExec, hNode, |_, state| Ok(Operation::RecordEvent(event::find_for_node(state, event)?)))
+        set(hGraphExec, hNode, |_, state| Ok(Operation::RecordEvent(event::find(state, event)?)))
     }
     fn cuGraphExecEventWaitNodeSetEvent(hGraphExec: CUgraphExec, hNode: CUgraphNode, event: CUevent) {
         set(hGraphExec, hNode, |_, state| Ok(Operation::WaitEvent(event::find(state, event)?)))

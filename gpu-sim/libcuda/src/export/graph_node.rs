@@ -176,9 +176,10 @@ impl Describes for CUgraphNodeParams {
                     state,
                     self.anonymous.eventWait.event,
                 )?)),
-                CU_GRAPH_NODE_TYPE_EVENT_RECORD => Ok(Operation::RecordEvent(
-                    event::find_for_node(state, self.anonymous.eventRecord.event)?,
-                )),
+                CU_GRAPH_NODE_TYPE_EVENT_RECORD => Ok(Operation::RecordEvent(event::find(
+                    state,
+                    self.anonymous.eventRecord.event,
+                )?)),
                 CU_GRAPH_NODE_TYPE_MEM_FREE => free_of(state, self.anonymous.free.dptr),
                 CU_GRAPH_NODE_TYPE_MEM_ALLOC | CU_GRAPH_NODE_TYPE_CONDITIONAL => {
                     // Made by `add_any`; there is nothing to change of one.
@@ -473,7 +474,7 @@ exports! {
         add(phGraphNode, (hGraph, before, NO_EDGES, numDependencies), |_, state| Ok(Operation::Child(graph::find(state, childGraph)?)))
     }
     fn cuGraphAddEventRecordNode(phGraphNode: *mut CUgraphNode, hGraph: CUgraph, before: *const CUgraphNode, numDependencies: usize, event: CUevent) {
-        add(phGraphNode, (hGraph, before, NO_EDGES, numDependencies), |_, state| Ok(Operation::RecordEvent(event::find_for_node(state, event)?)))
+        add(phGraphNode, (hGraph, before, NO_EDGES, numDependencies), |_, state| Ok(Operation::RecordEvent(event::find(state, event)?)))
     }
     fn cuGraphAddEventWaitNode(phGraphNode: *mut CUgraphNode, hGraph: CUgraph, before: *const CUgraphNode, numDependencies: usize, event: CUevent) {
         add(phGraphNode, (hGraph, before, NO_EDGES, numDependencies), |_, state| Ok(Operation::WaitEvent(event::find(state, event)?)))
@@ -538,7 +539,7 @@ exports! {
         put(event_out, ask(hNode, |_, operation| event_of(operation, true))?)
     }
     fn cuGraphEventRecordNodeSetEvent(hNode: CUgraphNode, event: CUevent) {
-        set(hNode, CU_GRAPH_NODE_TYPE_EVENT_RECORD, |_, state| Ok(Operation::RecordEvent(event::find_for_node(state, event)?)))
+        set(hNode, CU_GRAPH_NODE_TYPE_EVENT_RECORD, |_, state| Ok(Operation::RecordEvent(event::find(state, event)?)))
     }
     fn cuGraphEventWaitNodeGetEvent(hNode: CUgraphNode, event_out: *mut CUevent) {
         put(event_out, ask(hNode, |_, operation| event_of(operation, false))?)

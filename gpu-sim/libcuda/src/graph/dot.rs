@@ -122,7 +122,7 @@ fn name(operation: &Operation) -> &'static str {
         Operation::Child(_) => "GRAPH",
         Operation::Empty => "EMPTY",
         Operation::WaitEvent(_) => "WAIT_EVENT",
-        Operation::RecordEvent(_) => "EVENT_RECORD",
+        Operation::RecordEvent(_) | Operation::Moved => "EVENT_RECORD",
         Operation::Alloc(_) => "MEM_ALLOC",
         Operation::Free(_) => "MEM_FREE",
         Operation::Conditional(_) => "CONDITIONAL",

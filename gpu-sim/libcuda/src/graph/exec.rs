@@ -9,6 +9,7 @@ use gpu_sim::command::{GraphNode, Sequence};
 
 use super::{Graph, Node, Operation, device_launch, get, memory, node, sorted};
 use crate::door::{Answer, NullStream};
+use crate::event::{self, Event};
 use crate::process::{Process, State, lost, refused};
 use crate::stream::{self, Stream};
 use crate::table::Key;
@@ -229,6 +230,9 @@ impl Flat {
             if let Operation::Words(words) = operation {
                 behind = vec![self.push(Operation::BeginWords(words.clone()), behind, 0)?];
             }
+            if is_interprocess(state, operation) {
+                behind = vec![self.push(Operation::Moved, behind, 0)?];
+            }
             let index = self.steps.len();
             ends.push(self.push(operation.clone(), behind, index - first)?);
             self.indices.insert(key, index);
@@ -342,9 +346,10 @@ fn capture_launch(state: &mut State, exec: Key<GraphExec>, stream: Key<Stream>) 
             .map(|key| (*key, super::Edge::default()));
         let behind = behind.collect();
         let operation = match step.operation {
-            Operation::Child(_) | Operation::Conditional(_) | Operation::BeginWords(_) => {
-                Operation::Empty
-            }
+            Operation::Child(_)
+            | Operation::Conditional(_)
+            | Operation::Moved
+            | Operation::BeginWords(_) => Operation::Empty,
             operation => operation,
         };
         keys.push(super::add(state, child, operation, behind)?);
@@ -354,7 +359,18 @@ fn capture_launch(state: &mut State, exec: Key<GraphExec>, stream: Key<Stream>) 
     recorded
 }
 
-/// Changes what one node does in launches from now on. It has to stay of its kind.
+/// Whether it records an event of several processes. This process has to have moved what is before it then, as in a stream.
+fn is_interprocess(state: &State, operation: &Operation) -> bool {
+    match operation {
+        Operation::RecordEvent(event) => {
+            event::get(state, *event).is_ok_and(Event::is_interprocess)
+        }
+        _ => false,
+    }
+}
+
+/// Changes what one node does in launches from now on. It has to stay of its kind. `CUDA_ERROR_NOT_SUPPORTED`: it shall record an event
+/// of several processes, and was instantiated with one of this process alone.
 pub(crate) fn set_operation(
     process: &Process,
     state: &mut State,
@@ -366,10 +382,16 @@ pub(crate) fn set_operation(
         return update_child(process, state, exec, original, child);
     }
     let index = index_of(state, exec, original)?;
+    let is_interprocess = is_interprocess(state, &operation);
     let exec = state.execs.get_mut(exec).ok_or(CUDA_ERROR_INVALID_VALUE)?;
+    let before = index.checked_sub(1).and_then(|at| exec.steps.get(at));
+    let is_behind_moved = before.is_some_and(|step| matches!(step.operation, Operation::Moved));
     let step = exec.steps.get_mut(index).ok_or(CUDA_ERROR_INVALID_VALUE)?;
     if step.operation.node_type() != operation.node_type() {
         return Err(CUDA_ERROR_INVALID_VALUE);
+    }
+    if is_interprocess && !is_behind_moved {
+        return Err(CUDA_ERROR_NOT_SUPPORTED);
     }
     let begin = match &operation {
         Operation::Words(words) => Some(Operation::BeginWords(words.clone())),

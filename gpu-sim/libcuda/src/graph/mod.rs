@@ -47,6 +47,8 @@ pub(crate) enum Operation {
     Alloc(Key<GraphAlloc>),
     Free(Key<GraphAlloc>),
     Conditional(Conditional),
+    /// In an executable graph, before the step that records an event of several processes.
+    Moved,
     /// In an executable graph, before the step that waits for its end.
     BeginWords(Words),
     Words(Words),
@@ -62,7 +64,7 @@ impl Operation {
             Self::Child(_) => CU_GRAPH_NODE_TYPE_GRAPH,
             Self::Empty => CU_GRAPH_NODE_TYPE_EMPTY,
             Self::WaitEvent(_) => CU_GRAPH_NODE_TYPE_WAIT_EVENT,
-            Self::RecordEvent(_) => CU_GRAPH_NODE_TYPE_EVENT_RECORD,
+            Self::RecordEvent(_) | Self::Moved => CU_GRAPH_NODE_TYPE_EVENT_RECORD,
             Self::Alloc(_) => CU_GRAPH_NODE_TYPE_MEM_ALLOC,
             Self::Free(_) => CU_GRAPH_NODE_TYPE_MEM_FREE,
             Self::Conditional(_) => CU_GRAPH_NODE_TYPE_CONDITIONAL,
@@ -99,7 +101,7 @@ impl Operation {
             Self::Kernel(launch) => launch.command(),
             Self::Copy(copy) => copy.command(),
             Self::Fill(fill) => fill.command(),
-            Self::Host(_) => Command::HostCall,
+            Self::Host(_) | Self::Moved => Command::HostCall,
             Self::Child(_)
             | Self::Empty
             | Self::Alloc(_)
@@ -119,6 +121,7 @@ impl Operation {
             Self::Copy(copy) => Some(copy.clone().effect(machine)),
             Self::Fill(fill) => Some(fill.effect(machine)),
             &Self::Host(call) => Some(Effect::HostCall(Box::new(move || call.run()))),
+            Self::Moved => Some(event::moved()),
             Self::BeginWords(words) => words.begin(machine),
             _ => None,
         }
