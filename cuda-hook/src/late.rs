@@ -7,7 +7,8 @@
 //!
 //! A name is looked for in the loaded objects in their order, as the loader would: a sanitizer's or a tracer's function stands before
 //! glibc's. That takes no lock of ours and leaves `dlerror` alone. Names that std takes for absent where they are null (`statx`) are
-//! not defined here, and neither is what is called on every path (`malloc`, `memcpy`).
+//! not defined here, and neither is what is called on every path (`malloc`, `memcpy`), nor what some glibc since 2.17 does not export
+//! (`fstat`, which before 2.33 is a part of each program).
 //!
 //! The unwinder, `libgcc_s`, is opened when there is something to unwind, as glibc does where a thread is cancelled: almost no process
 //! ever unwinds, and not every container has it. It is not linked in instead, because one process has one unwinder: a thread that is
@@ -67,11 +68,11 @@ macro_rules! late {
 late! {
     or 0: __errno_location dladdr1 dlerror dlopen getcwd getenv opendir readdir64 realpath;
     or -1:
-        __fxstat __fxstat64 __lxstat64 __register_atfork __xpg_strerror_r __xstat64 close closedir dirfd dlinfo faccessat fcntl fstat
-        fstat64 ftruncate64 getauxval geteuid getpid lseek64 lstat64 mkdir mmap mmap64 mprotect munmap open64 pause poll
+        __fxstat __fxstat64 __lxstat64 __register_atfork __xpg_strerror_r __xstat64 close closedir dirfd dlinfo faccessat fcntl
+        ftruncate64 getauxval geteuid getpid lseek64 mkdir mmap mmap64 mprotect munmap open64 pause poll
         posix_fallocate pread64 pthread_attr_destroy pthread_attr_getguardsize pthread_attr_getstack pthread_attr_init
         pthread_attr_setstacksize pthread_create pthread_detach pthread_getattr_np pthread_key_create pthread_key_delete pthread_self
-        pthread_setname_np pthread_setspecific pthread_sigmask read readlink sched_yield sigaltstack sigfillset stat64 syscall sysconf
+        pthread_setname_np pthread_setspecific pthread_sigmask read readlink sched_yield sigaltstack sigfillset syscall sysconf
         write writev;
     // The unwinder's: `_URC_END_OF_STACK`, nobody handles it. Std then says that a panic cannot be handled, and aborts.
     or 5:

@@ -92,9 +92,9 @@ fn the_library_cannot_change_the_process_that_it_is_in() {
 /// Every name costs each program that starts; what only a CUDA process calls is found when it is called (`late.rs`).
 #[test]
 fn little_is_bound_when_the_library_is_loaded() {
-    // What allocates, copies and compares, tells the time, and finds the rest.
+    // What allocates, copies and compares, tells the time, and finds the rest; and what an old glibc does not export.
     const EARLY: &str = "abort bcmp calloc clock_gettime dl_iterate_phdr environ free malloc memcmp memcpy memmove memset \
-        posix_memalign realloc strlen __tls_get_addr";
+        posix_memalign realloc strlen __tls_get_addr fstat fstat64 lstat64 stat64";
     // What std takes for absent where it is null, and the C runtime's own.
     const WEAK: &str = "getrandom gettid statx __cxa_thread_atexit_impl __cxa_finalize __gmon_start__ \
         _ITM_deregisterTMCloneTable _ITM_registerTMCloneTable";
