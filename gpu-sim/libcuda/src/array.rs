@@ -1,7 +1,7 @@
 //! Arrays and mipmapped arrays: rows of elements in device memory, without an address of their own.
 //!
 //! They take what the tiles of hardware would: rows of whole groups of bytes (GOBs), as many as fill whole blocks of GOBs. Inside
-//! they are laid out row after row all the same – of compressed ones ([`format`]), rows of blocks, which copies count in: an estimate –: no
+//! they are laid out row after row all the same – of compressed ones ([`mod@format`]), rows of blocks, which copies count in: an estimate –: no
 //! kernel reads them, they can be copied to and from. Of some the program maps the memory itself ([`tiles`]).
 
 mod format;
