@@ -287,6 +287,72 @@ fn texts_are_linked_into_one_image() {
     }
 }
 
+/// A fat binary whose one member is a PTX text.
+fn fatbin(ptx: &str) -> Vec<u8> {
+    let padded = ptx.len().next_multiple_of(8);
+    let words = |words: &[u32]| -> Vec<u8> {
+        let bytes = words.iter().flat_map(|word| word.to_le_bytes());
+        bytes.collect()
+    };
+    let length = u32::try_from(64 + padded).unwrap_or(0);
+    let mut bytes = words(&[0xBA55_ED50, 0x0010_0001, length, 0]);
+    let member = [0x0101_0001, 64, length - 64, 0, 0, 0, 0, 70];
+    bytes.extend(words(&member));
+    bytes.extend(words(&[0; 8]));
+    bytes.extend(ptx.as_bytes());
+    bytes.resize(80 + padded, 0);
+    bytes
+}
+
+#[test]
+fn texts_and_binaries_are_linked_into_one_image_and_what_cannot_be_read_is_refused() {
+    context();
+    let none: *mut c_void = std::ptr::null_mut();
+    let (mut link, mut image, mut bytes) = (none.cast(), none, 0);
+    ok!(cuLinkCreate_v2(0, none.cast(), none.cast(), &mut link));
+    let add = |kind, data: &[u8]| {
+        let (start, name) = (data.as_ptr().cast_mut().cast(), c"x".as_ptr());
+        cu!(cuLinkAddData_v2(
+            link,
+            kind,
+            start,
+            data.len(),
+            name,
+            0,
+            none.cast(),
+            none.cast()
+        ))
+    };
+    let text = |name| {
+        format!(".version 7.0\n.target sm_70\n.address_size 64\n.entry {name}() {{ ret; }}\0")
+    };
+    for (kind, name) in [
+        (CU_JIT_INPUT_FATBINARY, "first"),
+        (CU_JIT_INPUT_FATBINARY, "second"),
+    ] {
+        assert_eq!(add(kind, &fatbin(&text(name))), 0);
+    }
+    assert_eq!(add(CU_JIT_INPUT_PTX, text("third").as_bytes()), 0);
+    for kind in [
+        CU_JIT_INPUT_CUBIN,
+        CU_JIT_INPUT_FATBINARY,
+        CU_JIT_INPUT_OBJECT,
+        CU_JIT_INPUT_LIBRARY,
+    ] {
+        let nothing = add(kind, b"\x7fELF that is none, of some length");
+        assert_eq!(nothing, CUDA_ERROR_INVALID_IMAGE, "{kind}");
+    }
+    let bitcode = add(CU_JIT_INPUT_NVVM, b"BC\xc0\xde");
+    assert_eq!(bitcode, CUDA_ERROR_NOT_SUPPORTED);
+    ok!(cuLinkComplete(link, &mut image, &mut bytes));
+    let mut module = std::ptr::null_mut();
+    ok!(cuModuleLoadData(&mut module, image));
+    ok!(cuLinkDestroy(link));
+    for name in [c"first", c"second", c"third"] {
+        function(module, name);
+    }
+}
+
 #[test]
 fn a_context_takes_everything_in_it_along() {
     let first = context();

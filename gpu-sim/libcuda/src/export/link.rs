@@ -5,17 +5,13 @@ use std::ffi::{c_char, c_void};
 use cuda_sys_stubs::abi::*;
 
 use super::{list, put, put_if, text, wanted};
-use crate::context;
 use crate::door::{Answer, exports};
-use crate::link::{self, Link};
+use crate::link;
 use crate::process::process;
 use crate::table::Key;
 
 fn create() -> Answer<CUlinkState> {
-    let process = process()?;
-    let mut state = process.lock();
-    context::current(&state)?;
-    Ok(state.links.insert(Link::default()).handle())
+    Ok(link::create(process()?)?.handle())
 }
 
 fn add(handle: CUlinkState, kind: CUjitInputType, data: &[u8]) -> Answer {

@@ -51,6 +51,16 @@ pub(super) fn extent(bytes: &[u8]) -> Option<usize> {
     )
 }
 
+/// What sections of these names hold, of a file for whichever machine; `None`: it is no ELF file of 64 bits.
+pub(super) fn contents_of<'a>(bytes: &'a [u8], names: &[&str]) -> Option<Vec<&'a [u8]>> {
+    let elf = Elf::of_any_machine(bytes)?;
+    let wanted = elf
+        .sections
+        .iter()
+        .filter(|section| names.contains(&elf.name(section)));
+    Some(wanted.filter_map(|section| elf.contents(section)).collect())
+}
+
 struct Section {
     name_offset: usize,
     kind: u32,
@@ -90,9 +100,12 @@ struct Elf<'a> {
 
 impl<'a> Elf<'a> {
     fn open(bytes: &'a [u8]) -> Option<Self> {
-        let known = bytes.starts_with(MAGIC)
-            && bytes.get(4) == Some(&2)
-            && bytes.u16_at(18)? == MACHINE_CUDA;
+        let is_cubin = bytes.u16_at(18)? == MACHINE_CUDA;
+        Self::of_any_machine(bytes).filter(|_| is_cubin)
+    }
+
+    fn of_any_machine(bytes: &'a [u8]) -> Option<Self> {
+        let known = bytes.starts_with(MAGIC) && bytes.get(4) == Some(&2);
         known.then_some(())?;
         Some(Self {
             bytes,

@@ -12,10 +12,12 @@
 //! Everything here is safe code over byte slices; how long an image is whose pointer a program passes is [`Format::extent`]'s
 //! question.
 
+pub(crate) mod bundle;
 mod cost;
 mod doom;
 mod elf;
 mod fatbin;
+pub(crate) mod host;
 mod lines;
 mod ptx;
 
@@ -107,6 +109,7 @@ pub(crate) fn read(bytes: &[u8], capability: u32) -> Result<Image, Unreadable> {
     match Format::of(bytes) {
         Some(Format::Elf) => elf::read(bytes, capability),
         Some(Format::Fatbin) => fatbin::read(bytes, capability),
+        Some(Format::Bundle) => bundle::read(bytes, capability),
         None => ptx::read(bytes, capability),
     }
 }
@@ -116,6 +119,8 @@ pub(crate) fn read(bytes: &[u8], capability: u32) -> Result<Image, Unreadable> {
 pub(crate) enum Format {
     Elf,
     Fatbin,
+    /// What the linker here gives.
+    Bundle,
 }
 
 impl Format {
@@ -123,6 +128,9 @@ impl Format {
     pub(crate) fn of(magic: &[u8]) -> Option<Self> {
         if magic.starts_with(elf::MAGIC) {
             return Some(Self::Elf);
+        }
+        if magic.starts_with(bundle::MAGIC) {
+            return Some(Self::Bundle);
         }
         magic
             .starts_with(&fatbin::MAGIC.to_le_bytes())
@@ -134,6 +142,7 @@ impl Format {
         match self {
             Self::Elf => elf::HEADER_BYTES,
             Self::Fatbin => fatbin::HEADER_BYTES,
+            Self::Bundle => bundle::HEADER_BYTES,
         }
     }
 
@@ -142,6 +151,7 @@ impl Format {
         match self {
             Self::Elf => elf::table_end(header),
             Self::Fatbin => fatbin::extent(header),
+            Self::Bundle => bundle::extent(header),
         }
     }
 
@@ -150,6 +160,7 @@ impl Format {
         match self {
             Self::Elf => elf::extent(table),
             Self::Fatbin => fatbin::extent(table),
+            Self::Bundle => bundle::extent(table),
         }
     }
 }
