@@ -1,4 +1,4 @@
-//! The ends of launches: an event behind each, two around those that are timed, and one thread that looks at them.
+//! The ends of launches: an event behind each that is not on credit, two around those that are timed, and one thread that looks at them.
 //!
 //! The thread starts with the first limited launch of the process, sleeps while nothing is outstanding, and else looks
 //! every [`LOOK_EVERY_NS`]. It never synchronises and never makes a context: it borrows the launch's own. Events are
@@ -313,13 +313,13 @@ fn watch(cx: Cx) {
     };
     loop {
         let woken = completion.woken.load(Ordering::Acquire);
-        let outstanding_count = completion.look(driver, share);
-        if outstanding_count > 0 {
+        let is_outstanding = completion.look(driver, share) > 0;
+        if is_outstanding {
             config_file::look(attachment);
-            share.heartbeat(clock::monotonic());
         }
+        let looks_again = share.heartbeat(clock::monotonic()) || is_outstanding;
         // Any way in which the wait ends is a reason to look again.
-        let timeout = (outstanding_count > 0).then_some(&pause);
+        let timeout = looks_again.then_some(&pause);
         let _ = futex::wait(&completion.woken, futex::Flags::PRIVATE, woken, timeout);
     }
 }

@@ -25,6 +25,7 @@ mod ends;
 mod entry;
 mod fault;
 mod hooks;
+mod in_hand;
 mod jump;
 mod late;
 mod live;

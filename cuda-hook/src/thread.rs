@@ -4,6 +4,8 @@ use std::cell::Cell;
 
 use limiter::ledger::OverQuota;
 
+use crate::in_hand::InHand;
+
 /// Of a thread. Its call looks it up once.
 pub(crate) struct Thread {
     /// A hook runs in it: what comes in again are the driver's own calls.
@@ -13,6 +15,8 @@ pub(crate) struct Thread {
     /// Whether its call is one of those that [`Quiet`](crate::quiet::Quiet) counts. Calls do not nest: what enters from inside is
     /// let through at the door.
     pub(crate) is_counted: Cell<bool>,
+    /// What it may launch without asking.
+    pub(crate) in_hand: InHand,
 }
 
 thread_local! {
@@ -21,6 +25,7 @@ thread_local! {
             is_inside: Cell::new(false),
             over_quota: Cell::new(None),
             is_counted: Cell::new(false),
+            in_hand: InHand::new(),
         }
     };
 }

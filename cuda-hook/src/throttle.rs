@@ -6,10 +6,14 @@
 use cuda_sys_stubs::abi::*;
 use limiter::clock;
 use limiter::price::KernelKey;
+use limiter::share::{Credit, Share};
+use limiter::units::GpuNs;
 
 use crate::completion::Launch;
 use crate::config_file;
 use crate::entry::Cx;
+use crate::in_hand::Place;
+use crate::thread::Thread;
 
 /// The device that `stream` runs on, in the share's order.
 fn device_index(cx: Cx, stream: CUstream) -> Option<usize> {
@@ -33,7 +37,49 @@ pub(crate) fn throttled(
     if !cx.attachment.share.is_limited(device_index) {
         return call();
     }
-    in_turn(cx, call, key(), stream, device_index)
+    let key = key();
+    match cx.driver.is_capturing(stream) {
+        // On the legacy stream, while another stream captures: the driver will refuse the launch.
+        Ok(true) | Err(CUDA_ERROR_STREAM_CAPTURE_IMPLICIT) => return call(),
+        Ok(false) | Err(_) => {}
+    }
+    let place = Place::new(
+        &cx.attachment.share,
+        device_index,
+        stream.expose_provenance(),
+    );
+    match spend(cx, place, key) {
+        Some(price) => on_credit(call, place, price),
+        None => in_turn(cx, call, key, stream, place),
+    }
+}
+
+/// Takes the launch off what this thread has in hand; its price, if there was enough.
+#[inline]
+fn spend(cx: Cx, place: Place, key: KernelKey) -> Option<GpuNs> {
+    let spend = |credit: &mut Credit| cx.attachment.share.spend(credit, key);
+    Thread::current(|thread| thread.in_hand.with(place, spend))??
+}
+
+/// A launch that is paid for already.
+#[inline]
+fn on_credit(call: impl FnOnce() -> CUresult, place: Place, price: GpuNs) -> CUresult {
+    let status = call();
+    if status != CUDA_SUCCESS {
+        let refund = |credit: &mut Credit| credit.refund(price);
+        Thread::current(|thread| thread.in_hand.with(place, refund));
+    }
+    status
+}
+
+/// Keeps what is in hand for the next launch.
+fn keep(share: &Share, place: Place, credit: Credit) {
+    let left = Thread::current(|thread| thread.in_hand.put(place, credit)).flatten();
+    if let Some((of, mut credit)) = left
+        && of.is_of(share)
+    {
+        share.give_back(&mut credit);
+    }
 }
 
 #[inline(never)]
@@ -42,22 +88,22 @@ fn in_turn(
     call: impl FnOnce() -> CUresult,
     key: KernelKey,
     stream: CUstream,
-    device_index: usize,
+    place: Place,
 ) -> CUresult {
     let share = &cx.attachment.share;
-    match cx.driver.is_capturing(stream) {
-        // On the legacy stream, while another stream captures: the driver will refuse the launch.
-        Ok(true) | Err(CUDA_ERROR_STREAM_CAPTURE_IMPLICIT) => return call(),
-        Ok(false) | Err(_) => {}
-    }
     if !cx.attachment.completion.is_watching(cx) {
         return CUDA_ERROR_OPERATING_SYSTEM;
     }
-    let reservation = share.acquire_beside(device_index, key, clock::monotonic(), |now| {
+    let in_hand = Thread::current(|thread| thread.in_hand.take(place)).flatten();
+    let Some(mut credit) = in_hand.or_else(|| share.credit(place.device_index)) else {
+        return call(); // not a device of the share: not limited
+    };
+    let reservation = share.acquire_beside(&mut credit, key, clock::monotonic(), |now| {
         config_file::look(cx.attachment);
         config_file::next_look(cx.attachment, now)
     });
-    let timed = share.should_time(device_index, key, clock::monotonic());
+    let timed = share.should_time(&mut credit, key, clock::monotonic());
+    keep(share, place, credit);
     let launch = Launch::begin(cx, stream, timed);
     let status = call();
     if status == CUDA_SUCCESS {

@@ -183,6 +183,12 @@ impl Board {
         }
     }
 
+    /// Up to when somebody has the GPU to itself, or had.
+    #[inline]
+    pub(crate) fn leased_until_ns(&self) -> u64 {
+        self.seat.file.lease.until_ns.load(Ordering::Relaxed)
+    }
+
     /// Gives back what this process holds.
     pub(crate) fn end_lease(&self) {
         let lease = &self.seat.file.lease;

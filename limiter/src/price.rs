@@ -9,10 +9,16 @@
 //! * the time since divided among the busy tenants ("virtual"). One sample is off by up to a slice, and the mean of many by
 //!   several percent: so for such kernels a moment without the others is asked for ([`PriceTable::wants_lease`]).
 
+mod draw;
+mod history;
+
 use std::sync::{Mutex, PoisonError};
 
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use crate::units::{GpuNs, MonotonicNs};
+pub use draw::Draw;
+use draw::xorshift;
+use history::{FIRST_PRICE, History, moved_mean};
 
 /// Identifies a kernel with its launch shape: a hash that the caller makes. 0 and 1 count as the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -21,22 +27,10 @@ pub struct KernelKey(pub u64);
 /// Time slice of a context where nothing better is known.
 pub const SLICE: GpuNs = GpuNs::new(2_000_000);
 
-/// Charged for a kernel that was never measured when nothing else was either.
-const FIRST_PRICE: GpuNs = GpuNs::new(100_000);
 /// So many launches of every kernel are timed at once, …
 const TIMED_FIRST: u32 = 8;
-/// … then one in so many nanoseconds, at random: a fixed stride locks onto the pattern of slices.
+/// … then one in so many nanoseconds, at random.
 const TIMING_PAUSE_NS: std::ops::Range<u64> = 2_500_000..7_500_000;
-/// When the pause is over, each launch is the timed one with this chance (one in so many).
-const TIMED_OF_DUE: u64 = 8;
-/// A measurement without other tenants counts for so long.
-const SOLO_FRESH_NS: u64 = 8_000_000_000;
-/// Samples kept of a kernel.
-const SAMPLES: usize = 16;
-/// Samples kept of those without other tenants.
-const SOLO_SAMPLES: usize = 16;
-/// Virtual times are averaged over about as many samples.
-const VIRTUAL_MEMORY: u64 = 256;
 /// Places tried for a key before it is left without one.
 const PROBES_MAX: usize = 16;
 
@@ -77,146 +71,6 @@ impl Entry {
     }
 }
 
-/// What is known of a kernel.
-#[derive(Clone, Copy, Debug)]
-struct History {
-    elapsed: Latest<SAMPLES>,
-    virtual_mean_ns: u64,
-    solo: Latest<SOLO_SAMPLES>,
-    solo_at: MonotonicNs,
-    leased_at: MonotonicNs,
-}
-
-/// The latest samples, in ns.
-#[derive(Clone, Copy, Debug)]
-struct Latest<const KEPT: usize> {
-    samples_ns: [u64; KEPT],
-    count: u64,
-}
-
-impl<const KEPT: usize> Latest<KEPT> {
-    const EMPTY: Self = Self {
-        samples_ns: [0; KEPT],
-        count: 0,
-    };
-
-    fn add(&mut self, sample: GpuNs) {
-        let at = usize::try_from(self.count).unwrap_or(0).checked_rem(KEPT);
-        if let Some(place) = at.and_then(|at| self.samples_ns.get_mut(at)) {
-            *place = sample.get();
-        }
-        self.count = self.count.saturating_add(1);
-    }
-
-    /// What is kept, in order of size. For a copy: which sample is the oldest is forgotten.
-    fn sorted(&mut self) -> &[u64] {
-        let kept = usize::try_from(self.count).unwrap_or(KEPT).min(KEPT);
-        let sorted = self.samples_ns.get_mut(..kept).unwrap_or_default();
-        sorted.sort_unstable();
-        sorted
-    }
-}
-
-impl History {
-    const EMPTY: Self = Self {
-        elapsed: Latest::EMPTY,
-        virtual_mean_ns: 0,
-        solo: Latest::EMPTY,
-        solo_at: MonotonicNs::new(0),
-        leased_at: MonotonicNs::new(0),
-    };
-
-    fn add(&mut self, elapsed: GpuNs, own: GpuNs, now: MonotonicNs) {
-        self.elapsed.add(elapsed);
-        self.virtual_mean_ns = moved_mean(
-            self.virtual_mean_ns,
-            own.get(),
-            self.elapsed.count.min(VIRTUAL_MEMORY),
-        );
-        // Nobody else was busy for more than 1.5 % of the time.
-        if own.get().saturating_mul(1_000) >= elapsed.get().saturating_mul(985) {
-            if !self.is_solo_fresh(now) {
-                // A program that has no limits, and is not seen, may have been there then.
-                self.solo = Latest::EMPTY;
-            }
-            self.solo.add(elapsed);
-            self.solo_at = now;
-        }
-    }
-
-    fn is_solo_fresh(&self, now: MonotonicNs) -> bool {
-        now.saturating_ns_since(self.solo_at) < SOLO_FRESH_NS
-    }
-
-    fn price(&self, slice: GpuNs, now: MonotonicNs) -> GpuNs {
-        let (mut elapsed, mut solo) = (self.elapsed, self.solo);
-        if self.is_solo_fresh(now)
-            && let Some(own) = middle_mean(solo.sorted())
-        {
-            return GpuNs::new(own);
-        }
-        let elapsed = elapsed.sorted();
-        let Some(quartile) = lower_quartile(elapsed) else {
-            return FIRST_PRICE;
-        };
-        let own = is_short(quartile, slice)
-            .then(|| mean_near(elapsed, quartile))
-            .flatten();
-        GpuNs::new(own.unwrap_or(self.virtual_mean_ns))
-    }
-
-    /// When a timing without other tenants is needed: while the last one still counts. A kernel of less than half a slice is
-    /// seldom cut by the end of one, and needs none.
-    fn lease_wanted(&self, slice: GpuNs) -> MonotonicNs {
-        let mut elapsed = self.elapsed;
-        match lower_quartile(elapsed.sorted()) {
-            Some(quartile) if quartile >= slice.get() / 2 => self
-                .solo_at
-                .max(self.leased_at)
-                .saturating_add_ns(SOLO_FRESH_NS / 2),
-            _ => MonotonicNs::new(u64::MAX),
-        }
-    }
-}
-
-fn lower_quartile(sorted: &[u64]) -> Option<u64> {
-    sorted.get(sorted.len() / 4).copied()
-}
-
-/// Whether most samples fit into one time slice.
-fn is_short(quartile: u64, slice: GpuNs) -> bool {
-    quartile.saturating_mul(10) < slice.get().saturating_mul(7)
-}
-
-/// Mean of the samples that hold nothing foreign: those less than a sixth above the quartile.
-fn mean_near(sorted: &[u64], quartile: u64) -> Option<u64> {
-    let limit = quartile.saturating_add(quartile / 6);
-    mean(sorted.get(..sorted.partition_point(|sample| *sample <= limit))?)
-}
-
-/// Mean of the middle half; of two, the lower: what disturbs a timing adds to it.
-fn middle_mean(sorted: &[u64]) -> Option<u64> {
-    let above = sorted.len().saturating_add(2) / 4;
-    mean(sorted.get(sorted.len() / 4..sorted.len().saturating_sub(above))?)
-}
-
-fn mean(samples: &[u64]) -> Option<u64> {
-    let sum = samples
-        .iter()
-        .fold(0_u64, |sum, sample| sum.saturating_add(*sample));
-    sum.checked_div(u64::try_from(samples.len()).ok()?)
-}
-
-/// `mean`, moved towards `value` by a `weight`-th of the distance.
-fn moved_mean(mean: u64, value: u64, weight: u64) -> u64 {
-    let step = |distance: u64| distance.checked_div(weight).unwrap_or(distance);
-    if value >= mean {
-        mean.saturating_add(step(value.saturating_sub(mean)))
-    } else {
-        mean.saturating_sub(step(mean.saturating_sub(value)))
-    }
-}
-
 impl PriceTable {
     /// A table with place for about `capacity` kernels, on a GPU with this time slice. The `seed` decides which launches are
     /// timed.
@@ -234,13 +88,14 @@ impl PriceTable {
 
     /// What a launch of `key` occupies the GPU for; `None`: never measured.
     pub fn price(&self, key: KernelKey) -> Option<GpuNs> {
-        let key = stored(key);
-        let entry = self
-            .places(key)
-            .filter_map(|at| self.entries.get(at))
-            .find(|entry| entry.key.load(Ordering::Acquire) == key)?;
-        let price = entry.price_ns.load(Ordering::Relaxed);
+        let price = self.find(stored(key))?.price_ns.load(Ordering::Relaxed);
         (price != 0).then(|| GpuNs::new(price))
+    }
+
+    fn find(&self, key: u64) -> Option<&Entry> {
+        self.places(key)
+            .filter_map(|at| self.entries.get(at))
+            .find(|entry| entry.key.load(Ordering::Acquire) == key)
     }
 
     /// Whether `key` needs a timing without other tenants.
@@ -261,8 +116,22 @@ impl PriceTable {
         GpuNs::new(self.typical_ns.load(Ordering::Relaxed))
     }
 
+    /// A draw for the launches of one stream.
+    pub fn draw(&self) -> Draw {
+        Draw::new(self.random())
+    }
+
+    /// The price of a kernel whose first launches have been timed; `None`: look closer.
+    #[inline]
+    pub(crate) fn settled_price(&self, key: KernelKey) -> Option<GpuNs> {
+        let entry = self.find(stored(key))?;
+        let price = entry.price_ns.load(Ordering::Relaxed);
+        let is_settled = price != 0 && entry.timings.load(Ordering::Relaxed) >= TIMED_FIRST;
+        is_settled.then(|| GpuNs::new(price))
+    }
+
     /// Whether to put this launch between timing events: the first ones of a kernel, then now and then one of any.
-    pub fn should_time(&self, key: KernelKey, now: MonotonicNs) -> bool {
+    pub fn should_time(&self, key: KernelKey, draw: &mut Draw, now: MonotonicNs) -> bool {
         let Some((_, entry)) = self.place_of(key) else {
             return false;
         };
@@ -272,18 +141,21 @@ impl PriceTable {
             return true;
         }
         let due = self.next_timing_ns.load(Ordering::Relaxed);
-        // The first launch after a pause is no fair sample: it tends to come at the beginning of a time slice.
-        if now.get() < due || !self.random().is_multiple_of(TIMED_OF_DUE) {
-            return false;
-        }
+        draw.step(now.get() >= due) && self.take_timing(due, now)
+    }
+
+    /// Whether the timing that is due is this launch's; the next one is due later.
+    fn take_timing(&self, due: u64, now: MonotonicNs) -> bool {
         let width = TIMING_PAUSE_NS.end.saturating_sub(TIMING_PAUSE_NS.start);
         let pause = TIMING_PAUSE_NS
             .start
             .saturating_add(self.random().checked_rem(width).unwrap_or(0));
         let next = now.get().saturating_add(pause);
-        self.next_timing_ns
-            .compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed)
-            .is_ok()
+        now.get() >= due
+            && self
+                .next_timing_ns
+                .compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
     }
 
     /// A launch of `key` was measured: `elapsed` between its events, of which `own` is this process's part when the time
@@ -345,12 +217,9 @@ impl PriceTable {
             })
     }
 
-    /// Marsaglia's xorshift64. Two threads that draw at once may draw the same, which is as good.
+    /// Two threads that draw at once may draw the same, which is as good.
     fn random(&self) -> u64 {
-        let mut state = self.random.load(Ordering::Relaxed);
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
+        let state = xorshift(self.random.load(Ordering::Relaxed));
         self.random.store(state, Ordering::Relaxed);
         state
     }
@@ -363,6 +232,7 @@ fn stored(key: KernelKey) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use super::history::{SAMPLES, SOLO_FRESH_NS};
     use super::*;
 
     const US: u64 = 1_000;
@@ -408,10 +278,11 @@ mod tests {
             own_ns: 0,
             random: seed,
         };
+        let mut draw = table.draw();
         let (mut charged, mut launches) = (0, 0_u64);
         while gpu.own_ns < 10_000 * MS {
             let now = gpu.now();
-            let is_timed = table.should_time(KEY, now);
+            let is_timed = table.should_time(KEY, &mut draw, now);
             let elapsed = gpu.run(mean_ns);
             if is_timed {
                 table.observe(KEY, elapsed, GpuNs::new(elapsed.get() / tenants), gpu.now());
@@ -462,7 +333,9 @@ mod tests {
         let now = MonotonicNs::new(MS);
         table.next_timing_ns.store(u64::MAX, Ordering::Relaxed);
         for key in [KernelKey(0), KernelKey(7)] {
-            let timed = (0..100).filter(|_| table.should_time(key, now)).count();
+            let mut draw = table.draw();
+            let should_time = |_: &u32| table.should_time(key, &mut draw, now);
+            let timed = (0..100).filter(should_time).count();
             assert_eq!(timed, 8);
         }
     }
@@ -470,10 +343,56 @@ mod tests {
     #[test]
     fn later_a_launch_in_every_few_milliseconds_is_timed() {
         let table = PriceTable::new(64, SLICE, 1);
+        let mut draw = table.draw();
         let timed = (0..1_000_000)
-            .filter(|launch| table.should_time(KEY, MonotonicNs::new(launch * 10 * US)))
+            .filter(|launch| table.should_time(KEY, &mut draw, MonotonicNs::new(launch * 10 * US)))
             .count();
         assert!((1_700..=2_300).contains(&timed), "{timed} in 10 s");
+    }
+
+    #[test]
+    fn of_launches_on_credit_one_is_watched_and_the_next_is_timed() {
+        let table = PriceTable::new(64, SLICE, 1);
+        let (mut draw, mut now) = (table.draw(), MonotonicNs::new(MS));
+        while table.should_time(KEY, &mut draw, now) {}
+        let mut timed = 0;
+        for _ in 0..1_000 {
+            now = now.saturating_add_ns(10 * MS);
+            if table.should_time(KEY, &mut draw, now) {
+                continue; // it did not go on credit
+            }
+            let gone = (0..).take_while(|_| draw.passes()).count();
+            assert!(gone < 200, "a timing is due");
+            assert!(!table.should_time(KEY, &mut draw, now), "watched");
+            assert!(!draw.passes());
+            timed += usize::from(table.should_time(KEY, &mut draw, now));
+            assert!(draw.passes() && draw.passes(), "none is due for a while");
+        }
+        assert!(timed > 500, "{timed}");
+    }
+
+    #[test]
+    fn timings_that_are_far_above_the_others_are_not_believed_though_nobody_was_seen() {
+        let table = PriceTable::new(64, SLICE, 1);
+        let now = MonotonicNs::new(MS);
+        for round in 0..16 {
+            // Every other slice is that of a program without limits.
+            let elapsed = GpuNs::new(if round % 2 == 0 { 3 * MS } else { MS });
+            table.observe(KEY, elapsed, elapsed, now);
+        }
+        assert_eq!(table.price(KEY), Some(GpuNs::new(MS)));
+    }
+
+    #[test]
+    fn a_short_kernel_does_not_cost_for_seconds_what_its_first_timing_said() {
+        let table = PriceTable::new(64, SLICE, 1);
+        let now = MonotonicNs::new(MS);
+        table.observe(KEY, GpuNs::new(92 * US), GpuNs::new(92 * US), now);
+        for _ in 0..15 {
+            table.observe(KEY, GpuNs::new(100 * US), GpuNs::new(50 * US), now);
+        }
+        let price = table.price(KEY).unwrap();
+        assert!(price > GpuNs::new(99 * US), "{price:?}");
     }
 
     #[test]

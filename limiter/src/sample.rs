@@ -500,7 +500,11 @@ mod tests {
         let (one, share) = attach(dir.path(), "one");
         let _two = attach(dir.path(), "two");
         one.try_charge(0, Bytes::new(40)).unwrap().commit();
-        let reservation = share.acquire(0, KernelKey(1), MonotonicNs::new(1));
+        let reservation = share.acquire(
+            &mut share.credit(0).unwrap(),
+            KernelKey(1),
+            MonotonicNs::new(1),
+        );
         let sample = look(dir.path());
         assert_eq!((sample.schema, sample.skipped.len()), (SCHEMA, 0));
         let names: Vec<_> = sample
@@ -561,7 +565,11 @@ mod tests {
     fn what_the_dead_used_stays_counted_and_what_they_held_does_not() {
         let dir = tempfile::tempdir().unwrap();
         let (ledger, share) = attach(dir.path(), "a");
-        let reservation = share.acquire(0, KernelKey(1), MonotonicNs::new(1));
+        let reservation = share.acquire(
+            &mut share.credit(0).unwrap(),
+            KernelKey(1),
+            MonotonicNs::new(1),
+        );
         share.completed(reservation, None, MonotonicNs::new(2));
         ledger.try_charge(0, Bytes::new(40)).unwrap().commit();
         drop((ledger, share));

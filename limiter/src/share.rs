@@ -1,8 +1,11 @@
 //! What a launch asks before it goes to the driver.
 //!
 //! ```text
-//! let reservation = share.acquire(device_index, key, now);   // waits as long as needed; hold no lock here
-//! let timed = share.should_time(device_index, key, now);     // put timing events around it?
+//! if let Some(price) = share.spend(&mut credit, key) {       // in hand: no clock, no event
+//!     launch; on failure: credit.refund(price); done
+//! }
+//! let reservation = share.acquire(&mut credit, key, now);    // waits as long as needed; hold no lock here
+//! let timed = share.should_time(&mut credit, key, now);      // put timing events around it?
 //! launch; on failure: share.cancel(reservation)
 //! when it has finished: share.completed(reservation, timing if timed, now)
 //! ```
@@ -13,6 +16,7 @@
 //!
 //! `device_index` is an index into the ledger's device list; any other is not limited.
 
+mod credit;
 mod device;
 
 use std::path::Path;
@@ -32,6 +36,7 @@ use crate::slot::Seat;
 use crate::sync::Ordering;
 use crate::timing::Timing;
 use crate::units::{GpuNs, MonotonicNs, Percent};
+pub use credit::Credit;
 use device::{Device, LATE_NS};
 
 /// This process's part in its container's share. All methods are thread-safe; none but `attach` allocates.
@@ -75,6 +80,8 @@ pub struct Reservation {
     device_index: usize,
     key: KernelKey,
     charged: GpuNs,
+    /// Set aside with it for launches behind it.
+    granted: GpuNs,
     is_measured: bool,
 }
 
@@ -172,9 +179,34 @@ impl Share {
             .is_some_and(|row| cap(row).is_some_and(|cap| cap < Percent::ALL) || is_sharing(row))
     }
 
+    /// For one thread's launches on one stream of the device: nothing so far. `None`: there is no such device.
+    pub fn credit(&self, device_index: usize) -> Option<Credit> {
+        let device = self.devices.get(device_index)?;
+        Some(Credit::new(device_index, device.prices.draw()))
+    }
+
+    /// Takes a launch of `key` off the credit; its price, or `None`: it has to be acquired. Reads no clock, and writes nothing that
+    /// another thread reads.
+    #[inline]
+    pub fn spend(&self, credit: &mut Credit, key: KernelKey) -> Option<GpuNs> {
+        let device = self.devices.get(credit.device_index)?;
+        let price = device.prices.settled_price(key)?;
+        let goes =
+            credit.stamp == Some(device.stamp()) && credit.draw.passes() && credit.spend(price);
+        goes.then_some(price)
+    }
+
+    /// Gives back what is left of a credit that is of no use any more.
+    pub fn give_back(&self, credit: &mut Credit) {
+        let left = credit.void();
+        if left > GpuNs::default() {
+            self.correct(credit.device_index, Correction::Less(left));
+        }
+    }
+
     /// May a launch of `key` go to the device now?
-    pub fn admit(&self, device_index: usize, key: KernelKey, now: MonotonicNs) -> Admit {
-        match self.ask(device_index, key, now) {
+    pub fn admit(&self, credit: &mut Credit, key: KernelKey, now: MonotonicNs) -> Admit {
+        match self.ask(credit, key, now) {
             Ok(reservation) => Admit::Granted(reservation),
             Err(held) => Admit::NotBefore(held.until),
         }
@@ -182,21 +214,27 @@ impl Share {
 
     fn ask(
         &self,
-        device_index: usize,
+        credit: &mut Credit,
         key: KernelKey,
         now: MonotonicNs,
     ) -> Result<Reservation, Held> {
+        let device_index = credit.device_index;
         let held = |by, until| Err(Held { until, by });
         let free = Reservation {
             device_index,
             key,
             charged: GpuNs::default(),
+            granted: GpuNs::default(),
             is_measured: true,
         };
         let (Some(device), Some(row)) = (self.devices.get(device_index), self.row(device_index))
         else {
             return Ok(free);
         };
+        let stamp = device.stamp();
+        if credit.stamp != Some(stamp) {
+            self.give_back(credit);
+        }
         let price = device.prices.price(key);
         if price.is_none()
             && let Some(then) = device.unmeasured_not_before(now)
@@ -205,13 +243,15 @@ impl Share {
             return held(Obstacle::Window, then);
         }
         let charged = price.unwrap_or_else(|| device.prices.typical());
+        let granted = price.map_or(GpuNs::default(), |price| credit.wanted(price));
+        let whole = GpuNs::new(charged.get().saturating_add(granted.get()));
         if let Some(then) = device.leased_not_before(key, charged, now) {
             return held(Obstacle::Share, then);
         }
         let (weight, wanting) = (Weight::of(guarantee(row)), device.board.wanting(now));
         let taken = device.taken_so_far(now);
         if is_sharing(row)
-            && let Some((by, then)) = device.turn_not_before(weight, wanting, charged, taken, now)
+            && let Some((by, then)) = device.turn_not_before(weight, wanting, whole, taken, now)
         {
             return held(by, then);
         }
@@ -220,7 +260,7 @@ impl Share {
             && let Decision::NotBefore(then) = Self::admit_to(
                 Bucket::new(&row.bucket.tat_ns),
                 device,
-                charged,
+                whole,
                 taken,
                 cap,
                 now,
@@ -228,14 +268,17 @@ impl Share {
         {
             return held(Obstacle::Cap, then.saturating_add_ns(gather_ns(cap)));
         }
-        device.board.take_turn(weight, wanting, charged);
-        device.begin(price.is_some(), charged, now);
+        device.board.take_turn(weight, wanting, whole);
+        device.begin(price.is_some(), whole, now);
+        let before = credit.extend(charged, granted, stamp);
         if let Some(usage) = self.usage_row(device_index) {
-            usage.launches.fetch_add(1, Ordering::Relaxed);
-            usage.charged_ns.fetch_add(charged.get(), Ordering::Relaxed);
+            let launches = before.saturating_add(1);
+            usage.launches.fetch_add(launches, Ordering::Relaxed);
+            usage.charged_ns.fetch_add(whole.get(), Ordering::Relaxed);
         }
         Ok(Reservation {
             charged,
+            granted,
             is_measured: price.is_some(),
             ..free
         })
@@ -257,24 +300,25 @@ impl Share {
     }
 
     /// [`admit`](Self::admit), and wait as long as it takes. Holding a lock here would stop others for that long.
-    pub fn acquire(&self, device_index: usize, key: KernelKey, now: MonotonicNs) -> Reservation {
-        self.acquire_beside(device_index, key, now, |_| MonotonicNs::new(u64::MAX))
+    pub fn acquire(&self, credit: &mut Credit, key: KernelKey, now: MonotonicNs) -> Reservation {
+        self.acquire_beside(credit, key, now, |_| MonotonicNs::new(u64::MAX))
     }
 
     /// The same for who has something else to do while it waits: `meanwhile` does it, and says when it is to be called again.
     pub fn acquire_beside(
         &self,
-        device_index: usize,
+        credit: &mut Credit,
         key: KernelKey,
         now: MonotonicNs,
         meanwhile: impl Fn(MonotonicNs) -> MonotonicNs,
     ) -> Reservation {
+        let device_index = credit.device_index;
         let mut now = now;
         let mut has_waited = false;
         loop {
             // Before asking: what changes after the answer must not be missed.
             let gate = self.gate(device_index);
-            let held = match self.ask(device_index, key, now) {
+            let held = match self.ask(credit, key, now) {
                 Ok(reservation) => return reservation,
                 Err(held) => Held {
                     until: held.until.min(meanwhile(now)),
@@ -287,9 +331,10 @@ impl Share {
     }
 
     /// Whether this launch should be put between two timing events.
-    pub fn should_time(&self, device_index: usize, key: KernelKey, now: MonotonicNs) -> bool {
-        self.devices.get(device_index).is_some_and(|device| {
-            device.board.lease(now) == Lease::Ours || device.prices.should_time(key, now)
+    pub fn should_time(&self, credit: &mut Credit, key: KernelKey, now: MonotonicNs) -> bool {
+        self.devices.get(credit.device_index).is_some_and(|device| {
+            device.board.lease(now) == Lease::Ours
+                || device.prices.should_time(key, &mut credit.draw, now)
         })
     }
 
@@ -312,7 +357,10 @@ impl Share {
             .prices
             .price(reservation.key)
             .unwrap_or(reservation.charged);
-        self.correct(reservation, Correction::between(reservation.charged, due));
+        self.correct(
+            reservation.device_index,
+            Correction::between(reservation.charged, due),
+        );
         self.end(device, reservation, now)
     }
 
@@ -334,19 +382,26 @@ impl Share {
         let Some(device) = self.devices.get(reservation.device_index) else {
             return;
         };
-        self.correct(reservation, Correction::Less(reservation.charged));
+        self.correct(
+            reservation.device_index,
+            Correction::Less(reservation.charged),
+        );
         self.end(device, reservation, device.ticked_at());
     }
 
     /// While launches are outstanding: call at least every few hundred milliseconds; every few hundred microseconds makes
-    /// timings more exact. Tells the other tenants that this one is alive and busy.
-    pub fn heartbeat(&self, now: MonotonicNs) {
+    /// timings more exact. Tells the other tenants that this one is alive and busy. Whether launches on credit may run still: to be called
+    /// again, though nothing is outstanding.
+    pub fn heartbeat(&self, now: MonotonicNs) -> bool {
+        let mut lingers = false;
         for device in &self.devices {
             if device.outstanding.load(Ordering::Relaxed) > 0 {
                 device.board.set_busy(now);
                 device.tick(now);
             }
+            lingers |= device.lingers(now);
         }
+        lingers
     }
 
     /// What this process's launches used.
@@ -383,19 +438,19 @@ impl Share {
         self.seat.is_ours().then_some(&slot.usage)
     }
 
-    fn correct(&self, reservation: Reservation, correction: Correction) {
-        let Some(row) = self.row(reservation.device_index) else {
+    fn correct(&self, device_index: usize, correction: Correction) {
+        let Some(row) = self.row(device_index) else {
             return;
         };
         if let Some(cap) = cap(row) {
             Bucket::new(&row.bucket.tat_ns).settle(correction, cap);
         }
-        if let Some(device) = self.devices.get(reservation.device_index) {
+        if let Some(device) = self.devices.get(device_index) {
             device
                 .board
                 .correct_turn(Weight::of(guarantee(row)), correction);
         }
-        if let Some(usage) = self.usage_row(reservation.device_index) {
+        if let Some(usage) = self.usage_row(device_index) {
             match correction {
                 Correction::More(more) => usage.charged_ns.fetch_add(more.get(), Ordering::Relaxed),
                 Correction::Less(less) => usage.charged_ns.fetch_sub(less.get(), Ordering::Relaxed),

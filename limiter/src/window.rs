@@ -23,6 +23,8 @@ const PATIENCE_NS: u64 = 2_000_000_000;
 #[derive(Debug, Default)]
 pub(crate) struct Window {
     outstanding_ns: AtomicU64,
+    /// Part of that: set aside with the launch that ended last, whose own end says nothing of what was launched on that credit.
+    credit_ns: AtomicU64,
     launches: AtomicU32,
     /// When a launch last began or ended.
     progress_ns: AtomicU64,
@@ -40,16 +42,14 @@ impl Window {
         cost: GpuNs,
         now: MonotonicNs,
     ) -> Option<MonotonicNs> {
-        let most_ns = if wanting.is_contended() {
-            CONTENDED_NS_MAX
+        let outstanding_ns = self.outstanding_ns.load(Ordering::Relaxed);
+        let has_room = if wanting.is_contended() {
+            outstanding_ns.saturating_add(cost.get()) <= CONTENDED_NS_MAX
         } else {
-            ALONE_NS_MAX
+            // However long it is: a short one behind a long one would end before anybody has seen that the long one did.
+            outstanding_ns < ALONE_NS_MAX
         };
-        let with_it = self
-            .outstanding_ns
-            .load(Ordering::Relaxed)
-            .saturating_add(cost.get());
-        if with_it <= most_ns || self.launches.load(Ordering::Relaxed) < LAUNCHES_MIN {
+        if has_room || self.launches.load(Ordering::Relaxed) < LAUNCHES_MIN {
             return None;
         }
         let patience_ns = LIVENESS_NS.max(cost.get().saturating_mul(LIVENESS_COSTS));
@@ -90,13 +90,24 @@ impl Window {
             .saturating_add(cost.get())
     }
 
-    /// A launch that was charged that much has ended; the GPU time that is still outstanding, in ns.
-    pub(crate) fn pop(&self, cost: GpuNs, now: MonotonicNs) -> u64 {
+    /// A launch that was charged that much has ended, and what was launched on the credit of the one before; the GPU time that is still
+    /// outstanding, in ns.
+    pub(crate) fn pop(&self, cost: GpuNs, granted: GpuNs, now: MonotonicNs) -> u64 {
         self.launches.fetch_sub(1, Ordering::Relaxed);
         self.progress_ns.store(now.get(), Ordering::Relaxed);
+        let before_ns = self.credit_ns.swap(granted.get(), Ordering::Relaxed);
+        self.subtract(cost.get().saturating_add(before_ns))
+    }
+
+    /// Nothing is left; the GPU time of launches that have begun since, in ns.
+    pub(crate) fn rest(&self) -> u64 {
+        self.subtract(self.credit_ns.swap(0, Ordering::Relaxed))
+    }
+
+    fn subtract(&self, ns: u64) -> u64 {
         self.outstanding_ns
-            .fetch_sub(cost.get(), Ordering::Relaxed)
-            .saturating_sub(cost.get())
+            .fetch_sub(ns, Ordering::Relaxed)
+            .saturating_sub(ns)
     }
 }
 
@@ -145,10 +156,21 @@ mod tests {
             "to look again"
         );
         assert!(window.is_waited_for.load(Ordering::Relaxed));
-        assert_eq!(window.pop(cost, at(1)), 3 * MS);
+        assert_eq!(window.pop(cost, GpuNs::default(), at(1)), 3 * MS);
         assert_eq!(window.full_until(ALONE, cost, at(1)), None);
         assert_eq!(window.launches(), 1);
-        assert_eq!(window.pop(cost, at(1)), 0);
+        assert_eq!(window.pop(cost, GpuNs::default(), at(1)), 0);
+    }
+
+    #[test]
+    fn what_went_on_credit_is_outstanding_until_a_later_launch_has_ended() {
+        let (window, cost, credit) = (Window::default(), GpuNs::new(MS), GpuNs::new(MS / 5));
+        window.push(GpuNs::new(MS + MS / 5), at(0));
+        window.push(cost, at(0));
+        assert_eq!(window.pop(cost, credit, at(1)), MS + MS / 5);
+        assert_eq!(window.pop(cost, credit, at(1)), 0);
+        window.push(credit, at(1));
+        assert_eq!(window.rest(), 0, "nothing runs any more");
     }
 
     #[test]

@@ -276,6 +276,25 @@ fn processes_of_a_container_share_its_share() {
     });
 }
 
+/// What is in hand needs no event: of launches of short kernels under a cap most are the program's call and nothing else.
+#[test]
+fn most_launches_of_short_kernels_record_no_event() {
+    let _turn = take_turns();
+    let machine = Machine::new();
+    let launches = 2_000;
+    let mut tenant = tenant(&machine, &World::sm("short", "99"), 50_000);
+    assert_eq!(tenant.status(&format!("launch kernel {launches}")), 0);
+    drop(tenant);
+    let traces = machine.traces();
+    let count = |symbol| -> usize { traces.iter().map(|trace| trace.count(symbol)).sum() };
+    let (launched, recorded) = (count("cuLaunchKernel"), count("cuEventRecord"));
+    assert!(launched >= launches, "{launched}");
+    assert!(
+        recorded < launched,
+        "{recorded} events for {launched} launches"
+    );
+}
+
 /// Were captured launches charged, these would take an hour.
 #[test]
 fn capture_is_not_throttled() {

@@ -20,7 +20,7 @@ mod variant;
 pub use case::{Axis, Case, Judgement, Wanted};
 pub use figures::{Figure, judge};
 pub use matrix::matrix;
-pub use plan::{Job, Outcome, Part, jobs, run_jobs};
+pub use plan::{Job, Outcome, Part, jobs, only, run_jobs};
 pub use row::Row;
 pub use settings::{SETTINGS, Setting};
 pub use variant::Variant;

@@ -88,6 +88,14 @@ pub fn jobs(seeds: u64, is_quick: bool) -> Vec<Job> {
     jobs
 }
 
+/// The limiter in the scenarios whose names contain one of these.
+pub fn only(jobs: Vec<Job>, texts: &[String]) -> Vec<Job> {
+    let is_asked = |job: &Job| {
+        job.part == Part::Matrix && texts.iter().any(|text| job.case.name.contains(text))
+    };
+    jobs.into_iter().filter(is_asked).collect()
+}
+
 /// Runs them on as many threads as there are processors; `told` is called after each, with how many there were. In the order of the jobs.
 ///
 /// # Errors

@@ -106,8 +106,10 @@ pub trait Controller {
         None
     }
 
-    /// The helper has looked; something is still outstanding.
-    fn looked(&mut self, _view: &mut View) {}
+    /// The helper has looked; whether it is to look again though no watched launch is outstanding.
+    fn looked(&mut self, _view: &mut View) -> bool {
+        false
+    }
 
     /// The program waited for the device, and that wait is over.
     fn synchronized(&mut self, _view: &mut View) {}

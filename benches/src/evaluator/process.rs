@@ -6,6 +6,7 @@ use super::report::ProcessReport;
 use super::scenario::ProcessPlan;
 use gpu_sim::command::{Command, SemaphoreId, StreamId};
 use gpu_sim::model::ProcessId;
+use gpu_sim::model::random::Random;
 use std::collections::VecDeque;
 
 /// What the thread does next.
@@ -195,6 +196,8 @@ pub(super) struct Process {
     pub(super) streams: Vec<Stream>,
     pub(super) controller: Option<Box<dyn Controller>>,
     pub(super) processor: Processor,
+    /// Draws what its program does: the same whatever a controller does to it, so that runs compare.
+    pub(super) random: Random,
     pub(super) calls: VecDeque<Call>,
     pub(super) waiting: Waiting,
     /// Only the last of the thread's, of the looks' and of the ticks' plans counts.
@@ -222,6 +225,7 @@ impl Process {
         streams: Vec<Stream>,
         commands: Vec<Command>,
         processor: Processor,
+        random: Random,
     ) -> Self {
         Self {
             plan,
@@ -230,6 +234,7 @@ impl Process {
             streams,
             controller: None,
             processor,
+            random,
             calls: VecDeque::new(),
             waiting: Waiting::Nothing,
             tickets: [0; 3],

@@ -8,6 +8,7 @@ use super::program::Operation;
 use super::report::{Report, Window};
 use super::scenario::{ProcessPlan, Scenario};
 use gpu_sim::command::{Command, GraphId, GraphNode, SemaphoreId};
+use gpu_sim::model::random::Random;
 use gpu_sim::model::{Model, Output, ProcessId, ProcessInfo};
 use gpu_sim::wire::Submission;
 use std::cmp::Reverse;
@@ -234,7 +235,8 @@ impl<'s> Run<'s> {
         self.ids[index] = Some(id);
         self.indices.insert(id, index);
         let now_ns = self.now_ns();
-        let mut process = self.start(plan, id);
+        let seed = self.scenario.seed.wrapping_add((index as u64 + 1) << 32);
+        let mut process = self.start(plan, id, seed);
         let device = &self.scenario.machine.devices[0];
         let seat = Seat {
             process: index,
@@ -254,8 +256,8 @@ impl<'s> Run<'s> {
         self.plan_part(at_ns, index, THREAD);
     }
 
-    /// Makes a process's context, streams and graphs.
-    fn start(&mut self, plan: &ProcessPlan, id: ProcessId) -> Process {
+    /// Makes a process's context, streams and graphs; the seed decides what its program draws.
+    fn start(&mut self, plan: &ProcessPlan, id: ProcessId, seed: u64) -> Process {
         let context = accepted(self.model.create_context(id, 0));
         let program = &plan.program;
         let streams = (0..program.streams as usize).map(|index| {
@@ -270,7 +272,8 @@ impl<'s> Run<'s> {
         let commands = operations.map(|(index, operation)| self.command(id, index, operation));
         let commands = commands.collect();
         let processor = Processor::new(plan.cpus, self.scenario.host.cpu_period_ns);
-        Process::new(plan.clone(), id, streams, commands, processor)
+        let random = Random::new(seed);
+        Process::new(plan.clone(), id, streams, commands, processor, random)
     }
 
     /// What an operation submits; a graph is uploaded first.
@@ -470,12 +473,11 @@ impl<'s> Run<'s> {
             process.report.helper_cpu_ns += look_ns;
             process.outstanding()
         });
-        if outstanding > 0 {
-            self.controller(index, |controller, view| controller.looked(view));
-        }
+        let looked = self.controller(index, |controller, view| controller.looked(view));
+        let looks_again = outstanding > 0 || looked.is_some_and(|(again, _)| again);
         let every = self.controller(index, |controller, _| controller.look_every_ns());
         match every.and_then(|(every_ns, _)| every_ns) {
-            Some(every_ns) if outstanding > 0 => {
+            Some(every_ns) if looks_again => {
                 let at_ns = self.host.slept_ns(self.now_ns() + every_ns);
                 self.plan_part(at_ns, index, LOOK);
             }
@@ -583,7 +585,7 @@ mod tests {
 
     #[test]
     fn plans_come_by_time_and_then_in_their_order_however_they_were_made() {
-        let mut random = gpu_sim::model::random::Random::new(5);
+        let mut random = Random::new(5);
         let (mut agenda, mut seen) = (Agenda::default(), Vec::new());
         for order in 0..1_000 {
             agenda.push(Plan {

@@ -48,7 +48,6 @@ impl Run<'_> {
     /// Lines up the calls of the next iteration, or what has to come before it.
     fn begin_iteration(&mut self, index: usize) {
         let now_ns = self.now_ns();
-        let unit = self.host.random.unit();
         let Some(process) = self.processes[index].as_mut() else {
             return;
         };
@@ -75,6 +74,7 @@ impl Run<'_> {
         }
         let mut since_ns = now_ns;
         if let Pace::Poisson { mean_pause_ns } = program.pace {
+            let unit = process.random.unit();
             since_ns = process.next_request_ns + (-unit.ln() * mean_pause_ns as f64) as u64;
             process.next_request_ns = since_ns;
             process.calls.push_back(Call::Idle(since_ns));
@@ -84,7 +84,7 @@ impl Run<'_> {
         }
         let stream = (process.iterations % u64::from(program.streams)) as usize;
         process.iterations += 1;
-        for operation in program.work.draw(&mut self.host.random) {
+        for operation in program.work.draw(&mut process.random) {
             process.launches += 1;
             let launch = launch(
                 &program.work.operations()[operation],

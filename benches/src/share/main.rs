@@ -6,7 +6,7 @@ mod progress;
 mod results;
 mod tables;
 
-use benches::evaluation::{jobs, run_jobs};
+use benches::evaluation::{jobs, only, run_jobs};
 use clap::Parser;
 use progress::Progress;
 use std::io::{self, Write};
@@ -26,8 +26,11 @@ struct Arguments {
     /// One line of JSON for each run instead of tables.
     #[arg(long)]
     json: bool,
+    /// The scenarios whose names contain one of these only, without sweep and comparison.
+    #[arg(long, value_name = "TEXT")]
+    only: Vec<String>,
     /// Writes `share.md` and its figures into this folder instead of printing tables.
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["quick", "json"])]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["quick", "json", "only"])]
     write: Option<PathBuf>,
 }
 
@@ -46,7 +49,10 @@ fn main() -> ExitCode {
 }
 
 fn evaluate(arguments: &Arguments) -> Result<String, String> {
-    let jobs = jobs(arguments.seeds, arguments.quick);
+    let mut jobs = jobs(arguments.seeds, arguments.quick);
+    if !arguments.only.is_empty() {
+        jobs = only(jobs, &arguments.only);
+    }
     let progress = Progress::of(jobs.len());
     let outcomes = run_jobs(jobs, |done| progress.tell(done))?;
     if arguments.json {

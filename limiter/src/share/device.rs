@@ -2,6 +2,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
+use super::credit::Stamp;
 use super::{Obstacle, Reservation};
 use crate::board::turns::{Wanting, Weight};
 use crate::board::{Board, Lease, VirtualClock};
@@ -24,6 +25,10 @@ pub(super) struct Device {
     ticked_ns: AtomicU64,
     /// Launches admitted and not completed.
     pub(super) outstanding: AtomicU32,
+    /// What runs on credit has ended by then, where nothing is outstanding any more; 0: nothing does.
+    lingers_until_ns: AtomicU64,
+    /// How often nothing was left. It begins anywhere, so that credit of one process is none of another's that was forked from it.
+    rests: AtomicU64,
     /// Since when there always was one, or one waited for another's lease; 0: neither.
     wanting_since_ns: AtomicU64,
     /// Those of them that nobody knows the price of.
@@ -73,12 +78,23 @@ impl Device {
             clock: Mutex::new(VirtualClock::new(now)),
             ticked_ns: AtomicU64::new(now.get()),
             outstanding: AtomicU32::new(0),
+            lingers_until_ns: AtomicU64::new(0),
+            rests: AtomicU64::new(seed),
             wanting_since_ns: AtomicU64::new(0),
             unmeasured: AtomicU32::new(0),
             progress_ns: AtomicU64::new(0),
             unmeasured_since_ns: AtomicU64::new(0),
             lease_timings: AtomicU32::new(0),
             window: Window::default(),
+        }
+    }
+
+    /// What credit that is given now counts under.
+    #[inline]
+    pub(super) fn stamp(&self) -> Stamp {
+        Stamp {
+            rests: self.rests.load(Ordering::Relaxed),
+            leased_until_ns: self.board.leased_until_ns(),
         }
     }
 
@@ -205,23 +221,53 @@ impl Device {
     }
 
     pub(super) fn end(&self, reservation: Reservation, now: MonotonicNs) {
-        let left_ns = self.window.pop(reservation.charged, now);
+        let left_ns = self
+            .window
+            .pop(reservation.charged, reservation.granted, now);
         self.board.set_outstanding(left_ns);
         if !reservation.is_measured {
             self.unmeasured.fetch_sub(1, Ordering::Relaxed);
             self.unmeasured_since_ns.store(0, Ordering::Relaxed);
             self.progress_ns.store(now.get(), Ordering::Relaxed);
         }
-        if self.outstanding.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.wanting_since_ns.store(0, Ordering::Relaxed);
-            self.board.set_idle();
-            if self.window.waiting_since_ns.load(Ordering::Relaxed) == 0 {
-                self.board.want_until(now.saturating_add_ns(REST_NS));
-            }
-            // A launch may have begun between the two: its word is the last.
-            if self.outstanding.load(Ordering::Acquire) > 0 {
-                self.board.set_busy(now);
-            }
+        if self.outstanding.fetch_sub(1, Ordering::AcqRel) != 1 {
+            return;
+        }
+        if reservation.granted == GpuNs::default() {
+            return self.rest(now);
+        }
+        // Others are given as much meanwhile.
+        let busy = u64::from(self.board.n_busy(now).max(1));
+        let linger_ns = reservation.granted.get().saturating_mul(busy);
+        let until = now.saturating_add_ns(linger_ns);
+        self.lingers_until_ns.store(until.get(), Ordering::Relaxed);
+    }
+
+    /// Whether launches on credit may run still, behind the last one that was seen to end.
+    pub(super) fn lingers(&self, now: MonotonicNs) -> bool {
+        let until = self.lingers_until_ns.load(Ordering::Relaxed);
+        if until == 0 || now.get() < until {
+            return until != 0;
+        }
+        self.lingers_until_ns.store(0, Ordering::Relaxed);
+        if self.outstanding.load(Ordering::Acquire) == 0 {
+            self.rest(now);
+        }
+        false
+    }
+
+    /// Nothing of this process is on the GPU.
+    fn rest(&self, now: MonotonicNs) {
+        self.rests.fetch_add(1, Ordering::Relaxed);
+        self.wanting_since_ns.store(0, Ordering::Relaxed);
+        self.board.set_outstanding(self.window.rest());
+        self.board.set_idle();
+        if self.window.waiting_since_ns.load(Ordering::Relaxed) == 0 {
+            self.board.want_until(now.saturating_add_ns(REST_NS));
+        }
+        // A launch may have begun between the two: its word is the last.
+        if self.outstanding.load(Ordering::Acquire) > 0 {
+            self.board.set_busy(now);
         }
     }
 

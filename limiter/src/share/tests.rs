@@ -29,6 +29,11 @@ fn join(dir: &Path, name: &str, sm_max: Option<Percent>) -> (Ledger, Share) {
     (ledger, share)
 }
 
+/// What a thread has in hand before its first launch.
+fn nothing(share: &Share) -> Credit {
+    share.credit(0).unwrap()
+}
+
 fn container(sm_max: Option<Percent>) -> Container {
     let dir = tempfile::tempdir().unwrap();
     let (ledger, share) = join(dir.path(), "a", sm_max);
@@ -64,12 +69,18 @@ fn share_of_gpu(
         free_at: begin,
         busy_ns: 0,
     };
-    let (mut now, mut launch) = (begin, 0);
+    let (mut now, mut launch, mut credit) = (begin, 0, nothing(share));
     loop {
         let (key, duration_ns) = duration_ns(launch);
-        let reservation = match share.admit(0, key, now) {
+        if share.spend(&mut credit, key).is_some() {
+            now = gpu.run(now, duration_ns).ended_at;
+            launch += 1;
+            continue;
+        }
+        let reservation = match share.admit(&mut credit, key, now) {
             Admit::NotBefore(then) => {
                 assert!(then > now);
+                share.heartbeat(then);
                 now = then;
                 continue;
             }
@@ -77,7 +88,7 @@ fn share_of_gpu(
             Admit::Granted(_) if now.saturating_ns_since(begin) >= window_ns => break,
             Admit::Granted(reservation) => reservation,
         };
-        let is_timed = share.should_time(0, key, now);
+        let is_timed = share.should_time(&mut credit, key, now);
         let timing = gpu.run(now, duration_ns);
         now = timing.ended_at;
         share.completed(reservation, is_timed.then_some(timing), now);
@@ -140,24 +151,30 @@ fn two_processes_of_a_container_share_its_cap() {
     } = container(percent("30"));
     let (_ledger_two, two) = join(dir.path(), "a", percent("30"));
     let now = clock::monotonic();
-    let reservation = one.acquire(0, KEY, now);
+    let reservation = one.acquire(&mut nothing(&one), KEY, now);
     let timing = Timing {
         between: GpuNs::new(50 * MS),
         stood: Stood::Behind,
         ended_at: now,
     };
     one.completed(reservation, Some(timing), now);
-    assert!(matches!(two.admit(0, KEY, now), Admit::NotBefore(_)));
+    assert!(matches!(
+        two.admit(&mut nothing(&two), KEY, now),
+        Admit::NotBefore(_)
+    ));
     let (_other_ledger, other) = join(dir.path(), "b", percent("30"));
     assert!(
-        matches!(other.admit(0, KEY, now), Admit::Granted(_)),
+        matches!(
+            other.admit(&mut nothing(&other), KEY, now),
+            Admit::Granted(_)
+        ),
         "another container has its own"
     );
 }
 
 /// Finishes a kernel of 1 ms, so that its price is known.
 fn measure(share: &Share, now: MonotonicNs) {
-    let reservation = share.acquire(0, KEY, now);
+    let reservation = share.acquire(&mut nothing(share), KEY, now);
     let timing = Timing {
         between: GpuNs::new(MS),
         stood: Stood::Behind,
@@ -175,12 +192,12 @@ fn an_unmeasured_launch_is_paid_for_while_it_runs() {
         ledger: _ledger,
     } = container(percent("30"));
     let begin = clock::monotonic();
-    let [first, _second] = [(); 2].map(|()| share.acquire(0, KEY, begin));
+    let [first, _second] = [(); 2].map(|()| share.acquire(&mut nothing(&share), KEY, begin));
     share.began(&first, begin);
     let mut now = begin;
     let mut admitted = 0;
     while now < begin.saturating_add_ns(199 * MS) {
-        match share.admit(0, KEY, now) {
+        match share.admit(&mut nothing(&share), KEY, now) {
             Admit::Granted(_) => admitted += 1,
             Admit::NotBefore(then) => now = then,
         }
@@ -188,7 +205,10 @@ fn an_unmeasured_launch_is_paid_for_while_it_runs() {
     assert_eq!(admitted, 0);
     let later = begin.saturating_add_ns(1_000 * MS);
     assert!(
-        matches!(share.admit(0, KEY, later), Admit::Granted(_)),
+        matches!(
+            share.admit(&mut nothing(&share), KEY, later),
+            Admit::Granted(_)
+        ),
         "it may wait for this one"
     );
 }
@@ -204,7 +224,7 @@ fn an_unmeasured_launch_that_does_not_run_yet_is_not_paid_for() {
     let mut now = clock::monotonic();
     let begin = now;
     for _ in 0..20 {
-        while let Admit::NotBefore(then) = share.admit(0, KEY, now) {
+        while let Admit::NotBefore(then) = share.admit(&mut nothing(&share), KEY, now) {
             now = then;
         }
     }
@@ -221,16 +241,16 @@ fn two_launches_of_unknown_price_may_be_outstanding() {
     } = container(percent("90"));
     let now = clock::monotonic();
     let (first, _second) = (
-        share.acquire(0, KernelKey(1), now),
-        share.acquire(0, KernelKey(2), now),
+        share.acquire(&mut nothing(&share), KernelKey(1), now),
+        share.acquire(&mut nothing(&share), KernelKey(2), now),
     );
-    let Admit::NotBefore(then) = share.admit(0, KernelKey(3), now) else {
+    let Admit::NotBefore(then) = share.admit(&mut nothing(&share), KernelKey(3), now) else {
         panic!("a third was admitted")
     };
     assert!(then > now && then <= now.saturating_add_ns(LIVENESS_NS));
     share.completed(first, None, now);
     assert!(matches!(
-        share.admit(0, KernelKey(3), now),
+        share.admit(&mut nothing(&share), KernelKey(3), now),
         Admit::Granted(_)
     ));
 }
@@ -246,7 +266,7 @@ fn a_launch_that_the_others_may_wait_for_is_admitted_in_the_end() {
     let mut now = begin;
     for key in 1..=5 {
         loop {
-            match share.admit(0, KernelKey(key), now) {
+            match share.admit(&mut nothing(&share), KernelKey(key), now) {
                 Admit::Granted(_) => break,
                 Admit::NotBefore(then) => {
                     assert!(then > now);
@@ -267,7 +287,7 @@ fn a_refused_launch_costs_nothing() {
     } = container(percent("30"));
     let now = clock::monotonic();
     for _ in 0..1_000 {
-        let Admit::Granted(reservation) = share.admit(0, KEY, now) else {
+        let Admit::Granted(reservation) = share.admit(&mut nothing(&share), KEY, now) else {
             panic!("charged for a refused launch")
         };
         share.cancel(reservation);
@@ -315,8 +335,13 @@ fn what_is_in_the_way_of_a_launch_is_known() {
         ledger: _ledger,
     } = container(percent("30"));
     let now = clock::monotonic();
-    let obstacle = || share.ask(0, KEY, now).map(drop).map_err(|held| held.by);
-    let unknown = [(); 2].map(|()| share.acquire(0, KEY, now));
+    let obstacle = || {
+        share
+            .ask(&mut nothing(&share), KEY, now)
+            .map(drop)
+            .map_err(|held| held.by)
+    };
+    let unknown = [(); 2].map(|()| share.acquire(&mut nothing(&share), KEY, now));
     assert_eq!(obstacle(), Err(Obstacle::Window), "of unknown price");
     for reservation in unknown {
         share.cancel(reservation);
@@ -351,7 +376,7 @@ fn a_raised_cap_lets_waiting_launches_go() {
         ledger: _ledger,
     } = container(percent("1"));
     let now = clock::monotonic();
-    let reservation = share.acquire(0, KEY, now);
+    let reservation = share.acquire(&mut nothing(&share), KEY, now);
     // At 1 % ten seconds of waiting, at 100 % none.
     let timing = Timing {
         between: GpuNs::new(100 * MS),
@@ -360,7 +385,7 @@ fn a_raised_cap_lets_waiting_launches_go() {
     };
     share.completed(reservation, Some(timing), now);
     let gate = share.gate(0);
-    let Admit::NotBefore(then) = share.admit(0, KEY, now) else {
+    let Admit::NotBefore(then) = share.admit(&mut nothing(&share), KEY, now) else {
         panic!("nothing is owed")
     };
     let raised = Change::parse(Wanted {
@@ -372,7 +397,10 @@ fn a_raised_cap_lets_waiting_launches_go() {
     let woken = share.sleep(0, gate, held(then), true);
     assert!(woken < then, "waited it out");
     assert!(!share.is_limited(0));
-    assert!(matches!(share.admit(0, KEY, woken), Admit::Granted(_)));
+    assert!(matches!(
+        share.admit(&mut nothing(&share), KEY, woken),
+        Admit::Granted(_)
+    ));
 }
 
 #[test]
@@ -384,11 +412,11 @@ fn a_foreign_tenants_slices_are_not_charged() {
     } = container(percent("50"));
     let (_other_ledger, other) = join(dir.path(), "other", None);
     let begin = clock::monotonic();
-    let _always_busy = other.acquire(0, KEY, begin);
+    let _always_busy = other.acquire(&mut nothing(&other), KEY, begin);
     // A kernel of 10 ms that takes 20, half of them the other's.
     let mut now = begin;
     for _ in 0..60 {
-        let reservation = share.acquire(0, KEY, now);
+        let reservation = share.acquire(&mut nothing(&share), KEY, now);
         for _ in 0..200 {
             now = now.saturating_add_ns(100_000);
             other.heartbeat(now);
@@ -434,7 +462,7 @@ fn who_waits_does_something_else_meanwhile() {
     let container = container(percent("1"));
     let Container { share, dir, .. } = &container;
     let begin = clock::monotonic();
-    let reservation = share.acquire(0, KEY, begin);
+    let reservation = share.acquire(&mut nothing(share), KEY, begin);
     let timing = Timing {
         between: GpuNs::new(100 * MS),
         stood: Stood::Behind,
@@ -455,7 +483,135 @@ fn who_waits_does_something_else_meanwhile() {
         assert!(looks.get() < 100, "nothing has changed");
         now.saturating_add_ns(MS)
     };
-    let reservation = share.acquire_beside(0, KEY, begin, meanwhile);
+    let reservation = share.acquire_beside(&mut nothing(share), KEY, begin, meanwhile);
     share.cancel(reservation);
     assert!(looks.get() >= 3);
+}
+
+/// How often a launch of `KEY` goes on credit at once.
+fn on_credit(share: &Share, credit: &mut Credit) -> usize {
+    let spend = || share.spend(credit, KEY);
+    std::iter::repeat_with(spend)
+        .take_while(Option::is_some)
+        .count()
+}
+
+/// Launches kernels of 5 µs one behind the other until one has credit behind it, and no timing is due; that launch, and when it was made.
+fn with_credit(
+    share: &Share,
+    credit: &mut Credit,
+    begin: MonotonicNs,
+) -> (Reservation, MonotonicNs) {
+    let (mut now, mut before) = (begin, None);
+    for _ in 0..1_000 {
+        on_credit(share, credit);
+        let Admit::Granted(reservation) = share.admit(credit, KEY, now) else {
+            panic!("nothing is in its way");
+        };
+        let is_timed = share.should_time(credit, KEY, now);
+        let is_settled = share.devices[0].prices.settled_price(KEY).is_some();
+        if is_settled && credit.draw.is_early() && reservation.granted >= GpuNs::new(10_000) {
+            if let Some((earlier, timing)) = before {
+                share.completed(earlier, timing, now);
+            }
+            return (reservation, now);
+        }
+        now = now.saturating_add_ns(5_000);
+        let timing = Timing {
+            between: GpuNs::new(5_000),
+            stood: Stood::Behind,
+            ended_at: now,
+        };
+        // One is always outstanding.
+        if let Some((reservation, timing)) =
+            before.replace((reservation, is_timed.then_some(timing)))
+        {
+            share.completed(reservation, timing, now);
+        }
+    }
+    panic!("no credit");
+}
+
+#[test]
+fn nearly_all_launches_of_short_kernels_go_on_credit() {
+    let Container {
+        share,
+        dir: _dir,
+        ledger: _ledger,
+    } = container(percent("99"));
+    let mut credit = nothing(&share);
+    let (mut running, mut now) = with_credit(&share, &mut credit, clock::monotonic());
+    let (mut gone, mut asked) = (0, 0);
+    for _ in 0..1_000 {
+        gone += on_credit(&share, &mut credit);
+        asked += 1;
+        now = now.saturating_add_ns(MS);
+        let Admit::Granted(next) = share.admit(&mut credit, KEY, now) else {
+            panic!("it uses less than its cap");
+        };
+        share.should_time(&mut credit, KEY, now);
+        share.completed(std::mem::replace(&mut running, next), None, now);
+    }
+    assert!(gone > 8 * asked, "{gone} went on credit, {asked} asked");
+}
+
+#[test]
+fn what_goes_on_credit_was_charged_and_is_counted() {
+    let Container {
+        share,
+        dir: _dir,
+        ledger: _ledger,
+    } = container(percent("99"));
+    let mut credit = nothing(&share);
+    let (first, now) = with_credit(&share, &mut credit, clock::monotonic());
+    let before = share.usage(0);
+    let gone = on_credit(&share, &mut credit) as u64;
+    assert!(gone > 0);
+    assert_eq!(share.usage(0), before, "nobody is told at once");
+    let later = share.acquire(&mut credit, KEY, now);
+    assert_eq!(share.usage(0).launches, before.launches + gone + 1);
+    let launched_ns = 5_000 * share.usage(0).launches;
+    let charged_ns = share.usage(0).charged_ns;
+    assert!((launched_ns..=launched_ns + 200_000).contains(&charged_ns));
+    share.completed(first, None, now);
+    share.completed(later, None, now);
+    let rested = now.saturating_add_ns(10 * MS);
+    assert!(share.heartbeat(now), "what went on credit may run still");
+    assert!(!share.heartbeat(rested));
+    assert_eq!(on_credit(&share, &mut credit), 0, "it ended with the work");
+    share.give_back(&mut credit);
+    assert_eq!(share.usage(0).charged_ns, launched_ns);
+}
+
+#[test]
+fn nothing_goes_on_credit_while_another_has_the_gpu_to_itself() {
+    let Container {
+        share,
+        dir,
+        ledger: _ledger,
+    } = container(percent("99"));
+    let (_other_ledger, other) = join(dir.path(), "b", percent("50"));
+    let mut credit = nothing(&share);
+    let (_running, now) = with_credit(&share, &mut credit, clock::monotonic());
+    assert!(other.board(0).unwrap().try_lease(now, 10 * MS));
+    assert_eq!(on_credit(&share, &mut credit), 0);
+    assert!(matches!(
+        share.admit(&mut credit, KEY, now),
+        Admit::NotBefore(_)
+    ));
+}
+
+#[test]
+fn a_launch_that_the_driver_refused_costs_no_credit() {
+    let Container {
+        share,
+        dir: _dir,
+        ledger: _ledger,
+    } = container(percent("99"));
+    let mut credit = nothing(&share);
+    let (_running, _) = with_credit(&share, &mut credit, clock::monotonic());
+    for _ in 0..1_000 {
+        let price = share.spend(&mut credit, KEY).unwrap();
+        credit.refund(price);
+    }
 }

@@ -9,7 +9,7 @@ use limiter::config::{self, GpuLimits};
 use limiter::control;
 use limiter::ledger::Ledger;
 use limiter::price::KernelKey;
-use limiter::share::{Admit, Reservation, Share};
+use limiter::share::{Admit, Credit, Reservation, Share};
 use limiter::timing::{Stood, Timing};
 use limiter::units::{DeviceUuid, GpuNs, MonotonicNs, Percent};
 use std::cell::RefCell;
@@ -26,6 +26,9 @@ const INDEX: usize = 0;
 const LOOK_EVERY_NS: u64 = 100_000;
 /// A board counts silence from zero on: the run's clock begins later.
 const BEGIN_NS: u64 = 1_000_000_000_000;
+
+/// Without relearning, so many launches are timed.
+const TIMED_FIRST: u64 = 8;
 
 /// A mechanism of the limiter that can be left out, to see what it is good for. All of it is done around the limiter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,6 +86,11 @@ impl Limited {
             _ => self.dir.path().to_owned(),
         }
     }
+}
+
+/// Whether it would be timed if every eighth launch were.
+fn is_eighth(launch: &Launch) -> bool {
+    launch.id.0.is_multiple_of(8)
 }
 
 fn monotonic(now_ns: u64) -> MonotonicNs {
@@ -152,6 +160,7 @@ impl Limited {
             process: seat.process,
             share: share.unwrap(),
             reservations: BTreeMap::new(),
+            credits: BTreeMap::new(),
             granted: None,
             ledger,
             without: self.without,
@@ -166,6 +175,8 @@ struct Member {
     share: Share,
     /// Launches that were not seen to have ended.
     reservations: BTreeMap<LaunchId, Reservation>,
+    /// What its thread has in hand, by stream.
+    credits: BTreeMap<usize, Credit>,
     /// Of the launch that is on its way to the driver.
     granted: Option<Reservation>,
     ledger: Ledger,
@@ -181,12 +192,36 @@ impl Member {
         })
     }
 
-    fn is_timed(&self, launch: &Launch, key: KernelKey, now: MonotonicNs) -> bool {
-        const FIRST: u64 = 8;
-        match self.without {
-            Some(Mechanism::Draw) => launch.id.0.is_multiple_of(FIRST),
-            Some(Mechanism::Relearning) if launch.id.0 > FIRST => false,
-            _ => self.share.should_time(INDEX, key, now),
+    /// How a launch goes that may, if at once.
+    fn watch(&self, launch: &Launch, credit: &mut Credit, now: MonotonicNs) -> Watch {
+        let is_drawn = self.share.should_time(credit, self.key(launch), now);
+        let is_timed = match self.without {
+            Some(Mechanism::Draw) => is_eighth(launch),
+            Some(Mechanism::Relearning) if launch.id.0 > TIMED_FIRST => false,
+            _ => is_drawn,
+        };
+        if is_timed { Watch::Timed } else { Watch::End }
+    }
+}
+
+impl Member {
+    fn admit_with(
+        &mut self,
+        credit: &mut Credit,
+        launch: &Launch,
+        key: KernelKey,
+        now: MonotonicNs,
+    ) -> Admission {
+        let is_fixed = self.without == Some(Mechanism::Draw) && is_eighth(launch);
+        if !is_fixed && self.share.spend(credit, key).is_some() {
+            return Admission::Granted(Watch::No);
+        }
+        match self.share.admit(credit, key, now) {
+            Admit::NotBefore(earliest) => Admission::NotBefore(earliest.get() - BEGIN_NS),
+            Admit::Granted(reservation) => {
+                self.granted = Some(reservation);
+                Admission::Granted(self.watch(launch, credit, now))
+            }
         }
     }
 }
@@ -201,17 +236,16 @@ impl Controller for Member {
         if !self.share.is_limited(INDEX) {
             return Admission::Granted(Watch::No);
         }
-        match self.share.admit(INDEX, key, now) {
-            Admit::NotBefore(earliest) => Admission::NotBefore(earliest.get() - BEGIN_NS),
-            Admit::Granted(reservation) => {
-                self.granted = Some(reservation);
-                Admission::Granted(if self.is_timed(launch, key, now) {
-                    Watch::Timed
-                } else {
-                    Watch::End
-                })
-            }
-        }
+        let Some(mut credit) = self
+            .credits
+            .remove(&launch.stream)
+            .or_else(|| self.share.credit(INDEX))
+        else {
+            return Admission::Granted(Watch::No);
+        };
+        let admission = self.admit_with(&mut credit, launch, key, now);
+        self.credits.insert(launch.stream, credit);
+        admission
     }
 
     fn launched(&mut self, launch: &Launch, _view: &mut View) {
@@ -243,12 +277,12 @@ impl Controller for Member {
         Some(LOOK_EVERY_NS)
     }
 
-    fn looked(&mut self, view: &mut View) {
+    fn looked(&mut self, view: &mut View) -> bool {
         let now = monotonic(view.now_ns());
         // What was launched first runs: nothing else is waited for on the model's streams.
         if let Some(reservation) = self.reservations.values().next() {
             self.share.began(reservation, now);
         }
-        self.share.heartbeat(now);
+        self.share.heartbeat(now)
     }
 }

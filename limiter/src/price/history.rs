@@ -1,0 +1,163 @@
+//! What is known of one kernel, and what it costs by that.
+
+use crate::units::{GpuNs, MonotonicNs};
+
+/// Charged for a kernel that was never measured when nothing else was either.
+pub(super) const FIRST_PRICE: GpuNs = GpuNs::new(100_000);
+/// A measurement without other tenants counts for so long.
+pub(super) const SOLO_FRESH_NS: u64 = 8_000_000_000;
+/// Samples kept of a kernel.
+pub(super) const SAMPLES: usize = 16;
+/// Samples kept of those without other tenants.
+const SOLO_SAMPLES: usize = 16;
+/// Of a short kernel there are better ones than fewer of those.
+const SOLO_SAMPLES_MIN: u64 = 4;
+/// Virtual times are averaged over about as many samples.
+const VIRTUAL_MEMORY: u64 = 256;
+
+/// What is known of a kernel.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct History {
+    elapsed: Latest<SAMPLES>,
+    virtual_mean_ns: u64,
+    solo: Latest<SOLO_SAMPLES>,
+    solo_at: MonotonicNs,
+    pub(super) leased_at: MonotonicNs,
+}
+
+/// The latest samples, in ns.
+#[derive(Clone, Copy, Debug)]
+struct Latest<const KEPT: usize> {
+    samples_ns: [u64; KEPT],
+    count: u64,
+}
+
+impl<const KEPT: usize> Latest<KEPT> {
+    const EMPTY: Self = Self {
+        samples_ns: [0; KEPT],
+        count: 0,
+    };
+
+    fn add(&mut self, sample: GpuNs) {
+        let at = usize::try_from(self.count).unwrap_or(0).checked_rem(KEPT);
+        if let Some(place) = at.and_then(|at| self.samples_ns.get_mut(at)) {
+            *place = sample.get();
+        }
+        self.count = self.count.saturating_add(1);
+    }
+
+    /// What is kept, in order of size. For a copy: which sample is the oldest is forgotten.
+    fn sorted(&mut self) -> &[u64] {
+        let kept = usize::try_from(self.count).unwrap_or(KEPT).min(KEPT);
+        let sorted = self.samples_ns.get_mut(..kept).unwrap_or_default();
+        sorted.sort_unstable();
+        sorted
+    }
+}
+
+impl History {
+    pub(super) const EMPTY: Self = Self {
+        elapsed: Latest::EMPTY,
+        virtual_mean_ns: 0,
+        solo: Latest::EMPTY,
+        solo_at: MonotonicNs::new(0),
+        leased_at: MonotonicNs::new(0),
+    };
+
+    pub(super) fn add(&mut self, elapsed: GpuNs, own: GpuNs, now: MonotonicNs) {
+        self.elapsed.add(elapsed);
+        self.virtual_mean_ns = moved_mean(
+            self.virtual_mean_ns,
+            own.get(),
+            self.elapsed.count.min(VIRTUAL_MEMORY),
+        );
+        // Nobody else was busy for more than 1.5 % of the time.
+        if own.get().saturating_mul(1_000) >= elapsed.get().saturating_mul(985) {
+            if !self.is_solo_fresh(now) {
+                // A program that has no limits, and is not seen, may have been there then.
+                self.solo = Latest::EMPTY;
+            }
+            self.solo.add(elapsed);
+            self.solo_at = now;
+        }
+    }
+
+    fn is_solo_fresh(&self, now: MonotonicNs) -> bool {
+        now.saturating_ns_since(self.solo_at) < SOLO_FRESH_NS
+    }
+
+    pub(super) fn price(&self, slice: GpuNs, now: MonotonicNs) -> GpuNs {
+        let (mut elapsed, mut solo) = (self.elapsed, self.solo);
+        let elapsed = elapsed.sorted();
+        let Some(quartile) = lower_quartile(elapsed) else {
+            return FIRST_PRICE;
+        };
+        let is_short = is_short(quartile, slice);
+        let is_known = self.is_solo_fresh(now) && (!is_short || solo.count >= SOLO_SAMPLES_MIN);
+        if is_known
+            && let Some(own) = middle_mean(solo.sorted())
+            && !(is_short && is_far_above(own, quartile))
+        {
+            return GpuNs::new(own);
+        }
+        let own = is_short.then(|| mean_near(elapsed, quartile)).flatten();
+        GpuNs::new(own.unwrap_or(self.virtual_mean_ns))
+    }
+
+    /// When a timing without other tenants is needed: while the last one still counts. A kernel of less than half a slice is
+    /// seldom cut by the end of one, and needs none.
+    pub(super) fn lease_wanted(&self, slice: GpuNs) -> MonotonicNs {
+        let mut elapsed = self.elapsed;
+        match lower_quartile(elapsed.sorted()) {
+            Some(quartile) if quartile >= slice.get() / 2 => self
+                .solo_at
+                .max(self.leased_at)
+                .saturating_add_ns(SOLO_FRESH_NS / 2),
+            _ => MonotonicNs::new(u64::MAX),
+        }
+    }
+}
+
+fn lower_quartile(sorted: &[u64]) -> Option<u64> {
+    sorted.get(sorted.len() / 4).copied()
+}
+
+/// Whether most samples fit into one time slice.
+fn is_short(quartile: u64, slice: GpuNs) -> bool {
+    quartile.saturating_mul(10) < slice.get().saturating_mul(7)
+}
+
+/// Whether timings that hold nothing foreign, as far as is known, hold something: of somebody whom nobody knows of, or of one who had gone
+/// when its work had not. A kernel's own scatter is less.
+fn is_far_above(solo: u64, quartile: u64) -> bool {
+    solo > quartile.saturating_add(quartile / 2)
+}
+
+/// Mean of the samples that hold nothing foreign: those less than a sixth above the quartile.
+fn mean_near(sorted: &[u64], quartile: u64) -> Option<u64> {
+    let limit = quartile.saturating_add(quartile / 6);
+    mean(sorted.get(..sorted.partition_point(|sample| *sample <= limit))?)
+}
+
+/// Mean of the middle half; of two, the lower: what disturbs a timing adds to it.
+fn middle_mean(sorted: &[u64]) -> Option<u64> {
+    let above = sorted.len().saturating_add(2) / 4;
+    mean(sorted.get(sorted.len() / 4..sorted.len().saturating_sub(above))?)
+}
+
+fn mean(samples: &[u64]) -> Option<u64> {
+    let sum = samples
+        .iter()
+        .fold(0_u64, |sum, sample| sum.saturating_add(*sample));
+    sum.checked_div(u64::try_from(samples.len()).ok()?)
+}
+
+/// `mean`, moved towards `value` by a `weight`-th of the distance.
+pub(super) fn moved_mean(mean: u64, value: u64, weight: u64) -> u64 {
+    let step = |distance: u64| distance.checked_div(weight).unwrap_or(distance);
+    if value >= mean {
+        mean.saturating_add(step(value.saturating_sub(mean)))
+    } else {
+        mean.saturating_sub(step(mean.saturating_sub(value)))
+    }
+}
