@@ -46,7 +46,7 @@ pub(crate) const NOT_YET: &[(&str, &[&str])] = &[
         ],
     ),
     (
-        "Whether a stream records into a graph is asked of the driver at each launch and allocation.",
+        "Whether a stream records into a graph is asked of the driver at each launch and allocation. (What a program calls while a recapture tells it of a change passes: docs/memory.md.)",
         &[
             "cuStreamBeginCapture",
             "cuStreamBeginCaptureToCig",
