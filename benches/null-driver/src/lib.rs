@@ -35,6 +35,7 @@ const FUNCTION: usize = 3;
 const EVENT: usize = 4;
 const POOL: usize = 5;
 const EXECUTABLE_GRAPH: usize = 6;
+const GRAPH: usize = 7;
 
 /// What a function writes where its caller told it to, if it did.
 fn put<T>(place: *mut T, value: T) {
@@ -140,6 +141,7 @@ exports! {
         extra: *mut *mut c_void,
     ) {}
     fn cuLaunchKernelEx(config: *const CUlaunchConfig, f: CUfunction, kernelParams: *mut *mut c_void, extra: *mut *mut c_void) {}
+    fn cuGraphCreate(phGraph: *mut CUgraph, flags: c_uint) { put(phGraph, handle(GRAPH)); }
     fn cuGraphLaunch(hGraph: CUgraphExec, hStream: CUstream) {}
     fn cuGraphInstantiateWithFlags(phGraphExec: *mut CUgraphExec, hGraph: CUgraph, flags: u64) {
         put(phGraphExec, handle(EXECUTABLE_GRAPH));

@@ -56,6 +56,8 @@ pub(crate) const CASES: &[Case] = &[
     case("cuMemAlloc_v2, more than there is", allocate_too_much),
     case("cuLaunchKernel", launch),
     case("cuLaunchKernelEx", launch_ex),
+    case("cuGraphLaunch", launch_graph),
+    case("cuMemcpyHtoD_v2, not hooked", copy_to_device),
 ];
 
 /// The size of blocks, small enough for a million of them on any device.
@@ -197,4 +199,20 @@ fn launch_ex(side: &mut Side, calls: u32) {
             (side.calls.launch_kernel_ex)(&raw const config, side.context.function, none, none)
         };
     }
+}
+
+fn launch_graph(side: &mut Side, calls: u32) {
+    for _ in 0..calls {
+        // SAFETY: an executable graph of the current context, on the default stream.
+        unsafe { (side.calls.graph_launch)(side.context.graph, ptr::null_mut()) };
+    }
+}
+
+fn copy_to_device(side: &mut Side, calls: u32) {
+    let (block, word) = (side.allocate(), [0_u8; 4]);
+    for _ in 0..calls {
+        // SAFETY: as many bytes on both sides.
+        unsafe { (side.calls.copy_to_device)(block, word.as_ptr().cast(), word.len()) };
+    }
+    side.free(block);
 }

@@ -19,12 +19,15 @@ pub(crate) struct Calls {
     pub(crate) mem_free_async: Symbol<pfn::cuMemFreeAsync>,
     pub(crate) launch_kernel: Symbol<pfn::cuLaunchKernel>,
     pub(crate) launch_kernel_ex: Symbol<pfn::cuLaunchKernelEx>,
+    pub(crate) graph_launch: Symbol<pfn::cuGraphLaunch>,
+    /// Hooked by nobody: the preload has none, and programs get the driver's.
+    pub(crate) copy_to_device: Symbol<pfn::cuMemcpyHtoD_v2>,
     pub(crate) get_proc_address: Symbol<pfn::cuGetProcAddress_v2>,
 }
 
 impl Calls {
-    /// Open `path` without letting its symbols stand in for anybody else's.
-    pub(crate) fn open(path: &Path) -> Result<Self, String> {
+    /// Open `path` without letting its symbols stand in for anybody else's. What it does not hook, if it hooks, is of `driver`.
+    pub(crate) fn open(path: &Path, driver: Option<&Self>) -> Result<Self, String> {
         let shown = path.display().to_string();
         // SAFETY: both libraries promise that loading runs nothing but the loader's own work.
         let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL) }
@@ -37,6 +40,11 @@ impl Calls {
             mem_free_async: symbol(&library, "cuMemFreeAsync")?,
             launch_kernel: symbol(&library, "cuLaunchKernel")?,
             launch_kernel_ex: symbol(&library, "cuLaunchKernelEx")?,
+            graph_launch: symbol(&library, "cuGraphLaunch")?,
+            copy_to_device: symbol(
+                driver.map_or(&library, |driver| &driver.library),
+                "cuMemcpyHtoD_v2",
+            )?,
             get_proc_address: symbol(&library, "cuGetProcAddress_v2")?,
             library,
             path: shown,
@@ -63,6 +71,8 @@ pub(crate) struct Context {
     pub(crate) device_name: String,
     context: CUcontext,
     pub(crate) function: CUfunction,
+    /// A graph without nodes.
+    pub(crate) graph: CUgraphExec,
 }
 
 // SAFETY: the driver's promise: its handles are the same in every thread of a process (CUDA Driver API, "Context Management").
@@ -92,6 +102,11 @@ impl Context {
         let load: Symbol<pfn::cuModuleLoadData> = symbol(&hooked.library, "cuModuleLoadData")?;
         let get_function: Symbol<pfn::cuModuleGetFunction> =
             symbol(&hooked.library, "cuModuleGetFunction")?;
+        let (mut definition, mut graph): (CUgraph, CUgraphExec) =
+            (ptr::null_mut(), ptr::null_mut());
+        let create_graph: Symbol<pfn::cuGraphCreate> = symbol(driver, "cuGraphCreate")?;
+        let instantiate: Symbol<pfn::cuGraphInstantiateWithFlags> =
+            symbol(&hooked.library, "cuGraphInstantiateWithFlags")?;
         // SAFETY: out-pointers to live variables of the right types, throughout.
         unsafe {
             bare.check("cuDeviceGet", device_get(&raw mut device, 0))?;
@@ -106,6 +121,11 @@ impl Context {
                 "cuModuleGetFunction",
                 get_function(&raw mut function, module, c"empty".as_ptr()),
             )?;
+            bare.check("cuGraphCreate", create_graph(&raw mut definition, 0))?;
+            hooked.check(
+                "cuGraphInstantiateWithFlags",
+                instantiate(&raw mut graph, definition, 0),
+            )?;
         }
         // SAFETY: the driver ended the name with a NUL within the 128 bytes.
         let device_name = unsafe { CStr::from_ptr(name.as_ptr()) }
@@ -115,6 +135,7 @@ impl Context {
             device_name,
             context,
             function,
+            graph,
         })
     }
 

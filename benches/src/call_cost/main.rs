@@ -14,7 +14,7 @@ use std::sync::Barrier;
 use std::thread;
 use std::time::Instant;
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use serde::Serialize;
 
 use cases::{CASES, Case, Side};
@@ -41,12 +41,24 @@ struct Arguments {
     /// How many blocks are alive while others are allocated and freed, one row for each.
     #[arg(long, value_delimiter = ',', default_value = "0")]
     live: Vec<usize>,
-    /// Only the cases whose names have this in them.
+    /// Only the case of this name, or else those whose names have this in them.
     #[arg(long, value_name = "TEXT", default_value = "")]
     only: String,
+    /// Measure nothing: make --calls calls of this side, twice. For a profiler, which does the counting.
+    #[arg(long, value_name = "SIDE")]
+    side: Option<Library>,
     /// One JSON object instead of a table.
     #[arg(long)]
     json: bool,
+}
+
+/// Whose functions are called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Library {
+    /// The driver's.
+    Driver,
+    /// The preload's.
+    Hooked,
 }
 
 /// What was measured of a case, in ns per call (a pair counts as one).
@@ -83,6 +95,7 @@ struct Report {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match measure(&arguments) {
+        Ok(_) if arguments.side.is_some() => ExitCode::SUCCESS,
         Ok(report) if arguments.json => {
             println!("{}", serde_json::json!(report));
             ExitCode::SUCCESS
@@ -134,14 +147,11 @@ fn table(report: &Report) -> String {
 }
 
 fn measure(arguments: &Arguments) -> Result<Report, String> {
-    let bare = Calls::open(&arguments.driver)?;
-    let hooked = Calls::open(&arguments.hook)?;
+    let bare = Calls::open(&arguments.driver, None)?;
+    let hooked = Calls::open(&arguments.hook, Some(&bare))?;
     let context = Context::new(&bare, &hooked)?;
     let mut rows = Vec::new();
-    for case in CASES
-        .iter()
-        .filter(|case| case.name.contains(&arguments.only))
-    {
+    for case in wanted(&arguments.only) {
         let live_blocks = if case.beside_live {
             &*arguments.live
         } else {
@@ -155,6 +165,10 @@ fn measure(arguments: &Arguments) -> Result<Report, String> {
                 sides: [&bare, &hooked],
                 live,
             };
+            if let Some(side) = arguments.side {
+                world.call(side)?;
+                continue;
+            }
             let [driver_ns, hooked_ns] = world.measure()?;
             rows.push(Row {
                 call: case.name,
@@ -173,6 +187,18 @@ fn measure(arguments: &Arguments) -> Result<Report, String> {
     })
 }
 
+/// The case of that name, or else those that have it in theirs.
+fn wanted(name: &str) -> impl Iterator<Item = &'static Case> {
+    let is_one = CASES.iter().any(|case| case.name == name);
+    CASES.iter().filter(move |case| {
+        if is_one {
+            case.name == name
+        } else {
+            case.name.contains(name)
+        }
+    })
+}
+
 /// Single calls of each side that are looked at one by one.
 const SINGLE_CALLS: u32 = 20_000;
 /// Of them, before the other side has its turn.
@@ -188,7 +214,33 @@ struct World<'a> {
     live: usize,
 }
 
-impl World<'_> {
+impl<'a> World<'a> {
+    /// Calls one side alone: once to warm up, once to be looked at.
+    fn call(&self, side: Library) -> Result<(), String> {
+        let [bare, hooked] = self.sides;
+        self.context.enter(bare)?;
+        let mut side = self.side(match side {
+            Library::Driver => bare,
+            Library::Hooked => hooked,
+        });
+        side.keep(self.live);
+        for _ in 0..2 {
+            (self.case.run)(&mut side, self.arguments.calls);
+            self.context.drain(bare)?;
+        }
+        side.keep(0);
+        Ok(())
+    }
+
+    fn side(&self, calls: &'a Calls) -> Side<'a> {
+        Side {
+            calls,
+            context: self.context,
+            live: Vec::new(),
+            random: 0x9E37_79B9_7F4A_7C15,
+        }
+    }
+
     /// The driver's figures and the preload's.
     fn measure(&self) -> Result<[Figures; 2], String> {
         let count = usize::try_from(self.arguments.threads).map_err(|e| e.to_string())?;
@@ -224,12 +276,7 @@ impl World<'_> {
     fn in_one_thread(&self, together: &Barrier) -> Result<[Figures; 2], String> {
         let [bare, _] = self.sides;
         self.context.enter(bare)?;
-        let mut sides = self.sides.map(|calls| Side {
-            calls,
-            context: self.context,
-            live: Vec::new(),
-            random: 0x9E37_79B9_7F4A_7C15,
-        });
+        let mut sides = self.sides.map(|calls| self.side(calls));
         for side in &mut sides {
             side.keep(self.live);
             (self.case.run)(side, self.arguments.calls); // warm
@@ -286,6 +333,13 @@ mod tests {
     #[test]
     fn the_median_is_the_middle_value_whatever_the_order() {
         assert_eq!(median(vec![9.0, 1.0, 5.0]), 5.0);
+    }
+
+    #[test]
+    fn a_whole_name_is_one_case_and_a_part_of_it_several() {
+        assert_eq!(wanted("cuLaunchKernel").count(), 1);
+        assert_eq!(wanted("LaunchKernel").count(), 2);
+        assert_eq!(wanted("").count(), CASES.len());
     }
 
     #[test]
