@@ -46,15 +46,13 @@ pub(crate) const NOT_YET: &[(&str, &[&str])] = &[
         ],
     ),
     (
-        "Whether a stream records into a graph is asked of the driver at each launch and allocation. (What a program calls while a recapture tells it of a change passes: docs/memory.md.)",
+        "Whether a stream records into a graph is asked of the driver at each launch and allocation.",
         &[
             "cuStreamBeginCapture",
             "cuStreamBeginCaptureToCig",
             "cuStreamBeginCaptureToCig_ptsz",
             "cuStreamBeginCaptureToGraph",
             "cuStreamBeginCaptureToGraph_ptsz",
-            "cuStreamBeginRecaptureToGraph",
-            "cuStreamBeginRecaptureToGraph_ptsz",
             "cuStreamBeginCapture_ptsz",
             "cuStreamBeginCapture_v2",
             "cuStreamBeginCapture_v2_ptsz",

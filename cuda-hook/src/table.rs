@@ -23,8 +23,8 @@ use crate::driver::{Driver, Nvml, functions};
 use crate::entry::{self, Cuda, Management, Row};
 use crate::fault::{self, Moment};
 use crate::hooks::{
-    array, context, graph_memory, green, launch, memory, module, nvml, pool, processes, report,
-    spill, utilization, vmm,
+    array, capture, context, graph_memory, green, launch, memory, module, nvml, pool, processes,
+    report, spill, utilization, vmm,
 };
 use crate::lookup;
 
@@ -211,6 +211,9 @@ hooks! {
     Charge   fn cuFuncSetAttribute(hfunc: CUfunction, attrib: CUfunction_attribute, value: c_int) => module::attribute_of(hfunc, module::SET);
     Charge   fn cuFuncGetModule(hmod: *mut CUmodule, hfunc: CUfunction) => module::use_of(hfunc);
     Charge   fn cuFuncLoad(function: CUfunction) => module::use_of(function);
+    // The program's function is called inside of calls that record.
+    Track    fn cuStreamBeginRecaptureToGraph(hStream: CUstream, mode: CUstreamCaptureMode, hGraph: CUgraph, callbackFunc: CUgraphRecaptureCallback, userData: *mut c_void) => capture::begin_again((hStream, mode, hGraph), (callbackFunc, userData));
+    Track    fn cuStreamBeginRecaptureToGraph_ptsz(hStream: CUstream, mode: CUstreamCaptureMode, hGraph: CUgraph, callbackFunc: CUgraphRecaptureCallback, userData: *mut c_void) => capture::begin_again_per_thread((hStream, mode, hGraph), (callbackFunc, userData));
     Track    fn cuGraphAddKernelNode(phGraphNode: *mut CUgraphNode, hGraph: CUgraph, dependencies: *const CUgraphNode, numDependencies: usize, nodeParams: *const CUDA_KERNEL_NODE_PARAMS_v1) => module::use_of_node(nodeParams);
     Track    fn cuGraphAddKernelNode_v2(phGraphNode: *mut CUgraphNode, hGraph: CUgraph, dependencies: *const CUgraphNode, numDependencies: usize, nodeParams: *const CUDA_KERNEL_NODE_PARAMS) => module::use_of_node(nodeParams);
     Track    fn cuGraphAddNode(phGraphNode: *mut CUgraphNode, hGraph: CUgraph, dependencies: *const CUgraphNode, numDependencies: usize, nodeParams: *mut CUgraphNodeParams) => module::use_of_any_node(nodeParams);

@@ -53,6 +53,25 @@ impl Thread {
         THREAD.try_with(look).ok()
     }
 
+    /// Runs the program's own code that the driver calls inside of a hook: for its calls this thread is outside.
+    pub(crate) fn outside<T>(work: impl FnOnce() -> T) -> T {
+        let before = Self::current(|thread| {
+            let (is_inside, is_counted) = (&thread.is_inside, &thread.is_counted);
+            let flags = (is_inside.replace(false), is_counted.replace(false));
+            (flags, thread.over_quota.take())
+        });
+        let answer = work();
+        if let Some(((is_inside, is_counted), over_quota)) = before {
+            // A thread that is ending counts as inside.
+            let _ = Self::current(|thread| {
+                thread.is_inside.set(is_inside);
+                thread.is_counted.set(is_counted);
+                thread.over_quota.set(over_quota);
+            });
+        }
+        answer
+    }
+
     /// The quota had no room for a charge of the call under way. If the call is refused in the end, that is why.
     pub(crate) fn note_over_quota(device_index: usize, over: OverQuota) {
         // A thread that is ending has no call under way.

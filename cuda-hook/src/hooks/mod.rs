@@ -5,6 +5,7 @@
 //! a caller of the hooked symbol, under the driver's contract for them.
 
 pub(crate) mod array;
+pub(crate) mod capture;
 pub(crate) mod context;
 pub(crate) mod graph_memory;
 pub(crate) mod green;

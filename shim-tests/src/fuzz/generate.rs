@@ -191,7 +191,8 @@ impl Generator {
         if random.once_in(30) {
             text = with_a_null(random, &text);
         }
-        if call.symbol.starts_with("cuStreamBeginCapture") {
+        let begins = ["cuStreamBeginCapture", "cuStreamBeginRecapture"];
+        if begins.iter().any(|begin| call.symbol.starts_with(begin)) {
             let stream = text.split(' ').nth(1).unwrap_or_default();
             self.capturing.push((thread, stream.to_owned()));
         }
