@@ -102,10 +102,10 @@ class Failure(RuntimeError):
 class Program:
     """A running client that prints JSON lines; its stderr goes to a file that is shown when it fails."""
 
-    def __init__(self, gpu: Gpu, name: str, limits: Limits, arguments: list[str], folder: Path):
+    def __init__(self, gpu: Gpu, name: str, limits: Limits, program: list[str], folder: Path, **environment: str):
         self.name, self.limits, self.log = name, limits, folder / f"{name}.log"
-        environment = {**os.environ, **gpu.environment, **(gpu.bare_environment() if limits == Limits() else {})}
-        command = [*gpu.command(limits, name), str(PYTHON), *arguments]
+        environment = {**os.environ, **gpu.environment, **(gpu.bare_environment() if limits == Limits() else {}), **environment}
+        command = [*gpu.command(limits, name), *program]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=environment)
         os.set_blocking(self.process.stdout.fileno(), False)
@@ -182,7 +182,7 @@ class Stage:
         self.rows: list[Row] = []
 
     def start(self, name: str, limits: Limits, arguments: list[str]) -> Program:
-        program = Program(self.gpu, name, limits, arguments, self.folder)
+        program = Program(self.gpu, name, limits, [str(PYTHON), *arguments], self.folder)
         self.programs.append(program)
         return program
 
@@ -347,7 +347,7 @@ def choose_gpu(sim: str | None, folder: Path) -> Gpu:
 
 
 def say(text: str) -> None:
-    print(f"demo: {text}", file=sys.stderr, flush=True)
+    print(f"{Path(sys.argv[0]).stem}: {text}", file=sys.stderr, flush=True)
 
 
 def size(size_bytes: int | None) -> str:

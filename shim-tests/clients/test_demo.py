@@ -45,6 +45,19 @@ class Demo(unittest.TestCase):
         self.assertEqual(greedy["detail"]["refusal"], "CUDA_ERROR_OUT_OF_MEMORY")
         self.assertLessEqual(greedy["detail"]["granted_bytes"], GIB)
 
+    def test_what_resnet50_loses_is_told_for_each_world(self):
+        command = (sys.executable, str(ROOT / "scripts/resnet50.py"), "--sim", PROFILE, "--json")
+        short = ("--framework", "workload", "--batch", "16", "--rounds", "1", "--seconds", "2")
+        done = subprocess.run([*command, *short], env=self.environment, capture_output=True, text=True, check=False)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        rows = json.loads(done.stdout)["results"]
+        worlds = ["bare", "preload, no limits", "memory", "memory, 100 %", "memory, 30 %"]
+        self.assertEqual([row["world"] for row in rows], worlds)
+        speeds = [row["images_per_second"] for row in rows]
+        self.assertTrue(all(speeds), rows)
+        # A T4 cannot do more than this host let it do bare; 30 % of it is the limiter's to see to.
+        self.assertLess(speeds[4], 0.6 * max(speeds[:4]), rows)
+
     def test_an_interrupted_demo_leaves_nothing_running(self):
         # Who runs the tests in the background has the signal ignored, and so would the demo.
         self.addCleanup(signal.signal, signal.SIGINT, signal.signal(signal.SIGINT, signal.default_int_handler))
