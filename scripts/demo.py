@@ -72,6 +72,12 @@ class Gpu:
         return {"LD_LIBRARY_PATH": f"{ARTEFACTS / 'gpu-sim'}" + (f":{inherited}" if inherited else "")}
 
 
+def compiled(gpu: Gpu, batch: int) -> Path:
+    """Where ResNet-50, compiled for that GPU, is kept from one run to the next."""
+    name = re.sub(r"\W+", "-", gpu.title.lower())
+    return ROOT / f".venv/resnet50-{name}-batch-{batch}.pickle"
+
+
 @dataclass
 class Reading:
     """What the device has counted of one process by a moment of its own clock."""
@@ -193,14 +199,8 @@ class Stage:
             [*self.service(), "--gate", "--seconds", str(self.seconds)],
         )
 
-    @property
-    def compiled(self) -> Path:
-        """Where ResNet-50, compiled for this GPU, is kept from one demo to the next."""
-        gpu = re.sub(r"\W+", "-", self.gpu.title.lower())
-        return ROOT / f".venv/resnet50-{gpu}-batch-{self.batch}.pickle"
-
     def service(self) -> list[str]:
-        return [str(CLIENTS / "resnet50.py"), "--batch", str(self.batch), "--compiled", str(self.compiled)]
+        return [str(CLIENTS / "resnet50.py"), "--batch", str(self.batch), "--compiled", str(compiled(self.gpu, self.batch))]
 
     def end(self) -> None:
         for program in self.programs:
@@ -251,7 +251,7 @@ def sim_status(gpu: Gpu) -> dict:
 
 def compile_once(stage: Stage) -> None:
     """So that the services need not do it, each for itself."""
-    if stage.compiled.exists():
+    if compiled(stage.gpu, stage.batch).exists():
         return
     say("compiling ResNet-50 with tinygrad (half a minute, the first time)")
     stage.start("compiler", Limits(), [*stage.service(), "--batches", "1"]).answer(WARM_UP_SECONDS_MAX)

@@ -47,8 +47,7 @@ def program_of(framework: str, gpu: Gpu, batch: int, seconds: float) -> list[str
         return [str(ARTEFACTS / "workload"), "resnet50", *window, "--json"]
     if framework == "torch":
         return [sys.executable, str(ROOT / "benches/resnet50_torch.py"), *window]
-    kept = ROOT / f".venv/resnet50-{gpu.sim_profile or 'real'}-batch-{batch}.pickle"
-    return [str(PYTHON), str(CLIENTS / "resnet50.py"), *window, "--compiled", str(kept)]
+    return [str(PYTHON), str(CLIENTS / "resnet50.py"), *window, "--compiled", str(demo.compiled(gpu, batch))]
 
 
 def start(gpu: Gpu, world: str, command: list[str], folder: Path) -> Program:
