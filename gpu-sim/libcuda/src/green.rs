@@ -11,6 +11,7 @@ use cuda_sys_stubs::abi::*;
 use crate::context::{self, Context};
 use crate::door::Answer;
 use crate::process::{Process, State};
+use crate::stream::{Kind, Stream};
 use crate::table::Key;
 use crate::workqueue::{self, Wanted, Workqueue};
 
@@ -274,14 +275,20 @@ pub(crate) fn create(
     }))
 }
 
-/// `cuGreenCtxDestroy`: when its streams have done their work; releases the primary context.
+/// `cuGreenCtxDestroy`: when its streams have done their work; releases the primary context. Streams that the program made stay until it
+/// ends them, and can do nothing any more (cuda.h 13.5, `cuGreenCtxDestroy`).
 pub(crate) fn destroy(process: &Process, handle: CUgreenCtx) -> Answer {
-    let (key, context) = {
-        let state = process.lock();
+    let (key, context, device) = {
+        let mut state = process.lock();
         let key = find(&state, handle)?;
-        (key, get(&state, key)?.context)
+        let Green { context, sms, .. } = *get(&state, key)?;
+        let of_program = |(stream, own): (Key<Stream>, &Stream)| {
+            (own.context == context && own.kind == Kind::Created).then_some(stream)
+        };
+        let left: Vec<_> = state.streams.iter().filter_map(of_program).collect();
+        state.detached.extend(left);
+        (key, context, usize::try_from(sms.device))
     };
-    let device = usize::try_from(get(&process.lock(), key)?.sms.device);
     context::destroy_green(process, context)?;
     process.lock().greens.remove(key);
     context::release_primary(process, device.map_err(|_| CUDA_ERROR_INVALID_DEVICE)?)

@@ -7,7 +7,7 @@
     reason = "asks to be told of fork(); the C library's interface for it is a C function"
 )]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Once, OnceLock};
 
@@ -36,7 +36,7 @@ use crate::managed::Advice;
 use crate::module::{Function, Module};
 use crate::pool::{Pool, Pools, Retired, SharedFiles};
 use crate::stream::Stream;
-use crate::table::Table;
+use crate::table::{Key, Table};
 use crate::texture::{Surface, Texture};
 use crate::texture_reference::TextureReference;
 use crate::user_object::UserObject;
@@ -59,6 +59,8 @@ pub(crate) struct Device {
 pub(crate) struct State {
     pub(crate) contexts: Table<Context>,
     pub(crate) streams: Table<Stream>,
+    /// Streams whose green context is gone, until the program ends them.
+    pub(crate) detached: BTreeSet<Key<Stream>>,
     pub(crate) events: Table<Event>,
     pub(crate) modules: Table<Module>,
     pub(crate) functions: Table<Function>,

@@ -92,6 +92,9 @@ pub(crate) fn resolve(
         HANDLE_PER_THREAD => NullStream::PerThread,
         _ => {
             let key = Key::of(handle).ok_or(CUDA_ERROR_INVALID_HANDLE)?;
+            if state.detached.contains(&key) {
+                return Err(CUDA_ERROR_STREAM_DETACHED);
+            }
             context::check(state, get(state, key)?.context)?;
             return Ok(key);
         }
@@ -280,6 +283,9 @@ pub(crate) fn query(process: &Process, handle: CUstream, null: NullStream) -> An
 pub(crate) fn destroy(process: &Process, handle: CUstream) -> Answer {
     let mut state = process.lock();
     let key = Key::of(handle).ok_or(CUDA_ERROR_INVALID_HANDLE)?;
+    if state.detached.remove(&key) {
+        return Ok(());
+    }
     let stream = get(&state, key)?;
     if stream.kind != Kind::Created {
         return Err(CUDA_ERROR_INVALID_HANDLE);

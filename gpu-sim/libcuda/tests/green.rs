@@ -137,6 +137,10 @@ fn a_kernel_on_a_quarter_of_the_sms_takes_four_times_as_long() {
     assert!(of_stream == green && own.is_null());
     ok!(cuGreenCtxDestroy(green));
     assert_eq!(cu!(cuGreenCtxDestroy(green)), CUDA_ERROR_INVALID_HANDLE);
+    assert_eq!(cu!(cuStreamQuery(stream)), CUDA_ERROR_STREAM_DETACHED);
+    let late = cu!(cuMemsetD8Async(0, 0, 1, stream));
+    assert_eq!(late, CUDA_ERROR_STREAM_DETACHED);
+    ok!(cuStreamDestroy_v2(stream));
     assert_eq!(cu!(cuStreamQuery(stream)), CUDA_ERROR_INVALID_HANDLE);
 }
 
