@@ -16,15 +16,37 @@ use crate::thread::Thread;
 /// How often a refusal is put off because other threads' calls are under way. They take microseconds.
 const ATTEMPTS_MAX: u32 = 1000;
 
+/// What is to be charged.
+#[derive(Clone, Copy)]
+struct Wanted {
+    device_index: usize,
+    bytes: Bytes,
+    /// So many bytes were charged for the same call already.
+    own: u64,
+    /// Whether what is past the container's guarantee may be borrowed.
+    may_borrow: bool,
+}
+
 /// Charges `bytes`; where the quota has no room for them, once more after the driver was asked what its pools and graphs still
 /// reserve, and then after what they do not use was given back. What is charged for calls that are under way may be counted twice
 /// until they have returned: nobody is refused because of that.
+#[inline]
 pub(crate) fn try_charge(
     cx: Cx,
     device_index: usize,
     bytes: Bytes,
 ) -> Result<Charge<'static>, OverQuota> {
-    try_charge_beside(cx, device_index, bytes, 0)
+    match at_once(cx, device_index, bytes) {
+        Some(charge) => Ok(charge),
+        None => try_charge_beside(cx, device_index, bytes, 0),
+    }
+}
+
+/// The same if there is room and nobody to be asked; `None`: [`try_charge`] may still do it, or says why not.
+#[inline]
+pub(crate) fn at_once(cx: Cx, device_index: usize, bytes: Bytes) -> Option<Charge<'static>> {
+    let ledger = &cx.attachment.ledger;
+    ledger.try_charge_at_once(device_index, bytes)
 }
 
 /// The same within what is guaranteed: nothing is borrowed.
@@ -33,10 +55,13 @@ pub(crate) fn try_charge_guaranteed(
     device_index: usize,
     bytes: Bytes,
 ) -> Result<Charge<'static>, OverQuota> {
-    let ledger = &cx.attachment.ledger;
-    persist(cx, device_index, 0, || {
-        ledger.try_charge(device_index, bytes)
-    })
+    let wanted = Wanted {
+        device_index,
+        bytes,
+        own: 0,
+        may_borrow: false,
+    };
+    insist(cx, wanted)
 }
 
 /// The same in a call that `own` bytes were charged for already.
@@ -46,29 +71,36 @@ pub(crate) fn try_charge_beside(
     bytes: Bytes,
     own: u64,
 ) -> Result<Charge<'static>, OverQuota> {
-    persist(cx, device_index, own, || {
-        charge_or_borrow(cx, device_index, bytes)
-    })
+    let wanted = Wanted {
+        device_index,
+        bytes,
+        own,
+        may_borrow: true,
+    };
+    insist(cx, wanted)
 }
 
 /// Tries, and tries again after each thing that may make room.
-fn persist(
-    cx: Cx,
-    device_index: usize,
-    own: u64,
-    charge: impl Fn() -> Result<Charge<'static>, OverQuota>,
-) -> Result<Charge<'static>, OverQuota> {
-    let mut attempt = charge();
+fn insist(cx: Cx, wanted: Wanted) -> Result<Charge<'static>, OverQuota> {
+    let device_index = wanted.device_index;
+    // For what is past the whole quota nothing makes room, and where nothing is kept for later nobody does.
+    if let Some(over) = cx.attachment.ledger.over_alone(device_index, wanted.bytes)
+        && (over.asked > over.max || !may_reserve(cx))
+    {
+        Thread::note_over_quota(device_index, over);
+        return Err(over);
+    }
+    let mut attempt = charge_or_borrow(cx, wanted);
     if attempt.is_err() && refresh(cx, device_index) {
-        attempt = charge();
+        attempt = charge_or_borrow(cx, wanted);
     }
     for _ in 0..ATTEMPTS_MAX {
         if attempt.is_ok() || !trim(cx, device_index) {
             break;
         }
         let before = activity(cx, device_index);
-        attempt = charge();
-        if before.coming <= own && before == activity(cx, device_index) {
+        attempt = charge_or_borrow(cx, wanted);
+        if before.coming <= wanted.own && before == activity(cx, device_index) {
             break;
         }
         std::thread::yield_now();
@@ -76,14 +108,20 @@ fn persist(
     attempt.inspect_err(|over| Thread::note_over_quota(device_index, *over))
 }
 
-/// Charges what is within the container's guarantee, and borrows what is past it.
+/// Charges what is within the container's guarantee, and borrows what is past it, if that is wanted.
 fn charge_or_borrow(
     cx: Cx,
-    device_index: usize,
-    bytes: Bytes,
+    Wanted {
+        device_index,
+        bytes,
+        may_borrow,
+        ..
+    }: Wanted,
 ) -> Result<Charge<'static>, OverQuota> {
     match cx.attachment.ledger.try_charge(device_index, bytes) {
-        Err(over) if over.bound == Bound::Guarantee => borrow(cx, device_index, bytes, over),
+        Err(over) if may_borrow && over.bound == Bound::Guarantee => {
+            borrow(cx, device_index, bytes, over)
+        }
         attempt => attempt,
     }
 }
@@ -150,8 +188,20 @@ fn trim(cx: Cx, device_index: usize) -> bool {
     pool::trim_all(cx, device_index) | graph_memory::trim_all(cx, device_index)
 }
 
+/// Whether any pool or graph of this process was ever seen that may keep memory. Whoever finds that one is charged for, finds this.
+#[inline]
+fn may_reserve(cx: Cx) -> bool {
+    cx.attachment.pools.is_any_known() || cx.attachment.graph_memory.is_any_known()
+}
+
 /// Asks the driver what its pools and graphs reserve on a device; whether this process was charged for any.
+#[inline]
 pub(crate) fn refresh(cx: Cx, device_index: usize) -> bool {
+    may_reserve(cx) && refresh_any(cx, device_index)
+}
+
+#[inline(never)]
+fn refresh_any(cx: Cx, device_index: usize) -> bool {
     pool::refresh(cx, device_index) | graph_memory::refresh(cx, device_index)
 }
 

@@ -21,6 +21,13 @@ pub(crate) fn look(attachment: &Attachment) {
     }
 }
 
+/// Whether [`look`] would.
+#[inline]
+pub(crate) fn is_due(attachment: &Attachment) -> bool {
+    let follower = attachment.follower.as_ref();
+    follower.is_some_and(|follower| follower.is_time(clock::coarse()))
+}
+
 /// When a thread that waits should look again; never without a config file.
 pub(crate) fn next_look(attachment: &Attachment, now: MonotonicNs) -> MonotonicNs {
     match &attachment.follower {

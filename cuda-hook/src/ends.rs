@@ -45,13 +45,15 @@ impl ContextEnds {
 
     /// Whether the context that had this handle at `then` has ended. To be asked when what was taken in it is on record: an
     /// end that comes later finds it there.
+    #[inline]
     pub(crate) fn has_ended(&self, context: usize, then: Moment) -> bool {
-        self.now() != then
-            && self
-                .latest
-                .lock()
-                .get(&context)
-                .is_some_and(|&end| end > then)
+        self.now() != then && self.has_ended_since(context, then)
+    }
+
+    #[inline(never)]
+    fn has_ended_since(&self, context: usize, then: Moment) -> bool {
+        let latest = self.latest.lock();
+        latest.get(&context).is_some_and(|&end| end > then)
     }
 
     fn step(&self, latest: &mut HashMap<usize, Moment>, context: usize) -> Moment {

@@ -224,6 +224,29 @@ pub(crate) fn enter_attached<A: Api<Library = Driver>>(
     )
 }
 
+/// Lets a call of an attached process through about which there is nothing to be done: it is `steady`, and no other call left anything to
+/// do. `None`: the door is to be taken, or the driver has no such function.
+#[inline]
+pub(crate) fn straight(
+    is_steady: impl FnOnce(Cx) -> bool,
+    call: impl FnOnce(&'static Driver) -> Option<u32>,
+) -> Option<u32> {
+    let cx = runtime::attached()?;
+    let passes = !POISONED.load(Ordering::Relaxed)
+        && !config_file::is_due(cx.attachment)
+        && !owed::is_due(cx)
+        && is_steady(cx);
+    passes
+        .then(|| Thread::enter(|_inside| call(cx.driver)).flatten())
+        .flatten()
+}
+
+/// In a frame of its own, which who comes here seldom does not build otherwise.
+#[inline(never)]
+pub(crate) fn apart<T>(work: impl FnOnce() -> T) -> T {
+    work()
+}
+
 /// What becomes of a call that finds the process not attached.
 enum Entered {
     /// It goes on as a hook, with this.

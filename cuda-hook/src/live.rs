@@ -7,18 +7,21 @@
 //!
 //! Keys are the driver's handles. Whoever could choose them badly for the hash would slow down himself alone.
 
-use std::hash::BuildHasher;
+mod table;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam::utils::CachePadded;
 use limiter::ledger::Residence;
 use limiter::units::Bytes;
 use parking_lot::Mutex;
-use rustc_hash::{FxBuildHasher, FxHashMap};
 
+use self::table::Table;
 use crate::ends::Moment;
 
-const SHARDS: usize = 16;
+/// As a power of two.
+const SHARDS_BITS: u32 = 4;
+const SHARDS: usize = 1 << SHARDS_BITS;
 
 /// Names a block. Pointers and array handles are numbers from different worlds, and may be equal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -55,42 +58,61 @@ pub(crate) struct Block {
     pub(crate) owner: Owner,
 }
 
+/// Tells a record from all others of the same key, and the older from the newer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Number(u64);
+
 /// A block on record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Record {
     /// What is on record.
     pub(crate) block: Block,
-    /// No other record of the same key has it.
-    number: u64,
-}
-
-type Records = FxHashMap<Key, Record>;
-
-/// The record itself, if it is still there.
-fn same(records: &mut Records, key: Key, record: Record) -> Option<&mut Record> {
-    let found = records.get_mut(&key)?;
-    (found.number == record.number).then_some(found)
+    /// Which record it is.
+    pub(crate) number: Number,
 }
 
 #[derive(Default)]
 struct Shard {
-    records: Mutex<Records>,
+    records: Mutex<Table>,
     /// How many were ever made. Changed under the lock only.
     made: AtomicU64,
 }
 
 impl Shard {
     /// With the lock held.
+    #[inline]
     fn make(&self, block: Block) -> Record {
         let number = self.made.load(Ordering::Relaxed).wrapping_add(1);
         self.made.store(number, Ordering::Relaxed);
-        Record { block, number }
+        Record {
+            block,
+            number: Number(number),
+        }
+    }
+
+    /// Forget what is on record under `key`, if it is one that is `wanted`.
+    #[inline]
+    fn take(&self, key: Key, wanted: impl FnOnce(Number) -> bool) -> Option<Block> {
+        let mut records = self.records.lock();
+        let record = records.take(key, |record| wanted(record.number));
+        record.map(|record| record.block)
     }
 }
 
-/// How far the records of a key had got.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Made(u64);
+/// A free under way of what was on record when it began.
+pub(crate) struct Freeing<'a> {
+    shard: &'a Shard,
+    key: Key,
+    made: Number,
+}
+
+impl Freeing<'_> {
+    /// Forget it. Whoever gets the block is the only one who does.
+    #[inline]
+    pub(crate) fn take(self) -> Option<Block> {
+        self.shard.take(self.key, |number| number <= self.made)
+    }
+}
 
 /// The live blocks of this process.
 #[derive(Default)]
@@ -100,56 +122,48 @@ pub(crate) struct LiveMap {
 
 impl LiveMap {
     /// Remember `block`. What stood under the key was freed: by a thread that has not come to its record yet, or unseen. It is
-    /// returned beside the new record.
-    pub(crate) fn insert(&self, key: Key, block: Block) -> Option<(Record, Option<Block>)> {
-        let shard = self.shard(key)?;
+    /// returned beside the number of the new record.
+    #[inline]
+    pub(crate) fn insert(&self, key: Key, block: Block) -> (Number, Option<Block>) {
+        let shard = self.shard(key);
         let mut records = shard.records.lock();
         let record = shard.make(block);
         let replaced = records.insert(key, record);
-        Some((record, replaced.map(|record| record.block)))
+        (record.number, replaced.map(|record| record.block))
     }
 
     /// What is on record under `key`.
     pub(crate) fn find(&self, key: Key) -> Option<Record> {
-        self.shard(key)?.records.lock().get(&key).copied()
+        self.shard(key).records.lock().get(key).copied()
     }
 
-    /// How far the records of `key` have got. What its holder has been handed is among them.
-    pub(crate) fn made(&self, key: Key) -> Made {
+    /// A free of what `key` names begins. What its holder has been handed is on record.
+    #[inline]
+    pub(crate) fn freeing(&self, key: Key) -> Freeing<'_> {
         let shard = self.shard(key);
         // Whoever names a block was handed it after it was on record.
-        Made(shard.map_or(0, |shard| shard.made.load(Ordering::Relaxed)))
-    }
-
-    /// Forget what is on record under `key`, if it was `by` then. Whoever gets the block is the only one who does.
-    pub(crate) fn take_made(&self, key: Key, by: Made) -> Option<Block> {
-        let mut records = self.shard(key)?.records.lock();
-        records.get(&key).filter(|record| record.number <= by.0)?;
-        records.remove(&key).map(|record| record.block)
+        let made = Number(shard.made.load(Ordering::Relaxed));
+        Freeing { shard, key, made }
     }
 
     /// Forget a record. Whoever gets the block is the only one who does.
-    pub(crate) fn take(&self, key: Key, record: Record) -> Option<Block> {
-        let mut records = self.shard(key)?.records.lock();
-        same(&mut records, key, record)?;
-        records.remove(&key).map(|record| record.block)
+    pub(crate) fn take(&self, key: Key, number: Number) -> Option<Block> {
+        self.shard(key).take(key, |found| found == number)
     }
 
     /// Correct the bytes of a record; whether it is still there.
     pub(crate) fn resize(&self, key: Key, record: Record, bytes: Bytes) -> bool {
-        let Some(shard) = self.shard(key) else {
-            return false;
-        };
-        let mut records = shard.records.lock();
-        let found = same(&mut records, key, record);
-        found.map(|record| record.block.bytes = bytes).is_some()
+        let mut records = self.shard(key).records.lock();
+        let found = records.get_mut(key);
+        let same = found.filter(|found| found.number == record.number);
+        same.map(|record| record.block.bytes = bytes).is_some()
     }
 
     /// Add the bytes of `more` to the block of `key`, which is made where there is none.
     pub(crate) fn grow(&self, key: Key, more: Block) {
-        let Some(shard) = self.shard(key) else { return };
+        let shard = self.shard(key);
         let mut records = shard.records.lock();
-        if let Some(Record { block, .. }) = records.get_mut(&key) {
+        if let Some(Record { block, .. }) = records.get_mut(key) {
             block.bytes = Bytes::new(block.bytes.get().saturating_add(more.bytes.get()));
         } else {
             records.insert(key, shard.make(more));
@@ -158,11 +172,8 @@ impl LiveMap {
 
     /// Take so many bytes from the block of `key`, or what it has. Returns what was taken.
     pub(crate) fn shrink(&self, key: Key, less: Bytes) -> Bytes {
-        let Some(shard) = self.shard(key) else {
-            return Bytes::default();
-        };
-        let mut records = shard.records.lock();
-        let Some(Record { block, .. }) = records.get_mut(&key) else {
+        let mut records = self.shard(key).records.lock();
+        let Some(Record { block, .. }) = records.get_mut(key) else {
             return Bytes::default();
         };
         let taken = less.min(block.bytes);
@@ -175,7 +186,7 @@ impl LiveMap {
         let mut found = Vec::new();
         for shard in &self.shards {
             let records = shard.records.lock();
-            let all = records.iter().map(|(&key, record)| (key, record.block));
+            let all = records.iter().map(|(key, record)| (key, record.block));
             found.extend(all.filter(|(key, block)| wanted(key, block)));
         }
         found
@@ -185,21 +196,20 @@ impl LiveMap {
     pub(crate) fn take_all(&self, mut gone: impl FnMut(&Block) -> bool) -> Vec<(Key, Block)> {
         let mut taken = Vec::new();
         for shard in &self.shards {
-            let mut records = shard.records.lock();
-            let these = records
-                .extract_if(|_, record| gone(&record.block))
-                .map(|(key, record)| (key, record.block));
-            taken.extend(these);
+            let these = shard.records.lock().take_all(|record| gone(&record.block));
+            taken.extend(these.into_iter().map(|(key, record)| (key, record.block)));
         }
         taken
     }
 
-    fn shard(&self, key: Key) -> Option<&Shard> {
-        // By other bits than those by which a table of up to a million places its keys, and by some of the 26 that are mixed best.
-        let hash = usize::try_from(FxBuildHasher.hash_one(key) >> 20).ok()?;
-        self.shards
-            .get(hash.checked_rem(SHARDS)?)
-            .map(|shard| &**shard)
+    /// By other bits of the hash than those by which a table looks for its keys.
+    #[inline]
+    fn shard(&self, key: Key) -> &Shard {
+        const LOWEST_BIT: u32 = u32::BITS - SHARDS_BITS;
+        let [first, ..] = &self.shards;
+        let bits = key.spread() >> LOWEST_BIT;
+        let index = usize::try_from(bits).unwrap_or(0) & (SHARDS - 1);
+        self.shards.get(index).unwrap_or(first)
     }
 }
 
@@ -224,9 +234,9 @@ mod tests {
     }
 
     fn put(live: &LiveMap, key: Key, block: Block) -> Record {
-        let (record, replaced) = live.insert(key, block).unwrap();
+        let (number, replaced) = live.insert(key, block);
         assert_eq!(replaced, None);
-        record
+        Record { block, number }
     }
 
     #[test]
@@ -235,8 +245,8 @@ mod tests {
         let ours = block(64, 9);
         let record = put(&live, Key::Pointer(16), ours);
         assert_eq!(live.find(Key::Pointer(16)), Some(record));
-        assert_eq!(live.take(Key::Pointer(16), record), Some(ours));
-        assert_eq!(live.take(Key::Pointer(16), record), None);
+        assert_eq!(live.take(Key::Pointer(16), record.number), Some(ours));
+        assert_eq!(live.take(Key::Pointer(16), record.number), None);
     }
 
     #[test]
@@ -244,12 +254,13 @@ mod tests {
         let live = LiveMap::default();
         let first = put(&live, Key::Pointer(16), block(64, 9));
         // Another thread is given the address before the first one has come to its record.
-        let (second, replaced) = live.insert(Key::Pointer(16), block(64, 9)).unwrap();
+        let (_, replaced) = live.insert(Key::Pointer(16), block(64, 9));
         assert_eq!(replaced, Some(first.block));
-        assert_eq!(live.take(Key::Pointer(16), first), None);
+        assert_eq!(live.take(Key::Pointer(16), first.number), None);
+        let second = live.find(Key::Pointer(16)).unwrap();
         assert!(!live.resize(Key::Pointer(16), first, Bytes::new(1)));
         assert!(live.resize(Key::Pointer(16), second, Bytes::new(2)));
-        let taken = live.take(Key::Pointer(16), second).unwrap();
+        let taken = live.take(Key::Pointer(16), second.number).unwrap();
         assert_eq!(taken.bytes, Bytes::new(2));
     }
 
@@ -257,27 +268,26 @@ mod tests {
     fn a_free_takes_what_was_on_record_before_it_and_nothing_newer() {
         let live = LiveMap::default();
         let key = Key::Pointer(16);
-        let before = live.made(key);
+        let before = live.freeing(key);
         put(&live, key, block(64, 9));
-        assert_eq!(live.take_made(key, before), None, "another's block");
-        let now = live.made(key);
-        assert_eq!(live.take_made(key, now), Some(block(64, 9)));
-        assert_eq!(live.take_made(key, now), None, "once");
+        assert_eq!(before.take(), None, "another's block");
+        let [first, second] = [live.freeing(key), live.freeing(key)];
+        assert_eq!(first.take(), Some(block(64, 9)));
+        assert_eq!(second.take(), None, "once");
     }
 
     #[test]
     fn blocks_in_a_row_are_spread_over_the_shards() {
-        let live = LiveMap::default();
-        for address in 0..1600 {
-            put(
-                &live,
-                Key::Pointer(0x7f00_0000_0000 + (address << 9)),
-                block(1, 7),
-            );
-        }
-        for shard in &live.shards {
-            let count = shard.records.lock().len();
-            assert!((25..400).contains(&count), "{count} of 1600");
+        for bits in [9, 12, 16, 21] {
+            let live = LiveMap::default();
+            for number in 0..1600 {
+                let address = 0x7f00_0000_0000 + (number << bits);
+                put(&live, Key::Pointer(address), block(1, 7));
+            }
+            for shard in &live.shards {
+                let count = shard.records.lock().len();
+                assert!((25..400).contains(&count), "{count} of 1600");
+            }
         }
     }
 

@@ -189,11 +189,6 @@ impl Runtime {
         self.nvml.get_or_init(|| Box::new(open())).as_ref()
     }
 
-    /// This process's place among its container's, if it has one.
-    pub(crate) fn attached(&self) -> Option<&'static Attachment> {
-        process().attachment.get()?.as_ref().ok()
-    }
-
     /// This process's place among its container's, taken at the first call after the driver's initialisation; `None`
     /// before, and without limits. A failure is for good.
     pub(crate) fn attachment(

@@ -80,11 +80,32 @@ macro_rules! door {
     };
 }
 
+/// A row's call under limits: by its hook, `unless` there is nothing to be done about it.
+macro_rules! limited {
+    (Cuda $name:ident $hooked:ident ($($argument:ident),*)) => {
+        // SAFETY: the caller's own contract.
+        unsafe { $hooked($($argument),*) }
+    };
+    (Cuda $name:ident $hooked:ident ($($argument:ident),*) unless $module:ident::$steady:ident($($told:expr),*)) => {
+        entry::straight(
+            |cx| $module::$steady(cx, $($told),*),
+            // SAFETY: the real function of that type, under the contract that the caller keeps with it.
+            |driver| driver.rows.$name.map(|real| unsafe { real($($argument),*) }),
+        )
+        // SAFETY: the caller's own contract.
+        .unwrap_or_else(|| entry::apart(|| unsafe { $hooked($($argument),*) }))
+    };
+    (Management $name:ident $hooked:ident ($($argument:ident),*)) => {
+        // SAFETY: the caller's own contract.
+        unsafe { $hooked($($argument),*) }
+    };
+}
+
 macro_rules! hooks {
     (
         $api:ident => $library:ident in $types:ident,
         $(#[$rows_meta:meta])* $rows:ident, $(#[$hooks_meta:meta])* $hooks:ident:
-        $( $effect:ident fn $name:ident($($argument:ident: $type:ty),* $(,)?) => $module:ident::$hook:ident($($given:expr),* $(,)?); )*
+        $( $effect:ident fn $name:ident($($argument:ident: $type:ty),* $(,)?) => $module:ident::$hook:ident($($given:expr),* $(,)?) $(unless $steady_module:ident::$steady:ident($($told:expr),*))?; )*
     ) => {
         functions! { $(#[$rows_meta])* pub(crate) struct $rows from $types { $($name),* } }
 
@@ -97,6 +118,9 @@ macro_rules! hooks {
                     return unsafe { real($($argument),*) };
                 }
                 #[inline(never)]
+                unsafe fn limited($($argument: $type),*) -> c_uint {
+                    limited!($api $name hooked ($($argument),*) $(unless $steady_module::$steady($($told),*))?)
+                }
                 unsafe fn hooked($($argument: $type),*) -> c_uint {
                     let forward = |library: &'static $library| match library.rows.$name {
                         // SAFETY: the real function of that type, under the contract that the caller keeps with it.
@@ -120,7 +144,7 @@ macro_rules! hooks {
                     )
                 }
                 // SAFETY: the caller's own contract.
-                unsafe { hooked($($argument),*) }
+                unsafe { limited($($argument),*) }
             }
             // A row that disagrees with the ABI does not compile.
             const _: $types::$name = $name;
@@ -301,15 +325,15 @@ hooks! {
     Report   fn cuMemGetInfo_v2(free: *mut usize, total: *mut usize) => report::memory_info(free, total);
 
     // Launches.
-    Throttle fn cuLaunch(f: CUfunction) => launch::kernel(f, [0; 3], [0; 3], 0, launch::DEFAULT_STREAM);
-    Throttle fn cuLaunchGrid(f: CUfunction, grid_width: c_int, grid_height: c_int) => launch::kernel(f, [grid_width.cast_unsigned(), grid_height.cast_unsigned(), 1], [0; 3], 0, launch::DEFAULT_STREAM);
-    Throttle fn cuLaunchGridAsync(f: CUfunction, grid_width: c_int, grid_height: c_int, hStream: CUstream) => launch::kernel(f, [grid_width.cast_unsigned(), grid_height.cast_unsigned(), 1], [0; 3], 0, hStream);
-    Throttle fn cuLaunchKernel(f: CUfunction, gridDimX: c_uint, gridDimY: c_uint, gridDimZ: c_uint, blockDimX: c_uint, blockDimY: c_uint, blockDimZ: c_uint, sharedMemBytes: c_uint, hStream: CUstream, kernelParams: *mut *mut c_void, extra: *mut *mut c_void) => launch::kernel(f, [gridDimX, gridDimY, gridDimZ], [blockDimX, blockDimY, blockDimZ], sharedMemBytes, hStream);
-    Throttle fn cuLaunchKernel_ptsz(f: CUfunction, gridDimX: c_uint, gridDimY: c_uint, gridDimZ: c_uint, blockDimX: c_uint, blockDimY: c_uint, blockDimZ: c_uint, sharedMemBytes: c_uint, hStream: CUstream, kernelParams: *mut *mut c_void, extra: *mut *mut c_void) => launch::kernel(f, [gridDimX, gridDimY, gridDimZ], [blockDimX, blockDimY, blockDimZ], sharedMemBytes, launch::per_thread(hStream));
-    Throttle fn cuLaunchCooperativeKernel(f: CUfunction, gridDimX: c_uint, gridDimY: c_uint, gridDimZ: c_uint, blockDimX: c_uint, blockDimY: c_uint, blockDimZ: c_uint, sharedMemBytes: c_uint, hStream: CUstream, kernelParams: *mut *mut c_void) => launch::kernel(f, [gridDimX, gridDimY, gridDimZ], [blockDimX, blockDimY, blockDimZ], sharedMemBytes, hStream);
-    Throttle fn cuLaunchCooperativeKernel_ptsz(f: CUfunction, gridDimX: c_uint, gridDimY: c_uint, gridDimZ: c_uint, blockDimX: c_uint, blockDimY: c_uint, blockDimZ: c_uint, sharedMemBytes: c_uint, hStream: CUstream, kernelParams: *mut *mut c_void) => launch::kernel(f, [gridDimX, gridDimY, gridDimZ], [blockDimX, blockDimY, blockDimZ], sharedMemBytes, launch::per_thread(hStream));
-    Throttle fn cuLaunchKernelEx(config: *const CUlaunchConfig, f: CUfunction, kernelParams: *mut *mut c_void, extra: *mut *mut c_void) => launch::kernel_ex(config, f, launch::as_given);
-    Throttle fn cuLaunchKernelEx_ptsz(config: *const CUlaunchConfig, f: CUfunction, kernelParams: *mut *mut c_void, extra: *mut *mut c_void) => launch::kernel_ex(config, f, launch::per_thread);
+    Throttle fn cuLaunch(f: CUfunction) => launch::kernel(f, [0; 3], [0; 3], 0, launch::DEFAULT_STREAM) unless launch::is_steady(f);
+    Throttle fn cuLaunchGrid(f: CUfunction, grid_width: c_int, grid_height: c_int) => launch::kernel(f, [grid_width.cast_unsigned(), grid_height.cast_unsigned(), 1], [0; 3], 0, launch::DEFAULT_STREAM) unless launch::is_steady(f);
+    Throttle fn cuLaunchGridAsync(f: CUfunction, grid_width: c_int, grid_height: c_int, hStream: CUstream) => launch::kernel(f, [grid_width.cast_unsigned(), grid_height.cast_unsigned(), 1], [0; 3], 0, hStream) unless launch::is_steady(f);
+    Throttle fn cuLaunchKernel(f: CUfunction, gridDimX: c_uint, gridDimY: c_uint, gridDimZ: c_uint, blockDimX: c_uint, blockDimY: c_uint, blockDimZ: c_uint, sharedMemBytes: c_uint, hStream: CUstream, kernelParams: *mut *mut c_void, extra: *mut *mut c_void) => launch::kernel(f, [gridDimX, gridDimY, gridDimZ], [blockDimX, blockDimY, blockDimZ], sharedMemBytes, hStream) unless launch::is_steady(f);
+    Throttle fn cuLaunchKernel_ptsz(f: CUfunction, gridDimX: c_uint, gridDimY: c_uint, gridDimZ: c_uint, blockDimX: c_uint, blockDimY: c_uint, blockDimZ: c_uint, sharedMemBytes: c_uint, hStream: CUstream, kernelParams: *mut *mut c_void, extra: *mut *mut c_void) => launch::kernel(f, [gridDimX, gridDimY, gridDimZ], [blockDimX, blockDimY, blockDimZ], sharedMemBytes, launch::per_thread(hStream)) unless launch::is_steady(f);
+    Throttle fn cuLaunchCooperativeKernel(f: CUfunction, gridDimX: c_uint, gridDimY: c_uint, gridDimZ: c_uint, blockDimX: c_uint, blockDimY: c_uint, blockDimZ: c_uint, sharedMemBytes: c_uint, hStream: CUstream, kernelParams: *mut *mut c_void) => launch::kernel(f, [gridDimX, gridDimY, gridDimZ], [blockDimX, blockDimY, blockDimZ], sharedMemBytes, hStream) unless launch::is_steady(f);
+    Throttle fn cuLaunchCooperativeKernel_ptsz(f: CUfunction, gridDimX: c_uint, gridDimY: c_uint, gridDimZ: c_uint, blockDimX: c_uint, blockDimY: c_uint, blockDimZ: c_uint, sharedMemBytes: c_uint, hStream: CUstream, kernelParams: *mut *mut c_void) => launch::kernel(f, [gridDimX, gridDimY, gridDimZ], [blockDimX, blockDimY, blockDimZ], sharedMemBytes, launch::per_thread(hStream)) unless launch::is_steady(f);
+    Throttle fn cuLaunchKernelEx(config: *const CUlaunchConfig, f: CUfunction, kernelParams: *mut *mut c_void, extra: *mut *mut c_void) => launch::kernel_ex(config, f, launch::as_given) unless launch::is_steady(f);
+    Throttle fn cuLaunchKernelEx_ptsz(config: *const CUlaunchConfig, f: CUfunction, kernelParams: *mut *mut c_void, extra: *mut *mut c_void) => launch::kernel_ex(config, f, launch::per_thread) unless launch::is_steady(f);
     Throttle fn cuLaunchCooperativeKernelMultiDevice(launchParamsList: *mut CUDA_LAUNCH_PARAMS, numDevices: c_uint, flags: c_uint) => launch::multi_device(launchParamsList, numDevices);
     Throttle fn cuGraphLaunch(hGraph: CUgraphExec, hStream: CUstream) => graph_memory::launch(hGraph, hStream);
     Throttle fn cuGraphLaunch_ptsz(hGraphExec: CUgraphExec, hStream: CUstream) => graph_memory::launch(hGraphExec, launch::per_thread(hStream));

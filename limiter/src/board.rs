@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use crate::context::ContextCost;
 use crate::shm::layout::{Activity, BoardEntry, BoardFile, Entries, Owner};
 use crate::shm::{AttachError, Exclusive};
-use crate::slot::{Seat, used};
+use crate::slot::{Process, Seat, used};
 use crate::sync::Ordering;
 use crate::units::{Bytes, DeviceUuid, MonotonicNs};
 
@@ -66,7 +66,16 @@ pub(crate) fn device_of(path: &Path) -> Option<DeviceUuid> {
 impl Board {
     /// Take a place on `<dir>/gpu-<uuid>.board`, which is created where missing.
     pub fn attach(dir: &Path, device: DeviceUuid) -> Result<Self, AttachError> {
-        let (seat, ()) = Seat::take(&path(dir, device), |_: &BoardFile, _| Ok(()))?;
+        Self::attach_as(dir, device, Process::current())
+    }
+
+    /// The same for who knows already which process this is: to ask costs more than all else here.
+    pub(crate) fn attach_as(
+        dir: &Path,
+        device: DeviceUuid,
+        process: Process,
+    ) -> Result<Self, AttachError> {
+        let (seat, ()) = Seat::take(&path(dir, device), process, |_: &BoardFile, _| Ok(()))?;
         Ok(Self {
             seat,
             device,

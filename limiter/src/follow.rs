@@ -39,6 +39,12 @@ impl Follower {
         }
     }
 
+    /// Whether it is time to look. No system call.
+    #[inline]
+    pub fn is_time(&self, now: MonotonicNs) -> bool {
+        now.get() >= self.next_look_ns.load(Ordering::Relaxed)
+    }
+
     /// Whether it is time to look, and this thread's turn. No system call.
     pub fn is_due(&self, now: MonotonicNs) -> bool {
         let due = self.next_look_ns.load(Ordering::Relaxed);

@@ -20,11 +20,12 @@ use std::sync::Arc;
 pub use self::over_quota::{Bound, OverQuota};
 pub(crate) use self::reach::Reach;
 pub use self::reach::Residence;
+use self::reach::Room;
 use crate::config::{ContainerName, MemoryLimits};
 use crate::refusals::{self, Refused};
 use crate::shm::layout::{ContainerFile, DEVICES_MAX, DeviceRow, MemoryRow, SlotDevice};
 use crate::shm::{AttachError, Exclusive};
-use crate::slot::{Company, Seat, used};
+use crate::slot::{Company, Process, Seat, used};
 use crate::sync::{AtomicU64, Ordering, yield_now};
 use crate::units::{Bytes, DeviceUuid, MonotonicNs};
 
@@ -62,6 +63,8 @@ pub struct SlotInfo {
 enum Attempt {
     /// Charged.
     Granted,
+    /// The bytes granted to this process alone leave no room: whoever else has died, that is none of the dead's.
+    OverAlone(OverQuota),
     /// The bytes granted to the container leave no room.
     Over(OverQuota),
     /// Others are deciding at this moment: their bytes would leave no room, but may be withdrawn.
@@ -98,7 +101,8 @@ impl Ledger {
             path: path.clone(),
             what: "GPU",
         };
-        let (seat, rows) = Seat::take(&path, |file: &ContainerFile, company| {
+        let process = Process::current();
+        let (seat, rows) = Seat::take(&path, process, |file: &ContainerFile, company| {
             if company == Company::Alone {
                 file.devices.iter().for_each(DeviceRow::forget_limits);
                 let memory = file.devices.iter().map(|row| &row.memory);
@@ -128,12 +132,20 @@ impl Ledger {
     pub fn try_charge(&self, device_index: usize, bytes: Bytes) -> Result<Charge<'_>, OverQuota> {
         match self.attempt(device_index, bytes, Reach::Guaranteed) {
             Attempt::Granted => {}
-            Attempt::Over(over) if self.is_over_alone(device_index, over) => return Err(over),
+            Attempt::OverAlone(over) => return Err(over),
             Attempt::Over(_) | Attempt::Contended(_) => {
                 self.charge_exclusively(device_index, bytes, Reach::Guaranteed)?
             }
         }
         Ok(self.granted_charge(device_index, bytes, Residence::Device))
+    }
+
+    /// The same if nobody has to be waited for and nothing is in doubt; `None`: [`try_charge`](Self::try_charge) may still do it, or says
+    /// why not.
+    #[inline]
+    pub fn try_charge_at_once(&self, device_index: usize, bytes: Bytes) -> Option<Charge<'_>> {
+        let is_granted = self.attempt_at_once(device_index, bytes, Reach::Guaranteed);
+        is_granted.then(|| self.granted_charge(device_index, bytes, Residence::Device))
     }
 
     /// Charge `bytes` that will lie on the host, within what the quota has left beside what is on the GPU.
@@ -150,6 +162,7 @@ impl Ledger {
     }
 
     /// For bytes that were just granted.
+    #[inline]
     pub(crate) fn granted_charge(
         &self,
         device_index: usize,
@@ -179,6 +192,7 @@ impl Ledger {
     }
 
     /// The same, of bytes that lie where they were charged.
+    #[inline]
     pub fn give_back(&self, device_index: usize, bytes: Bytes, residence: Residence) {
         let Some((_, slot)) = self.place(device_index) else {
             return;
@@ -225,17 +239,13 @@ impl Ledger {
         }
     }
 
-    /// Whether a charge is over the quota by what this process holds itself: whoever else has died, that is none of the dead's.
-    fn is_over_alone(&self, device_index: usize, over: OverQuota) -> bool {
-        let alone = self.own(device_index).get().checked_add(over.asked.get());
-        over.bound == Bound::Quota && alone.is_none_or(|bytes| bytes > over.max.get())
-    }
-
     fn held_by_living(&self, device_index: usize, residence: Residence) -> Bytes {
-        let held = self
-            .seat
-            .living()
-            .map(|(index, _)| self.held_at(index, device_index, residence).get());
+        let all = self.parts(device_index).enumerate();
+        let held = all.filter_map(|(index, part)| {
+            // Who holds nothing need not be looked for.
+            let bytes = part.held(residence).load(Ordering::SeqCst);
+            (bytes > 0 && self.seat.owner_of(index).is_some()).then_some(bytes)
+        });
         Bytes::new(held.fold(0, u64::saturating_add))
     }
 
@@ -278,7 +288,7 @@ impl Ledger {
 
     /// The living processes of the container, this one among them.
     pub fn processes(&self) -> Vec<SlotInfo> {
-        let info = |(index, process): (usize, crate::slot::Process)| SlotInfo {
+        let info = |(index, process): (usize, Process)| SlotInfo {
             pid: process.pid,
             start_time: process.start_time,
             bytes: (0..self.rows.len())
@@ -313,6 +323,7 @@ impl Ledger {
     }
 
     /// The GPU's row and this process's part of it; `None` also when the slot was taken for dead and is another's now.
+    #[inline]
     fn place(&self, device_index: usize) -> Option<(&DeviceRow, &SlotDevice)> {
         if !self.seat.is_ours() {
             return None;
@@ -333,69 +344,117 @@ impl Ledger {
     }
 
     /// Every slot's part of a GPU, the free ones' (zero) included.
+    #[inline]
     fn parts(&self, device_index: usize) -> impl Iterator<Item = &SlotDevice> {
         let row = self.rows.get(device_index).copied().unwrap_or(DEVICES_MAX);
-        used(&*self.seat.file)
-            .filter_map(move |index| self.seat.file.slots.get(index)?.devices.get(row))
+        let file = &*self.seat.file;
+        let slots = file.slots.get(used(file)).unwrap_or_default();
+        slots.iter().filter_map(move |slot| slot.devices.get(row))
     }
 
-    /// Announce, sum, grant or withdraw.
-    fn attempt(&self, device_index: usize, bytes: Bytes, reach: Reach) -> Attempt {
-        let refusal = |current, max, bound| OverQuota {
-            asked: bytes,
-            current: Bytes::new(current),
-            max: Bytes::new(max),
-            bound,
-        };
+    /// Announce, sum, grant or withdraw. `false`: not granted, for now.
+    fn attempt_at_once(&self, device_index: usize, bytes: Bytes, reach: Reach) -> bool {
         let Some((row, slot)) = self.place(device_index) else {
-            return Attempt::Over(refusal(0, 0, Bound::Quota));
+            return false;
         };
         let asked = bytes.get();
-        let more = |pending: u64| pending.checked_add(asked);
-        if slot
-            .pending_bytes
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, more)
-            .is_err()
-        {
-            return Attempt::Over(refusal(
-                self.granted(device_index),
-                row.memory.max.get().unwrap_or(u64::MAX),
-                Bound::Quota,
-            ));
+        if row.memory.is_over(slot.bytes.load(Ordering::SeqCst), asked) || !slot.announce(asked) {
+            return false;
         }
         let room = row.memory.room(reach);
-        let grants_before = self.sum(device_index, |part| &part.grants);
-        let pending = self.sum(device_index, |part| &part.pending_bytes);
-        // After `pending`: a charge moves from pending to granted, and must not be missed on its way.
-        let granted = self.granted(device_index);
-        let all = match row.memory.has_spilled() {
-            true => granted.saturating_add(self.sum(device_index, |part| &part.spilled_bytes)),
-            false => granted,
-        };
-        let is_over = |held: u64, max| held.checked_add(pending).is_none_or(|sum| sum > max);
-        let over = if is_over(all, room.all) {
-            Some(refusal(all, room.all, Bound::Quota))
-        } else if is_over(granted, room.device) {
-            Some(refusal(granted, room.device, room.bound))
-        } else {
-            None
-        };
-        let attempt = if let Some(over) = over {
-            if pending == asked && grants_before == self.sum(device_index, |part| &part.grants) {
-                // Nobody else was deciding and nothing was granted while summing: at its beginning the sum was at least this.
-                Attempt::Over(over)
-            } else {
-                Attempt::Contended(over)
-            }
-        } else {
+        let sums = self.sums(device_index, row.memory.has_spilled());
+        let fits = sums.over(room).is_none();
+        if fits {
             slot.grant(asked, reach.residence());
             if reach.residence() == Residence::Device {
-                raise(&row.memory.peak, granted.saturating_add(asked));
+                raise(&row.memory.peak, sums.granted.saturating_add(asked));
             }
-            Attempt::Granted
-        };
+        }
         slot.pending_bytes.fetch_sub(asked, Ordering::SeqCst);
+        fits
+    }
+
+    /// The same, and why not.
+    #[cold]
+    fn attempt(&self, device_index: usize, bytes: Bytes, reach: Reach) -> Attempt {
+        if let Some(over) = self.over_alone(device_index, bytes) {
+            return Attempt::OverAlone(over);
+        }
+        if self.attempt_at_once(device_index, bytes, reach) {
+            return Attempt::Granted;
+        }
+        let Some((row, slot)) = self.place(device_index) else {
+            return Attempt::Over(OverQuota {
+                asked: bytes,
+                ..OverQuota::default()
+            });
+        };
+        if !slot.announce(bytes.get()) {
+            return Attempt::Over(self.past_quota(device_index, row, bytes));
+        }
+        let attempt = self.doubted(device_index, bytes, row.memory.room(reach));
+        slot.pending_bytes.fetch_sub(bytes.get(), Ordering::SeqCst);
         attempt
+    }
+
+    /// Why `bytes` are more than the quota has for this process, whatever others hold: whoever dies, that is refused, unless this process
+    /// gives something back. `None`: they may fit.
+    pub fn over_alone(&self, device_index: usize, bytes: Bytes) -> Option<OverQuota> {
+        let (row, slot) = self.place(device_index)?;
+        let own = slot.bytes.load(Ordering::SeqCst);
+        let is_over = row.memory.is_over(own, bytes.get());
+        is_over.then(|| self.past_quota(device_index, row, bytes))
+    }
+
+    fn past_quota(&self, device_index: usize, row: &DeviceRow, bytes: Bytes) -> OverQuota {
+        let held = self.sums(device_index, row.memory.has_spilled()).all();
+        OverQuota {
+            asked: bytes,
+            current: Bytes::new(held),
+            max: Bytes::new(row.memory.wall()),
+            bound: Bound::Quota,
+        }
+    }
+
+    /// There seemed to be no room for what this process has announced. Others may have been deciding, and bytes that change hands may have
+    /// been counted twice.
+    fn doubted(&self, device_index: usize, bytes: Bytes, room: Room) -> Attempt {
+        let grants_before = self.sum(device_index, |part| &part.grants);
+        // All that is pending before anything that is granted: what was granted at the beginning of its sum was granted at once.
+        let sums = Sums {
+            pending: self.sum(device_index, |part| &part.pending_bytes),
+            granted: self.granted(device_index),
+            spilled: self.sum(device_index, |part| &part.spilled_bytes),
+        };
+        let Some(over) = sums.over(room) else {
+            return Attempt::Contended(sums.at(room).asking(bytes));
+        };
+        if sums.pending == bytes.get()
+            && grants_before == self.sum(device_index, |part| &part.grants)
+        {
+            // Nobody else was deciding and nothing was granted while summing: at its beginning the sum was at least this.
+            Attempt::Over(over.asking(bytes))
+        } else {
+            Attempt::Contended(over.asking(bytes))
+        }
+    }
+
+    /// What all slots have of a GPU.
+    #[inline]
+    fn sums(&self, device_index: usize, has_spilled: bool) -> Sums {
+        let mut sums = Sums::default();
+        for part in self.parts(device_index) {
+            // In this order: a charge moves from pending to granted, and must not be missed on its way.
+            let pending = part.pending_bytes.load(Ordering::SeqCst);
+            let granted = part.bytes.load(Ordering::SeqCst);
+            sums.pending = sums.pending.saturating_add(pending);
+            sums.granted = sums.granted.saturating_add(granted);
+            if has_spilled {
+                let spilled = part.spilled_bytes.load(Ordering::SeqCst);
+                sums.spilled = sums.spilled.saturating_add(spilled);
+            }
+        }
+        sums
     }
 
     /// The same with all others that were refused waiting behind us, and without the dead.
@@ -422,9 +481,7 @@ impl Ledger {
     ) -> Result<(), OverQuota> {
         let mut refusal = OverQuota {
             asked: bytes,
-            current: Bytes::default(),
-            max: Bytes::default(),
-            bound: Bound::Quota,
+            ..OverQuota::default()
         };
         for attempt in 0..ATTEMPTS_MAX {
             if attempt.is_multiple_of(ATTEMPTS_BETWEEN_REAPS) {
@@ -433,7 +490,7 @@ impl Ledger {
             }
             match self.attempt(device_index, bytes, reach) {
                 Attempt::Granted => return Ok(()),
-                Attempt::Over(over) => return Err(over),
+                Attempt::OverAlone(over) | Attempt::Over(over) => return Err(over),
                 Attempt::Contended(over) => refusal = over,
             }
             yield_now();
@@ -457,20 +514,94 @@ impl Attempt {
     fn into_result(self) -> Result<(), OverQuota> {
         match self {
             Self::Granted => Ok(()),
-            Self::Over(over) | Self::Contended(over) => Err(over),
+            Self::OverAlone(over) | Self::Over(over) | Self::Contended(over) => Err(over),
         }
     }
 }
 
 /// Makes a peak at least `bytes`; a line that others read too is written only where it has to be.
+#[inline]
 fn raise(peak: &AtomicU64, bytes: u64) {
     if peak.load(Ordering::Relaxed) < bytes {
         peak.fetch_max(bytes, Ordering::Relaxed);
     }
 }
 
+/// What the slots of a GPU have together, in bytes.
+#[derive(Clone, Copy, Debug, Default)]
+struct Sums {
+    /// Announced and not decided yet.
+    pending: u64,
+    /// Granted on the device.
+    granted: u64,
+    /// Granted on the host.
+    spilled: u64,
+}
+
+/// What is past which bound, in bytes.
+#[derive(Clone, Copy, Debug)]
+struct Excess {
+    held: u64,
+    max: u64,
+    bound: Bound,
+}
+
+impl Excess {
+    /// As a refusal of so many bytes.
+    fn asking(self, bytes: Bytes) -> OverQuota {
+        OverQuota {
+            asked: bytes,
+            current: Bytes::new(self.held),
+            max: Bytes::new(self.max),
+            bound: self.bound,
+        }
+    }
+}
+
+impl Sums {
+    fn all(self) -> u64 {
+        self.granted.saturating_add(self.spilled)
+    }
+
+    /// What is announced does not fit beside what is granted; `None`: it does.
+    #[inline]
+    fn over(self, room: Room) -> Option<Excess> {
+        let is_over = |held: u64, max| held.checked_add(self.pending).is_none_or(|sum| sum > max);
+        if is_over(self.all(), room.all) {
+            Some(Excess {
+                held: self.all(),
+                max: room.all,
+                bound: Bound::Quota,
+            })
+        } else {
+            is_over(self.granted, room.device).then_some(self.at(room))
+        }
+    }
+
+    /// What is on the device, beside what may be.
+    #[inline]
+    fn at(self, room: Room) -> Excess {
+        Excess {
+            held: self.granted,
+            max: room.device,
+            bound: room.bound,
+        }
+    }
+}
+
 impl SlotDevice {
+    /// Whether so much more could be announced: more than all numbers cannot.
+    #[inline]
+    fn announce(&self, bytes: u64) -> bool {
+        let more = |pending: u64| pending.checked_add(bytes);
+        let announced = self
+            .pending_bytes
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, more);
+        announced.is_ok()
+    }
+
     /// What was granted there.
+    #[inline]
     fn held(&self, residence: Residence) -> &AtomicU64 {
         match residence {
             Residence::Device => &self.bytes,
@@ -479,6 +610,7 @@ impl SlotDevice {
     }
 
     /// Counted before it is added: whoever sums sees either the old count or the bytes.
+    #[inline]
     fn grant(&self, bytes: u64, residence: Residence) {
         self.grants.fetch_add(1, Ordering::SeqCst);
         let more = |held: u64| Some(held.saturating_add(bytes));
@@ -539,11 +671,13 @@ impl DeviceRow {
 
 impl Charge<'_> {
     /// Where the bytes will lie.
+    #[inline]
     pub fn residence(&self) -> Residence {
         self.residence
     }
 
     /// The allocation succeeded: keep the charge. Returns what to `uncharge` at the free.
+    #[inline]
     pub fn commit(mut self) -> Bytes {
         std::mem::take(&mut self.bytes) // what is dropped gives back nothing
     }

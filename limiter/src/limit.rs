@@ -36,6 +36,7 @@ impl LimitCell {
     }
 
     /// What is enforced; `None`: no limit.
+    #[inline]
     pub(crate) fn get(&self) -> Option<u64> {
         let value = self.value.load(Ordering::SeqCst);
         (value != NO_LIMIT).then_some(value)

@@ -158,7 +158,7 @@ impl Share {
         }
         drop(exclusive);
         let devices = devices.into_iter().map(|(row, uuid)| {
-            let mut board = Board::attach(dir, uuid)?;
+            let mut board = Board::attach_as(dir, uuid, seat.process)?;
             board.join(ledger.container())?;
             Ok(Device::new(row, board, now, seed))
         });
@@ -174,15 +174,18 @@ impl Share {
     }
 
     /// Whether launches on this device are limited at all; where not, skip everything else.
+    #[inline]
     pub fn is_limited(&self, device_index: usize) -> bool {
-        self.row(device_index)
-            .is_some_and(|row| cap(row).is_some_and(|cap| cap < Percent::ALL) || is_sharing(row))
+        self.row(device_index).is_some_and(|row| {
+            let is_set = row.share.sm.get().is_some() || row.share.sm_max.get().is_some();
+            is_set && (cap(row).is_some_and(|cap| cap < Percent::ALL) || is_sharing(row))
+        })
     }
 
     /// For one thread's launches on one stream of the device: nothing so far. `None`: there is no such device.
     pub fn credit(&self, device_index: usize) -> Option<Credit> {
         let device = self.devices.get(device_index)?;
-        Some(Credit::new(device_index, device.prices.draw()))
+        Some(Credit::new(device_index, device.prices().draw()))
     }
 
     /// Takes a launch of `key` off the credit; its price, or `None`: it has to be acquired. Reads no clock, and writes nothing that
@@ -190,7 +193,7 @@ impl Share {
     #[inline]
     pub fn spend(&self, credit: &mut Credit, key: KernelKey) -> Option<GpuNs> {
         let device = self.devices.get(credit.device_index)?;
-        let price = device.prices.settled_price(key)?;
+        let price = device.prices().settled_price(key)?;
         let goes =
             credit.stamp == Some(device.stamp()) && credit.draw.passes() && credit.spend(price);
         goes.then_some(price)
@@ -235,14 +238,14 @@ impl Share {
         if credit.stamp != Some(stamp) {
             self.give_back(credit);
         }
-        let price = device.prices.price(key);
+        let price = device.prices().price(key);
         if price.is_none()
             && let Some(then) = device.unmeasured_not_before(now)
         {
             device.board.want_until(then.saturating_add_ns(LATE_NS));
             return held(Obstacle::Window, then);
         }
-        let charged = price.unwrap_or_else(|| device.prices.typical());
+        let charged = price.unwrap_or_else(|| device.prices().typical());
         let granted = price.map_or(GpuNs::default(), |price| credit.wanted(price));
         let whole = GpuNs::new(charged.get().saturating_add(granted.get()));
         if let Some(then) = device.leased_not_before(key, charged, now) {
@@ -334,7 +337,7 @@ impl Share {
     pub fn should_time(&self, credit: &mut Credit, key: KernelKey, now: MonotonicNs) -> bool {
         self.devices.get(credit.device_index).is_some_and(|device| {
             device.board.lease(now) == Lease::Ours
-                || device.prices.should_time(key, &mut credit.draw, now)
+                || device.prices().should_time(key, &mut credit.draw, now)
         })
     }
 
@@ -354,7 +357,7 @@ impl Share {
             device.learn(reservation.key, timing, now);
         }
         let due = device
-            .prices
+            .prices()
             .price(reservation.key)
             .unwrap_or(reservation.charged);
         self.correct(

@@ -7,7 +7,7 @@
 
 use std::fs;
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::OnceLock;
@@ -76,7 +76,11 @@ impl Process {
 
 /// Start time of a running process of this pid namespace in clock ticks since boot.
 fn start_time(pid: u32) -> Option<u64> {
-    start_time_of(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+    // All that is wanted stands in the first half of this, whatever the process calls itself.
+    let mut stat = [0; 1024];
+    let mut file = fs::File::open(format!("/proc/{pid}/stat")).ok()?;
+    let length = file.read(&mut stat).ok()?;
+    start_time_of(&String::from_utf8_lossy(stat.get(..length)?))
 }
 
 /// The start time that a process's `stat` tells, unless it has ended.
@@ -135,50 +139,31 @@ pub(crate) fn living_owner(
 }
 
 impl<T: Entries> Seat<T> {
-    /// Open `path` and take an entry of it, a dead process's if there is one. `prepare` runs under the exclusive lock
-    /// once the entry is taken, and is told whether other processes live in the file.
+    /// Open `path` and take an entry of it for this `process`, a dead one's if there is one. `prepare` runs under the exclusive lock once the
+    /// entry is found, and is told whether other processes live in the file.
     pub(crate) fn take<R>(
         path: &Path,
+        process: Process,
         prepare: impl FnOnce(&T, Company) -> Result<R, AttachError>,
     ) -> Result<(Self, R), AttachError> {
-        let file: Mapping<T> = Mapping::open(path)?;
-        let process = Process::current();
-        let exclusive = file
-            .exclusive()
-            .map_err(|source| file.error("lock", source))?;
-        let company = reap_some(&exclusive, &file, &process);
-        let index = lowest_free(&*file)
-            .or_else(|| {
-                reap(&exclusive, &file, &process, None);
-                lowest_free(&*file)
-            })
-            .ok_or_else(|| AttachError::Full {
-                path: path.to_owned(),
-                what: "process",
+        let (file, (index, generation, prepared)) =
+            Mapping::open(path, |file: &Mapping<T>, exclusive| {
+                let company = reap_some(exclusive, file, &process);
+                let index = find_free(exclusive, file, &process)?;
+                let prepared = prepare(file, company)?;
+                Ok((index, settle(exclusive, file, index, &process)?, prepared))
             })?;
-        let offset = T::HEADER_BYTES.saturating_add(index.saturating_mul(T::ENTRY_BYTES));
-        file.reserve(offset, T::ENTRY_BYTES)?;
-        let prepared = prepare(&file, company)?;
-        file.lock_entry(index)
-            .map_err(|source| file.error("lock", source))?;
-        let generation = file.owner(index).map_or(0, |owner| occupy(owner, &process));
-        let entries = u32::try_from(index).unwrap_or(u32::MAX).saturating_add(1);
-        file.preamble()
-            .entries_high
-            .fetch_max(entries, Ordering::SeqCst);
-        drop(exclusive);
-        Ok((
-            Self {
-                file,
-                index,
-                generation,
-                process,
-            },
-            prepared,
-        ))
+        let seat = Self {
+            file,
+            index,
+            generation,
+            process,
+        };
+        Ok((seat, prepared))
     }
 
     /// Whether the entry is still this process's.
+    #[inline]
     pub(crate) fn is_ours(&self) -> bool {
         self.file
             .owner(self.index)
@@ -223,6 +208,7 @@ pub(crate) enum Company {
 }
 
 /// The numbers of the entries up to the last that is taken.
+#[inline]
 pub(crate) fn used<T: Entries>(file: &T) -> std::ops::Range<usize> {
     let high = file.preamble().entries_high.load(Ordering::SeqCst);
     0..usize::try_from(high)
@@ -253,9 +239,45 @@ fn lowest_free<T: Entries>(file: &T) -> Option<usize> {
     (0..ENTRIES_MAX).find(|index| file.owner(*index).is_some_and(is_free))
 }
 
+/// A free entry, with storage behind it.
+fn find_free<T: Entries>(
+    exclusive: &Exclusive<'_, T>,
+    file: &Mapping<T>,
+    process: &Process,
+) -> Result<usize, AttachError> {
+    let found = lowest_free(&**file).or_else(|| {
+        reap(exclusive, file, process, None);
+        lowest_free(&**file)
+    });
+    let index = found.ok_or_else(|| AttachError::Full {
+        path: file.path().to_owned(),
+        what: "process",
+    })?;
+    let offset = T::HEADER_BYTES.saturating_add(index.saturating_mul(T::ENTRY_BYTES));
+    file.reserve(offset, T::ENTRY_BYTES)?;
+    Ok(index)
+}
+
+/// Makes a free entry this process's. Returns its generation.
+fn settle<T: Entries>(
+    _: &Exclusive<'_, T>,
+    file: &Mapping<T>,
+    index: usize,
+    process: &Process,
+) -> Result<u32, AttachError> {
+    file.lock_entry(index)
+        .map_err(|source| file.error("lock", source))?;
+    let generation = file.owner(index).map_or(0, |owner| occupy(owner, process));
+    let entries = u32::try_from(index).unwrap_or(u32::MAX).saturating_add(1);
+    file.preamble()
+        .entries_high
+        .fetch_max(entries, Ordering::SeqCst);
+    Ok(generation)
+}
+
 /// Entries that a start looks at for the dead. To look is a system call that searches all locks of the file: were it all entries, each of
 /// hundreds that start at once would wait for all before it to ask for all others.
-const ENTRIES_PER_START: usize = 16;
+const ENTRIES_PER_START: usize = 4;
 
 /// Free the entries of dead processes among some, other ones at each start; all where none of them lives.
 fn reap_some<T: Entries>(_: &Exclusive<'_, T>, file: &Mapping<T>, reader: &Process) -> Company {
@@ -391,7 +413,7 @@ mod tests {
     use crate::shm::Shared;
 
     fn take(path: &Path) -> Result<Seat<ContainerFile>, AttachError> {
-        Seat::take(path, |_, _| Ok(())).map(|(seat, ())| seat)
+        Seat::take(path, Process::current(), |_, _| Ok(())).map(|(seat, ())| seat)
     }
 
     /// A process's line in `/proc`, where its name is not to be trusted.

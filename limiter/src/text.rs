@@ -5,12 +5,12 @@ use crate::sync::{AtomicU64, Ordering};
 /// A name as so many words. What is longer is cut.
 pub(crate) fn words_of<const WORDS: usize>(name: &str) -> [u64; WORDS] {
     let mut words = [0; WORDS];
-    for (word, bytes) in words.iter_mut().zip(name.as_bytes().chunks(8)) {
-        let mut padded = [0; 8];
-        for (to, from) in padded.iter_mut().zip(bytes) {
-            *to = *from;
-        }
-        *word = u64::from_le_bytes(padded);
+    let (whole, rest) = name.as_bytes().as_chunks::<8>();
+    let mut last = [0; 8];
+    last.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
+    let all = whole.iter().chain([&last]);
+    for (word, bytes) in words.iter_mut().zip(all) {
+        *word = u64::from_le_bytes(*bytes);
     }
     words
 }

@@ -31,6 +31,8 @@ const PAGE_BYTES: u64 = 2 << 20;
 pub(crate) struct GraphMemory {
     /// By the device's index, from the first graph on that allocates there.
     reservations: Mutex<HashMap<usize, Arc<Reservation>>>,
+    /// There is one, or will be: before, nobody has to look.
+    any: AtomicBool,
     /// The executable graphs that allocate, by handle.
     execs: RwLock<FxHashMap<usize, Arc<Exec>>>,
 }
@@ -83,7 +85,14 @@ impl Exec {
 }
 
 impl GraphMemory {
+    /// Whether any graph ever allocated. Said before anything is charged for it.
+    #[inline]
+    pub(crate) fn is_any_known(&self) -> bool {
+        self.any.load(Ordering::Relaxed)
+    }
+
     fn reservation(&self, device_index: usize) -> Arc<Reservation> {
+        self.any.store(true, Ordering::Relaxed);
         let mut reservations = self.reservations.lock();
         let reservation = reservations.entry(device_index);
         Arc::clone(reservation.or_insert_with(|| Arc::new(Reservation::new(device_index))))

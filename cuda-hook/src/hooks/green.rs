@@ -26,11 +26,17 @@ pub(crate) struct Greens {
 
 impl Greens {
     /// The context whose end is the end of what was allocated in `context`.
+    #[inline]
     pub(crate) fn primary_of(&self, context: usize) -> usize {
         // Whoever allocates in a green context was handed it after it was noted here.
         if !self.any.load(Ordering::Relaxed) {
             return context;
         }
+        self.primary_of_one(context)
+    }
+
+    #[inline(never)]
+    fn primary_of_one(&self, context: usize) -> usize {
         let primary_by_green = self.primary_by_green.read();
         primary_by_green.get(&context).copied().unwrap_or(context)
     }

@@ -51,30 +51,16 @@ pub(crate) unsafe fn kernel(
     shared_bytes: u32,
     stream: CUstream,
 ) -> CUresult {
-    if is_steady(cx, function) {
-        return call();
-    }
-    first_or_throttled(cx, call, function, (grid, block, shared_bytes), stream)
+    let key = || key_of((function, (grid, block, shared_bytes)));
+    module::launched(cx, || throttled(cx, call, key, stream), function, stream)
 }
 
 /// Nothing is to be done about a launch: the function was launched before, and no share is to be kept.
 #[inline]
-fn is_steady(cx: Cx, function: CUfunction) -> bool {
+pub(crate) fn is_steady(cx: Cx, function: CUfunction) -> bool {
     let is_unlimited = |device_index| !cx.attachment.share.is_limited(device_index);
     cx.attachment.only_device_index().is_some_and(is_unlimited)
         && cx.attachment.used.is_recent(function)
-}
-
-#[inline(never)]
-fn first_or_throttled(
-    cx: Cx,
-    call: impl FnOnce() -> CUresult,
-    function: CUfunction,
-    shape: impl Hash,
-    stream: CUstream,
-) -> CUresult {
-    let key = || key_of((function, shape));
-    module::launched(cx, || throttled(cx, call, key, stream), function, stream)
 }
 
 /// `cuLaunchKernelEx`; `stream_of` says what its stream means.
@@ -92,9 +78,6 @@ pub(crate) unsafe fn kernel_ex(
     let Some(config) = (unsafe { config.as_ref() }) else {
         return call();
     };
-    if is_steady(cx, function) {
-        return call();
-    }
     let grid = [config.gridDimX, config.gridDimY, config.gridDimZ];
     let block = [config.blockDimX, config.blockDimY, config.blockDimZ];
     // SAFETY: as of this hook.

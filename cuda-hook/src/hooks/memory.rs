@@ -13,7 +13,7 @@ use limiter::units::Bytes;
 use crate::charge;
 use crate::entry::Cx;
 use crate::hooks::pool;
-use crate::live::{Block, Key, Owner};
+use crate::live::{Block, Key, Number, Owner};
 
 /// The driver's sizes and pointers: 32 bits in the ABI before CUDA 3.2, 64 since.
 pub(crate) trait Word: Copy {
@@ -64,6 +64,7 @@ pub(crate) struct Place {
 
 impl Place {
     /// The current context, on its device; `None` without one: the driver will say so.
+    #[inline]
     pub(crate) fn current(cx: Cx) -> Option<Self> {
         let context = cx.driver.current_context().ok()?;
         if context.is_null() {
@@ -81,6 +82,7 @@ impl Place {
 }
 
 /// Charges `bytes` at `place`, calls, and keeps the charge for the block that `key` then names.
+#[inline]
 pub(crate) fn charged(
     cx: Cx,
     place: Place,
@@ -88,13 +90,28 @@ pub(crate) fn charged(
     call: impl FnOnce() -> CUresult,
     key: impl FnOnce() -> Key,
 ) -> CUresult {
-    match charge::try_charge(cx, place.device_index, Bytes::new(bytes)) {
+    match charge::at_once(cx, place.device_index, Bytes::new(bytes)) {
+        Some(charge) => keep(cx, place, charge, call, key),
+        None => charged_at_last(cx, place, bytes, call, key),
+    }
+}
+
+#[cold]
+fn charged_at_last(
+    cx: Cx,
+    place: Place,
+    bytes: u64,
+    call: impl FnOnce() -> CUresult,
+    key: impl FnOnce() -> Key,
+) -> CUresult {
+    match charge::try_charge_beside(cx, place.device_index, Bytes::new(bytes), 0) {
         Ok(charge) => keep(cx, place, charge, call, key),
         Err(_) => CUDA_ERROR_OUT_OF_MEMORY,
     }
 }
 
 /// Calls, and keeps the charge for the block that `key` then names.
+#[inline]
 pub(crate) fn keep(
     cx: Cx,
     place: Place,
@@ -117,6 +134,7 @@ pub(crate) fn keep(
 }
 
 /// Gives the charge of a block back that is on record no more.
+#[inline]
 pub(crate) fn give_back(cx: Cx, block: Block) {
     let ledger = &cx.attachment.ledger;
     ledger.give_back(block.device_index, block.bytes, block.residence);
@@ -124,27 +142,33 @@ pub(crate) fn give_back(cx: Cx, block: Block) {
 
 /// Records a committed block. What was still on record there had been freed. Where the block's context has ended since the call, so
 /// has the block.
+#[inline(always)]
 pub(crate) fn remember(cx: Cx, key: Key, block: Block) {
-    let live = &cx.attachment.live;
-    let Some((record, replaced)) = live.insert(key, block) else {
-        return;
-    };
+    let (number, replaced) = cx.attachment.live.insert(key, block);
     let Owner { context, since } = block.owner;
     let is_gone = cx.attachment.context_ends.has_ended(context, since);
-    let gone = is_gone.then(|| live.take(key, record)).flatten();
+    if is_gone || replaced.is_some() {
+        let gone = is_gone.then_some((key, number));
+        forget(cx, gone, replaced);
+    }
+}
+
+#[cold]
+fn forget(cx: Cx, gone: Option<(Key, Number)>, replaced: Option<Block>) {
+    let gone = gone.and_then(|(key, number)| cx.attachment.live.take(key, number));
     for block in replaced.into_iter().chain(gone) {
-        tracing::debug!(?key, "freed unseen");
+        tracing::debug!(?block, "freed unseen");
         give_back(cx, block);
     }
 }
 
 /// Calls, and gives back what is on record under `key`, if the call succeeds and nobody else has given it back.
+#[inline]
 pub(crate) fn uncharged(cx: Cx, key: Key, call: impl FnOnce() -> CUresult) -> CUresult {
-    let live = &cx.attachment.live;
-    let made = live.made(key);
+    let freeing = cx.attachment.live.freeing(key);
     let status = call();
     if status == CUDA_SUCCESS
-        && let Some(block) = live.take_made(key, made)
+        && let Some(block) = freeing.take()
     {
         give_back(cx, block);
     }

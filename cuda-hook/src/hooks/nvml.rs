@@ -13,10 +13,10 @@ use cuda_sys_stubs::nvml_abi::{
 };
 
 use crate::charge;
-use crate::entry::{Bare, Cx, Management};
+use crate::entry::{Bare, Management};
 use crate::hooks::measure::owed;
 use crate::hooks::report;
-use crate::runtime::{MemoryUse, Stance};
+use crate::runtime::{self, MemoryUse, Stance};
 
 /// NVML's records of memory.
 pub(crate) trait MemoryRecord {
@@ -58,10 +58,7 @@ pub(crate) unsafe fn memory_info(
     device: nvmlDevice_t,
     record: *mut impl MemoryRecord,
 ) -> nvmlReturn_t {
-    if let Some(attachment) = cx.runtime.attached()
-        && let Ok(driver) = cx.runtime.driver()
-    {
-        let cx = Cx { driver, attachment };
+    if let Some(cx) = runtime::attached() {
         owed::pay(cx);
         charge::refresh_all(cx);
     }

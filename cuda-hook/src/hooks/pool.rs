@@ -30,6 +30,8 @@ pub(crate) struct Pools {
     state: Mutex<State>,
     /// How many blocks are out. While none is, a free costs no lock.
     out: AtomicUsize,
+    /// One was known, ever: before, nobody has to look.
+    any: AtomicBool,
 }
 
 #[derive(Default)]
@@ -65,7 +67,23 @@ struct Pool {
     is_destroyed: AtomicBool,
 }
 
+/// A pool, and the blocks that are out of it, with their numbers.
+type PoolOut = (Arc<Pool>, Vec<(CUdeviceptr, u64)>);
+
 impl State {
+    /// The pools on a device that blocks are out of.
+    fn out_on(&self, device_index: usize) -> Vec<PoolOut> {
+        let mut out: FxHashMap<*const Pool, PoolOut> = FxHashMap::default();
+        for (&block, Out { pool, number }) in &self.blocks {
+            if pool.reservation.device_index() == device_index {
+                let of_pool = out.entry(Arc::as_ptr(pool));
+                let (_, blocks) = of_pool.or_insert_with(|| (Arc::clone(pool), Vec::new()));
+                blocks.push((block, *number));
+            }
+        }
+        out.into_values().collect()
+    }
+
     fn is_out(&self, pool: &Arc<Pool>) -> bool {
         self.blocks.values().any(|out| Arc::ptr_eq(&out.pool, pool))
     }
@@ -95,14 +113,17 @@ impl Pool {
         })
     }
 
-    /// Whether the driver has freed a block unasked that was out of the pool.
-    fn has_lost(&self, cx: Cx, block: CUdeviceptr) -> bool {
+    /// Which of the blocks that were out of the pool the driver has freed unasked. A pool that is there is asked once: of these it has all
+    /// or none.
+    fn lost(&self, cx: Cx, blocks: Vec<(CUdeviceptr, u64)>) -> Vec<(CUdeviceptr, u64)> {
         if self.is_destroyed.load(Ordering::Acquire) {
-            cx.driver.block_at(block) != Ok(block)
-        } else {
-            let memory = cx.driver.pool_memory(self.handle());
-            memory.is_ok_and(|memory| memory.used == 0)
+            let is_lost =
+                |(block, _): &(CUdeviceptr, u64)| cx.driver.block_at(*block) != Ok(*block);
+            return blocks.into_iter().filter(is_lost).collect();
         }
+        let memory = cx.driver.pool_memory(self.handle());
+        let is_empty = memory.is_ok_and(|memory| memory.used == 0);
+        if is_empty { blocks } else { Vec::new() }
     }
 
     /// Asks the driver again.
@@ -203,6 +224,7 @@ fn find(cx: Cx, handle: CUmemoryPool) -> Option<Arc<Pool>> {
         return Some(Arc::clone(known));
     }
     let device_index = charged_index_of_default(cx, handle)?;
+    cx.attachment.pools.any.store(true, Ordering::Relaxed);
     let mut state = pools.lock();
     let known = state.pools.entry(handle.addr());
     Some(Arc::clone(
@@ -323,6 +345,12 @@ fn undo(cx: Cx, pool: &Pool, block: CUdeviceptr, stream: CUstream) -> CUresult {
 }
 
 impl Pools {
+    /// Whether one was ever known. Said before anything is charged for it.
+    #[inline]
+    pub(crate) fn is_any_known(&self) -> bool {
+        self.any.load(Ordering::Relaxed)
+    }
+
     fn put_block(&self, block: CUdeviceptr, pool: &Arc<Pool>) {
         let mut state = self.state.lock();
         state.handed_out = state.handed_out.wrapping_add(1);
@@ -356,10 +384,16 @@ impl Pools {
         }
     }
 
+    #[inline]
     fn find_block(&self, block: CUdeviceptr) -> Option<Out> {
         // Whoever frees a block of a pool was handed it after it was counted.
         let any = self.out.load(Ordering::Relaxed) > 0;
-        any.then(|| self.state.lock().blocks.get(&block).cloned())?
+        any.then(|| self.find_out(block)).flatten()
+    }
+
+    #[inline(never)]
+    fn find_out(&self, block: CUdeviceptr) -> Option<Out> {
+        self.state.lock().blocks.get(&block).cloned()
     }
 
     /// The block is out no more. What another thread was given at its address meanwhile, is.
@@ -377,11 +411,22 @@ impl Pools {
 }
 
 /// Frees linear memory, of a pool or not, by `call`.
+#[inline]
 pub(crate) fn freed(cx: Cx, block: CUdeviceptr, call: impl FnOnce() -> CUresult) -> CUresult {
+    match cx.attachment.pools.find_block(block) {
+        Some(out) => freed_of_pool(cx, block, out, call),
+        None => memory::uncharged(cx, Key::Pointer(block), call),
+    }
+}
+
+#[inline(never)]
+fn freed_of_pool(
+    cx: Cx,
+    block: CUdeviceptr,
+    Out { pool, number }: Out,
+    call: impl FnOnce() -> CUresult,
+) -> CUresult {
     let pools = &cx.attachment.pools;
-    let Some(Out { pool, number }) = pools.find_block(block) else {
-        return memory::uncharged(cx, Key::Pointer(block), call);
-    };
     let status = call();
     if status != CUDA_SUCCESS {
         return status;
@@ -436,12 +481,9 @@ pub(crate) unsafe fn create(
     let (pool, properties) = unsafe { (pool.read(), &*properties) };
     if let Some(device_index) = charged_index(cx, properties.location, properties.allocType) {
         let made = Pool::new(pool, device_index, false);
-        cx.attachment
-            .pools
-            .state
-            .lock()
-            .pools
-            .insert(pool.addr(), made);
+        let pools = &cx.attachment.pools;
+        pools.any.store(true, Ordering::Relaxed);
+        pools.state.lock().pools.insert(pool.addr(), made);
     }
     status
 }
@@ -502,20 +544,12 @@ pub(crate) unsafe fn shrink(
 /// that it has freed so is out no more, and what comes to lie at its address is not the pool's.
 pub(crate) fn primary_ended(cx: Cx, device_index: usize) {
     let pools = &cx.attachment.pools;
-    let out: Vec<_> = {
-        let state = pools.state.lock();
-        let blocks = state.blocks.iter();
-        let on_device = |out: &Out| out.pool.reservation.device_index() == device_index;
-        blocks
-            .filter(|(_, out)| on_device(out))
-            .map(|(&block, out)| (block, out.clone()))
-            .collect()
-    };
-    for (block, Out { pool, number }) in out {
-        if pool.has_lost(cx, block) {
+    let out = pools.state.lock().out_on(device_index); // unlocked before the driver is asked
+    for (pool, blocks) in out {
+        for (block, number) in pool.lost(cx, blocks) {
             pools.take_block(block, number);
-            pools.end_if_last(cx, &pool);
         }
+        pools.end_if_last(cx, &pool);
     }
     refresh(cx, device_index);
 }

@@ -33,9 +33,27 @@ pub(crate) unsafe fn alloc(
     };
     // SAFETY: the driver's promise: after success it has written there.
     let key = || Key::Pointer(unsafe { dptr.read() });
-    let Some(managed) = managed(cx, place) else {
-        return memory::charged(cx, place, bytes.get(), call, key);
-    };
+    match managed(cx, place) {
+        None => memory::charged(cx, place, bytes.get(), call, key),
+        // SAFETY: as of this hook.
+        Some(managed) => unsafe { alloc_or_spill(cx, call, place, managed, (dptr, bytes)) },
+    }
+}
+
+/// What may be spilled.
+///
+/// # Safety
+/// As [`hooks`](crate::hooks).
+#[cold]
+unsafe fn alloc_or_spill(
+    cx: Cx,
+    call: impl FnOnce() -> CUresult,
+    place: Place,
+    managed: Managed<'static>,
+    (dptr, bytes): (*mut CUdeviceptr, usize),
+) -> CUresult {
+    // SAFETY: the driver's promise: after success it has written there.
+    let key = || Key::Pointer(unsafe { dptr.read() });
     let size = Bytes::new(bytes.get());
     match charge::try_charge_guaranteed(cx, place.device_index, size) {
         Ok(charge) => return memory::keep(cx, place, charge, call, key),

@@ -160,7 +160,7 @@ pub(crate) unsafe fn export_range(
         let live = &cx.attachment.live;
         let kept = block.ok().and_then(|start| {
             let key = Key::Pointer(start);
-            live.take(key, live.find(key)?)
+            live.take(key, live.find(key)?.number)
         });
         tracing::debug!(?kept, "charged until the process ends");
     }

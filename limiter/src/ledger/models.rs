@@ -200,6 +200,30 @@ fn bytes_that_change_hands_count_once() {
     });
 }
 
+/// The same for who has reason to look twice: only who sees nothing granted meanwhile may refuse.
+#[test]
+fn bytes_that_change_hands_while_a_charge_is_in_doubt_refuse_nobody() {
+    model(|| {
+        let device = Device::default();
+        let [gives, asks, takes] = [1, 2, 3].map(Process::start);
+        assert!(device.alloc(&gives, 6, MAX));
+        let others = thread::spawn({
+            let device = device.clone();
+            move || {
+                device.free(&gives, 6);
+                assert!(device.alloc(&takes, 6, MAX));
+                std::mem::forget((gives.ledger, takes.ledger));
+            }
+        });
+        let ledger = asks.ledger();
+        let (row, part) = ledger.place(0).unwrap();
+        assert!(part.announce(4));
+        let attempt = ledger.doubted(0, Bytes::new(4), row.memory.room(Reach::Guaranteed));
+        assert!(matches!(attempt, Attempt::Contended(_)));
+        others.join().unwrap();
+    });
+}
+
 /// A dead process held everything. One that lives wants it, and so does one that starts, and takes the dead one's place.
 #[test]
 fn the_place_of_the_dead_is_taken_once_and_stays_its_new_owners() {

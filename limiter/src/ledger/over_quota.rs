@@ -3,7 +3,7 @@
 use crate::units::Bytes;
 
 /// The container has less than that left.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, thiserror::Error)]
 #[error("{asked} asked, {current} of {max} in use ({bound})")]
 pub struct OverQuota {
     /// What was asked for.
@@ -18,6 +18,7 @@ pub struct OverQuota {
 
 /// What keeps a container from more memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u64)] // a whole word, as all of what is copied with it
 pub enum Bound {
     /// Its quota, which nothing exceeds.
     #[default]

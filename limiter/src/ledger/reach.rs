@@ -4,8 +4,9 @@ use super::Bound;
 use crate::shm::layout::MemoryRow;
 use crate::sync::Ordering;
 
-/// Where charged bytes lie.
+/// Where charged bytes lie. A whole word: records of blocks are copied by the word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
 pub enum Residence {
     /// On the GPU.
     Device,
@@ -37,6 +38,7 @@ pub(super) struct Room {
 
 impl Reach {
     /// Where what is charged will lie.
+    #[inline]
     pub(super) fn residence(self) -> Residence {
         match self {
             Self::Guaranteed | Self::Lent(_) => Residence::Device,
@@ -47,6 +49,7 @@ impl Reach {
 
 impl MemoryRow {
     /// To be asked after the charge was announced: so a limit that is lowered holds for every charge that begins after it.
+    #[inline]
     pub(super) fn room(&self, reach: Reach) -> Room {
         let soft = self.soft.get().unwrap_or(u64::MAX);
         let (device, bound) = match reach {
@@ -56,12 +59,26 @@ impl MemoryRow {
         };
         Room {
             device,
-            all: self.max.get().unwrap_or(u64::MAX),
+            all: self.wall(),
             bound,
         }
     }
 
+    /// Whether so many bytes are more than the quota for a process that has `own`, whatever others have.
+    #[inline]
+    pub(super) fn is_over(&self, own: u64, asked: u64) -> bool {
+        let bytes = own.checked_add(asked);
+        bytes.is_none_or(|bytes| bytes > self.wall())
+    }
+
+    /// The quota, in bytes.
+    #[inline]
+    pub(super) fn wall(&self) -> u64 {
+        self.max.get().unwrap_or(u64::MAX)
+    }
+
     /// Whether any process of the container ever has: from then on all look at what lies on the host.
+    #[inline]
     pub(super) fn has_spilled(&self) -> bool {
         self.has_spilled.load(Ordering::SeqCst) != 0
     }

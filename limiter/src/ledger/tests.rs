@@ -82,6 +82,11 @@ fn a_refused_charge_leaves_nothing_charged() {
         (ledger.current(0), ledger.peak(0)),
         (bytes(100), bytes(100))
     );
+    let other = attach(dir.path(), Some(100));
+    let over = other.try_charge(0, bytes(1)).unwrap_err();
+    assert_eq!(over.current, bytes(100));
+    ledger.uncharge(0, bytes(100));
+    assert!(other.try_charge(0, bytes(100)).is_ok());
 }
 
 /// The driver may have granted what the panicking thread had charged.
@@ -119,7 +124,9 @@ fn no_sum_overflows() {
         assert!(ledger.try_charge(0, bytes(u64::MAX)).is_err() || max.is_none());
         let half = ledger.try_charge(0, bytes(1 << 63));
         assert_eq!(half.is_ok(), max.is_none());
-        assert!(ledger.try_charge(0, bytes(u64::MAX)).is_err());
+        for asks in [&ledger, &attach(dir.path(), max)] {
+            assert!(asks.try_charge(0, bytes(u64::MAX)).is_err());
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! One GPU as this process knows it: what its launches cost, what is outstanding, and when the next may go.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use super::credit::Stamp;
 use super::{Obstacle, Reservation};
@@ -18,7 +18,9 @@ pub(super) struct Device {
     /// Row of the container's file.
     pub(super) row: usize,
     pub(super) board: Board,
-    pub(super) prices: PriceTable,
+    /// Made at the first launch under a share: most processes never have one, and it takes more memory than all else.
+    prices: OnceLock<PriceTable>,
+    seed: u64,
     pub(super) fair: FairTimings,
     clock: Mutex<VirtualClock>,
     /// When `clock` was last advanced.
@@ -73,7 +75,8 @@ impl Device {
         Self {
             row,
             board,
-            prices: PriceTable::new(KERNELS_MAX, SLICE, seed),
+            prices: OnceLock::new(),
+            seed,
             fair: FairTimings::default(),
             clock: Mutex::new(VirtualClock::new(now)),
             ticked_ns: AtomicU64::new(now.get()),
@@ -96,6 +99,12 @@ impl Device {
             rests: self.rests.load(Ordering::Relaxed),
             leased_until_ns: self.board.leased_until_ns(),
         }
+    }
+
+    #[inline]
+    pub(super) fn prices(&self) -> &PriceTable {
+        self.prices
+            .get_or_init(|| PriceTable::new(KERNELS_MAX, SLICE, self.seed))
     }
 
     /// When to ask again for a launch of unknown price; `None`: it may go.
@@ -161,10 +170,10 @@ impl Device {
             Lease::Ours => return None,
             Lease::Nobody => {
                 let length_ns = price.get().saturating_mul(3).saturating_add(LEASE_DRAIN_NS);
-                if !self.prices.wants_lease(key, now) || !self.board.try_lease(now, length_ns) {
+                if !self.prices().wants_lease(key, now) || !self.board.try_lease(now, length_ns) {
                     return None;
                 }
-                self.prices.leased(key, now);
+                self.prices().leased(key, now);
                 self.lease_timings.store(LEASE_TIMINGS, Ordering::Relaxed);
                 now.saturating_add_ns(LEASE_LOOK_NS)
             }
@@ -301,7 +310,7 @@ impl Device {
         let clock = self.clock.lock().unwrap_or_else(PoisonError::into_inner);
         let own = clock.between(began_at, timing.ended_at);
         drop(clock);
-        self.prices.observe(key, elapsed, GpuNs::new(own), now);
+        self.prices().observe(key, elapsed, GpuNs::new(own), now);
         // Those that had begun before the others were gone count too: no lease is longer for them.
         if self.board.lease(now) == Lease::Ours
             && self.lease_timings.fetch_sub(1, Ordering::Relaxed) == 1

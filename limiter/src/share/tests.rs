@@ -434,7 +434,7 @@ fn a_foreign_tenants_slices_are_not_charged() {
         now = now.saturating_add_ns(20 * MS);
         other.heartbeat(now);
     }
-    let price = share.devices[0].prices.price(KEY).unwrap().get();
+    let price = share.devices[0].prices().price(KEY).unwrap().get();
     assert!((9_500_000..=10_500_000).contains(&price), "{price}");
 }
 
@@ -509,7 +509,7 @@ fn with_credit(
             panic!("nothing is in its way");
         };
         let is_timed = share.should_time(credit, KEY, now);
-        let is_settled = share.devices[0].prices.settled_price(KEY).is_some();
+        let is_settled = share.devices[0].prices().settled_price(KEY).is_some();
         if is_settled && credit.draw.is_early() && reservation.granted >= GpuNs::new(10_000) {
             if let Some((earlier, timing)) = before {
                 share.completed(earlier, timing, now);

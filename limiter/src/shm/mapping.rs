@@ -54,9 +54,12 @@ impl<T: Shared> Deref for Mapping<T> {
 }
 
 impl<T: Shared> Mapping<T> {
-    /// Open `path`, made with its folder where missing, and check that it is a `T`.
-    pub(crate) fn open(path: &Path) -> Result<Self, AttachError> {
-        Self::of(open_or_create(path)?, path)
+    /// Open `path`, made with its folder where missing, check that it is a `T`, and do `work` under the same exclusive lock.
+    pub(crate) fn open<R>(
+        path: &Path,
+        work: impl FnOnce(&Self, &Exclusive<'_, T>) -> Result<R, AttachError>,
+    ) -> Result<(Self, R), AttachError> {
+        Self::of(open_or_create(path)?, path, work)
     }
 
     /// Open `path` and check that it is a `T`; `None` where there is no file.
@@ -65,12 +68,17 @@ impl<T: Shared> Mapping<T> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             opened => {
                 let file = opened.map_err(io_error(path, "open"))?;
-                Self::of(above_programs_numbers(file), path).map(Some)
+                let (mapping, ()) = Self::of(above_programs_numbers(file), path, |_, _| Ok(()))?;
+                Ok(Some(mapping))
             }
         }
     }
 
-    fn of(file: File, path: &Path) -> Result<Self, AttachError> {
+    fn of<R>(
+        file: File,
+        path: &Path,
+        work: impl FnOnce(&Self, &Exclusive<'_, T>) -> Result<R, AttachError>,
+    ) -> Result<(Self, R), AttachError> {
         let metadata = file.metadata().map_err(io_error(path, "read the size"))?;
         if !metadata.is_file() {
             return Err(wrong_layout(path, "is not a file"));
@@ -95,8 +103,9 @@ impl<T: Shared> Mapping<T> {
             _threads: Some(threads),
         };
         mapping.sign_or_check()?;
+        let done = work(&mapping, &exclusive)?;
         drop(exclusive);
-        Ok(mapping)
+        Ok((mapping, done))
     }
 
     /// Under the exclusive lock: the file is new, or of this very layout.

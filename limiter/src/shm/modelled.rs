@@ -76,7 +76,19 @@ impl<T: Shared> Deref for Mapping<T> {
 }
 
 impl<T: Shared> Mapping<T> {
-    pub(crate) fn open(path: &Path) -> Result<Self, AttachError> {
+    pub(crate) fn open<R>(
+        path: &Path,
+        work: impl FnOnce(&Self, &Exclusive<'_, T>) -> Result<R, AttachError>,
+    ) -> Result<(Self, R), AttachError> {
+        let mapping = Self::at(path)?;
+        let locked = mapping.exclusive();
+        let exclusive = locked.map_err(|source| mapping.error("lock", source))?;
+        let done = work(&mapping, &exclusive)?;
+        drop(exclusive);
+        Ok((mapping, done))
+    }
+
+    fn at(path: &Path) -> Result<Self, AttachError> {
         let mut files = FILES.lock().unwrap_or_else(PoisonError::into_inner);
         let inode = files.entry(path.to_owned()).or_insert_with(|| {
             Arc::new(Inode {
@@ -102,7 +114,7 @@ impl<T: Shared> Mapping<T> {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .contains_key(path);
-        is_there.then(|| Self::open(path)).transpose()
+        is_there.then(|| Self::at(path)).transpose()
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -187,7 +199,7 @@ impl<T: Shared> Deref for Snapshot<T> {
 
 impl<T: Shared> Snapshot<T> {
     pub(crate) fn read(path: &Path) -> Result<Self, AttachError> {
-        Mapping::open(path).map(Self)
+        Mapping::at(path).map(Self)
     }
 
     pub(crate) fn inode(&self) -> u64 {

@@ -107,9 +107,15 @@ impl Debt {
 /// Charges what is owed, if this is a moment for it. To be called by each call before it is under way itself.
 #[inline]
 pub(crate) fn pay(cx: Cx) {
-    if !cx.attachment.owed.is_empty() {
+    if is_due(cx) {
         pay_now(cx);
     }
+}
+
+/// Whether anything is owed.
+#[inline]
+pub(crate) fn is_due(cx: Cx) -> bool {
+    !cx.attachment.owed.is_empty()
 }
 
 #[cold]
