@@ -277,7 +277,7 @@ fn settle<T: Entries>(
 
 /// Entries that a start looks at for the dead. To look is a system call that searches all locks of the file: were it all entries, each of
 /// hundreds that start at once would wait for all before it to ask for all others.
-const ENTRIES_PER_START: usize = 4;
+const ENTRIES_PER_START: usize = 16;
 
 /// Free the entries of dead processes among some, other ones at each start; all where none of them lives.
 fn reap_some<T: Entries>(_: &Exclusive<'_, T>, file: &Mapping<T>, reader: &Process) -> Company {

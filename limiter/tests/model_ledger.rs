@@ -215,7 +215,11 @@ impl Model {
         let Charge { device, bytes, .. } = charge;
         let wanted = self.current(device) + bytes;
         if self.max[device].is_some_and(|max| wanted > max) {
-            self.dead = [0; DEVICES]; // who is refused has looked for them
+            let own = self.held(member, device) + bytes;
+            if self.max[device].is_some_and(|max| own <= max) {
+                // Who is refused for the others' sake has looked for them; for its own sake nobody need be looked for.
+                self.dead = [0; DEVICES];
+            }
             return false;
         }
         let (least, most) = self.peak[device];
