@@ -234,6 +234,7 @@ impl Share {
         else {
             return Ok(free);
         };
+        device.notice_stop(now);
         let stamp = device.stamp();
         if credit.stamp != Some(stamp) {
             self.give_back(credit);

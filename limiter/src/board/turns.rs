@@ -225,6 +225,12 @@ impl Board {
         }
     }
 
+    /// The GPU time that is outstanding of all who want the GPU.
+    pub(crate) fn outstanding_ns(&self, now: MonotonicNs) -> u64 {
+        let outstanding = wanting_tenants(&self.seat.file, now);
+        outstanding.fold(0, |sum, (_, ns)| sum.saturating_add(ns))
+    }
+
     /// This process wants the GPU until then, as far as is known now.
     pub(crate) fn want_until(&self, until: MonotonicNs) {
         if let Some(activity) = self.own() {
@@ -393,6 +399,19 @@ mod tests {
         assert_eq!(wait_ns(MS), None);
         assert_eq!(wait_ns(MS / 4), Some(MS / 2), "as much again for the other");
         assert_eq!(wait_ns(100 * MS), Some(MS), "it may leave at any time");
+    }
+
+    #[test]
+    fn what_all_have_on_the_gpu_is_outstanding() {
+        let dir = tempfile::tempdir().unwrap();
+        let (a, b) = (joined(dir.path(), "a"), joined(dir.path(), "b"));
+        let half = weight("50");
+        for (board, ms) in [(&a, 3), (&b, 4)] {
+            launch(board, half, ms, at(0));
+            board.set_outstanding(ms * MS);
+        }
+        assert_eq!(a.outstanding_ns(at(0)), 7 * MS);
+        assert_eq!(a.outstanding_ns(at(2_000)), 0, "nobody wants it any more");
     }
 
     #[test]

@@ -57,10 +57,12 @@ const TAKEN_NS_MAX: u64 = 100_000_000;
 const LOOK_AGAIN_NS: u64 = 1_000_000;
 /// So much of a container's share, in time on the wall, can be made up for when the GPU gave it to others.
 const MADE_UP_NS_MAX: u64 = 100_000_000;
+/// A process that looks at its launches no more often was stopped, or has no processor.
+const STOPPED_NS: u64 = 80_000_000;
 /// A lease is for so many timings.
 const LEASE_TIMINGS: u32 = 3;
-/// How long the others' work on the GPU may take to end before a lease is of use.
-const LEASE_DRAIN_NS: u64 = 8_000_000;
+/// How much longer the others' work on the GPU may take to end, before a lease is of use, than it should.
+const LEASE_DRAIN_NS: u64 = 5_000_000;
 /// How often the holder of a lease looks whether the others' work has ended.
 const LEASE_LOOK_NS: u64 = 100_000;
 /// For so long after its time a process still counts as one that wants the GPU: hosts are late.
@@ -169,8 +171,12 @@ impl Device {
             Lease::OursSoon => now.saturating_add_ns(LEASE_LOOK_NS),
             Lease::Ours => return None,
             Lease::Nobody => {
-                let length_ns = price.get().saturating_mul(3).saturating_add(LEASE_DRAIN_NS);
-                if !self.prices().wants_lease(key, now) || !self.board.try_lease(now, length_ns) {
+                if !self.prices().wants_lease(key, now) {
+                    return None;
+                }
+                let drain_ns = LEASE_DRAIN_NS.saturating_add(self.board.outstanding_ns(now));
+                let length_ns = price.get().saturating_mul(3).saturating_add(drain_ns);
+                if !self.board.try_lease(now, length_ns) {
                     return None;
                 }
                 self.prices().leased(key, now);
@@ -281,6 +287,7 @@ impl Device {
     }
 
     pub(super) fn tick(&self, now: MonotonicNs) {
+        self.notice_stop(now);
         let ticked = self.ticked_ns.load(Ordering::Relaxed);
         if now.get() < ticked.saturating_add(TICK_NS) {
             return;
@@ -295,6 +302,16 @@ impl Device {
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .advance(now, n_busy);
+        }
+    }
+
+    /// If this process has not looked at its launches for long, it was not the GPU that held it back.
+    pub(super) fn notice_stop(&self, now: MonotonicNs) {
+        if now.saturating_ns_since(self.ticked_at()) > STOPPED_NS {
+            let restarted = |since_ns: u64| (since_ns != 0).then_some(now.get());
+            let since = &self.wanting_since_ns;
+            // It wants nothing, otherwise.
+            let _ = since.fetch_update(Ordering::Relaxed, Ordering::Relaxed, restarted);
         }
     }
 

@@ -615,3 +615,30 @@ fn a_launch_that_the_driver_refused_costs_no_credit() {
         credit.refund(price);
     }
 }
+
+/// While it was stopped, the GPU did not keep from it what it might have used.
+#[test]
+fn a_process_that_was_stopped_makes_up_for_nothing() {
+    let used_at_once = |looks_every_ms: u64| {
+        let Container {
+            share,
+            dir: _dir,
+            ledger: _ledger,
+        } = container(percent("50"));
+        let begin = clock::monotonic();
+        measure(&share, begin);
+        let _running = share.acquire(&mut nothing(&share), KEY, begin);
+        let looks = (looks_every_ms..=1_000).step_by(looks_every_ms as usize);
+        for ms in looks {
+            share.heartbeat(begin.saturating_add_ns(ms * MS));
+        }
+        let now = begin.saturating_add_ns(1_000 * MS);
+        let admit = || share.admit(&mut nothing(&share), KEY, now);
+        let admitted = std::iter::repeat_with(admit);
+        admitted
+            .take_while(|admit| matches!(admit, Admit::Granted(_)))
+            .count()
+    };
+    let [held_back, stopped] = [10, 1_000].map(used_at_once);
+    assert_eq!([held_back, stopped], [53, 3]);
+}
