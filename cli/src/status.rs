@@ -128,8 +128,8 @@ fn row(container: &ContainerSample, device: &DeviceSample) -> [String; 16] {
     ]
 }
 
-/// What was in the way of launches, in percent of the time for which they waited.
-fn waited_for(device: &DeviceSample) -> String {
+/// What was in the way of launches, in percent of the time for which they waited; `-`: nothing was.
+pub(crate) fn waited_for(device: &DeviceSample) -> String {
     let parts = [
         ("cap", device.throttled_by_cap_ns_total),
         ("share", device.throttled_by_share_ns_total),

@@ -6,7 +6,7 @@ use limiter::sample::{ContainerSample, DeviceSample, Sample};
 
 use crate::args::Sort;
 use crate::quantity;
-use crate::status::{processes, short_uuid};
+use crate::status::{processes, short_uuid, waited_for};
 use crate::table::{Align, Table};
 
 /// Cells of a bar.
@@ -29,6 +29,8 @@ pub(super) struct Line {
     pub(super) gpu_percent_max: Option<f64>,
     /// Time for which launches waited, of all threads together, in percent of the time since.
     pub(super) waiting_percent: Option<f64>,
+    /// What for.
+    pub(super) waited_for: String,
     pub(super) refusals_total: u64,
     pub(super) processes: String,
 }
@@ -68,12 +70,13 @@ impl Line {
         format!("{} of {max}", percent(self.gpu_percent))
     }
 
-    /// What stands in the columns that have no bar: unaccounted, waiting, refused, processes.
-    pub(super) fn rest(&self) -> [String; 4] {
+    /// What stands in the columns that have no bar: unaccounted, waiting, waited for, refused, processes.
+    pub(super) fn rest(&self) -> [String; 5] {
         [
             self.memory_bytes_unaccounted
                 .map_or_else(|| "?".to_owned(), quantity::bytes),
             percent(self.waiting_percent),
+            self.waited_for.clone(),
             self.refusals_total.to_string(),
             self.processes.clone(),
         ]
@@ -163,8 +166,23 @@ fn line(
         gpu_percent: since(|device| device.charged_ns_total),
         gpu_percent_max: device.sm_percent_max,
         waiting_percent: since(|device| device.throttled_ns_total),
+        waited_for: waited_for(&waits_since(device, before)),
         refusals_total: device.refusals_total,
         processes: processes(container),
+    }
+}
+
+/// The device as it is, with the waits since the look before alone.
+fn waits_since(device: &DeviceSample, before: Option<&DeviceSample>) -> DeviceSample {
+    let since = |total: fn(&DeviceSample) -> u64| {
+        total(device).saturating_sub(before.map_or_else(|| total(device), total))
+    };
+    DeviceSample {
+        throttled_ns_total: since(|device| device.throttled_ns_total),
+        throttled_by_cap_ns_total: since(|device| device.throttled_by_cap_ns_total),
+        throttled_by_share_ns_total: since(|device| device.throttled_by_share_ns_total),
+        throttled_by_window_ns_total: since(|device| device.throttled_by_window_ns_total),
+        ..device.clone()
     }
 }
 
@@ -179,7 +197,7 @@ fn ratio(part: u64, of: u64) -> f64 {
 }
 
 /// A frame as text.
-pub(super) fn table(lines: &[Line]) -> Table<10> {
+pub(super) fn table(lines: &[Line]) -> Table<11> {
     let mut table = Table::new([
         ("CONTAINER", Align::Left),
         ("GPU", Align::Left),
@@ -189,11 +207,12 @@ pub(super) fn table(lines: &[Line]) -> Table<10> {
         ("", Align::Right),
         ("UNACCOUNTED", Align::Right),
         ("WAITING", Align::Right),
+        ("WAITED FOR", Align::Left),
         ("REFUSED", Align::Right),
         ("PROCESSES", Align::Left),
     ]);
     for line in lines {
-        let [unaccounted, waiting, refused, processes] = line.rest();
+        let [unaccounted, waiting, waited_for, refused, processes] = line.rest();
         table.push([
             line.container.clone(),
             line.gpu.clone(),
@@ -203,6 +222,7 @@ pub(super) fn table(lines: &[Line]) -> Table<10> {
             line.gpu_text(),
             unaccounted,
             waiting,
+            waited_for,
             refused,
             processes,
         ]);
@@ -247,6 +267,18 @@ mod tests {
             panic!("one line");
         };
         assert_eq!((first.gpu_percent, first.waiting_percent), (None, None));
+    }
+
+    /// The container has waited before, for its cap twice as long as because of its window.
+    #[test]
+    fn what_launches_waited_for_is_of_the_time_between_two_looks() {
+        let (before, mut now) = looks(250, 600);
+        let device = &mut now.containers[0].devices[0];
+        device.throttled_by_share_ns_total += 450_000_000;
+        device.throttled_by_window_ns_total += 150_000_000;
+        let told = |before| of(before, &now, Sort::Name)[0].waited_for.clone();
+        assert_eq!(told(Some(&before)), "share 75 %, window 25 %");
+        assert_eq!(told(None), "-", "the first look");
     }
 
     #[test]

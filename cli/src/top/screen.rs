@@ -66,6 +66,7 @@ fn table<'a>(lines: impl Iterator<Item = &'a Line>) -> Table<'a> {
         "",
         "UNACCOUNTED",
         "WAITING",
+        "WAITED FOR",
         "REFUSED",
         "PROCESSES",
     ];
@@ -79,6 +80,7 @@ fn table<'a>(lines: impl Iterator<Item = &'a Line>) -> Table<'a> {
         Constraint::Length(18),
         Constraint::Length(11),
         Constraint::Length(9),
+        Constraint::Max(33), // all three, where there is room
         Constraint::Length(7),
         Constraint::Min(9),
     ];
@@ -88,7 +90,7 @@ fn table<'a>(lines: impl Iterator<Item = &'a Line>) -> Table<'a> {
 }
 
 fn row(line: &Line) -> Row<'_> {
-    let [unaccounted, waiting, refused, processes] = line.rest();
+    let [unaccounted, waiting, waited_for, refused, processes] = line.rest();
     let right = |text: String| Cell::from(Text::from(text).right_aligned());
     Row::new([
         Cell::from(line.container.as_str()),
@@ -99,6 +101,7 @@ fn row(line: &Line) -> Row<'_> {
         Cell::from(line.gpu_text()),
         right(unaccounted),
         right(waiting),
+        Cell::from(waited_for),
         right(refused),
         Cell::from(processes),
     ])
