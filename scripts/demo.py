@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -429,6 +430,20 @@ def run(args: argparse.Namespace, folder: Path) -> None:
     print(json.dumps(report(title, stage), indent=2) if args.json else table(title, stage.rows, explained))
 
 
+def status_of(run: Callable[[], None]) -> int:
+    """The exit status of a run that may fail, be interrupted or ended; why is said."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        run()
+    except Failure as failure:
+        say(str(failure))
+        return 1
+    except KeyboardInterrupt:
+        say("stopped")
+        return 130
+    return 0
+
+
 def main() -> int:
     args = arguments()
     if args.only_check:
@@ -436,21 +451,13 @@ def main() -> int:
     if args.only_real_name:
         print_real_gpu_name()
         return 0
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     memory = Path("/dev/shm")
     folder = Path(tempfile.mkdtemp(prefix="cuda-hook-demo-", dir=memory if os.access(memory, os.W_OK) else None))
     (folder / "hook").mkdir()
     try:
-        run(args, folder)
-    except Failure as failure:
-        say(str(failure))
-        return 1
-    except KeyboardInterrupt:
-        say("stopped")
-        return 130
+        return status_of(lambda: run(args, folder))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return 0
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ gains or loses in the course of minutes, all of them do. A round's loss is that 
 
 import argparse
 import json
-import signal
 import statistics
 import sys
 import tempfile
@@ -128,17 +127,8 @@ def main() -> int:
     args = arguments()
     if args.only_check:
         return 0
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     with tempfile.TemporaryDirectory(prefix="cuda-hook-resnet50-") as folder:
-        try:
-            run(args, Path(folder))
-        except Failure as failure:
-            say(str(failure))
-            return 1
-        except KeyboardInterrupt:
-            say("stopped")
-            return 130
-    return 0
+        return demo.status_of(lambda: run(args, Path(folder)))
 
 
 if __name__ == "__main__":
