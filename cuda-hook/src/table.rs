@@ -31,8 +31,10 @@ use crate::lookup;
 /// The hooked symbols of a library, as lookups see them. Few addresses stand in it, on purpose: each is set right in every process that
 /// loads this library.
 pub(crate) struct Hooks {
-    /// The exported names in the order of the rows, each ended by a null.
+    /// The exported names in the order of the rows, one behind the other.
     names: &'static str,
+    /// How long each is.
+    lengths: &'static [usize],
     /// What each does to a quota.
     #[cfg(test)]
     effects: &'static [Effect],
@@ -41,18 +43,25 @@ pub(crate) struct Hooks {
 }
 
 impl Hooks {
+    fn names(&self) -> impl Iterator<Item = &'static str> {
+        let mut rest = self.names;
+        self.lengths.iter().map_while(move |&length| {
+            let (name, after) = rest.split_at_checked(length)?;
+            rest = after;
+            Some(name)
+        })
+    }
+
     fn by_name(&self, name: &CStr) -> Option<*mut c_void> {
-        let name = name.to_bytes_with_nul();
-        let mut names = self.names.split_inclusive('\0');
-        let row = names.position(|known| known.as_bytes() == name)?;
+        let name = name.to_bytes();
+        let row = self.names().position(|known| known.as_bytes() == name)?;
         Some((self.ours)(row))
     }
 
     /// Each symbol with its effect.
     #[cfg(test)]
     pub(crate) fn symbols(&self) -> impl Iterator<Item = (&'static str, Effect)> {
-        let names = self.names.split_terminator('\0');
-        names.zip(self.effects.iter().copied())
+        self.names().zip(self.effects.iter().copied())
     }
 }
 
@@ -152,7 +161,8 @@ macro_rules! hooks {
 
         $(#[$hooks_meta])*
         pub(crate) static $hooks: Hooks = Hooks {
-            names: concat!($( stringify!($name), "\0" ),*),
+            names: concat!($( stringify!($name) ),*),
+            lengths: &[ $( stringify!($name).len() ),* ],
             #[cfg(test)]
             effects: &[ $( Effect::$effect ),* ],
             ours: |row| {
