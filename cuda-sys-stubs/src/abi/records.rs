@@ -422,12 +422,25 @@ records! {
         flags: c_uint,
     }
 
+    /// An atomic reduction; an unnamed struct in C. Of the value, a 32-bit operation has the lower half.
+    #[derive(Debug, PartialEq, Eq)]
+    struct anonymous_memOpReduction {
+        operation: CUstreamBatchMemOpType,
+        flags: c_uint,
+        reductionOp: CUstreamAtomicReductionOpType,
+        dataType: CUstreamAtomicReductionDataType,
+        address: CUdeviceptr,
+        value: u64,
+        alias: CUdeviceptr,
+    }
+
     /// One operation. Which member is valid is said by `operation`, which each begins with.
     union CUstreamBatchMemOpParams_v1 {
         operation: CUstreamBatchMemOpType,
         waitValue: anonymous_memOpValue,
         writeValue: anonymous_memOpValue,
         memoryBarrier: anonymous_memOpBarrier,
+        atomicReduction: anonymous_memOpReduction,
         pad: [u64; 6],
     }
 

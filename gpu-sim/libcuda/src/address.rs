@@ -6,6 +6,7 @@ use cuda_sys_stubs::abi::{
     CU_MEM_ACCESS_FLAGS_PROT_READWRITE, CUDA_ERROR_INVALID_VALUE, CUDA_ERROR_OUT_OF_MEMORY,
     CUdeviceptr, CUmemAccess_flags,
 };
+use gpu_sim::client::Effect;
 use gpu_sim::command::{Block, BlockId};
 use gpu_sim::profile::DEVICES_MAX;
 
@@ -164,6 +165,25 @@ pub(crate) enum Place {
     Vram { device: u32, offset: u64 },
     /// In host memory.
     Host { address: u64, kind: HostKind },
+}
+
+impl Place {
+    /// Whether the host can look at the bytes without asking the driver.
+    pub(crate) fn is_seen_by_host(self) -> bool {
+        let Self::Host { kind, .. } = self else {
+            return false;
+        };
+        matches!(kind, HostKind::PageLocked | HostKind::Managed)
+    }
+
+    /// When `write`, which writes here, has to have run.
+    pub(crate) fn written_by(self, write: Box<dyn FnOnce() + Send>) -> Effect {
+        if self.is_seen_by_host() {
+            Effect::HostVisible(write)
+        } else {
+            Effect::OnWait(write)
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

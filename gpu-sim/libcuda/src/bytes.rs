@@ -4,6 +4,8 @@
 //! that read pageable memory before they return.
 #![expect(unsafe_code, reason = "copies and fills memory by address")]
 
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
+
 use gpu_sim::client::Machine;
 
 use crate::address::Place;
@@ -50,6 +52,40 @@ pub(crate) fn fill(machine: &Machine, to: (Place, u64), value: &[u8], count: u64
     target
         .chunks_exact_mut(value.len().max(1))
         .for_each(|chunk| chunk.copy_from_slice(value));
+}
+
+/// How a word is changed by another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reduce {
+    Add,
+    And,
+    Or,
+}
+
+/// Changes a word of 4 or 8 bytes at once, whoever else changes it, by a value of so many bytes.
+pub(crate) fn reduce(machine: &Machine, to: Place, how: Reduce, (value, bytes): (u64, u64)) {
+    let Some(to) = pointer(machine, to, 0, bytes) else {
+        return;
+    };
+    if bytes == 8 {
+        // SAFETY: as in `copy`; who planned it has seen that the address is a multiple of the word.
+        let word = unsafe { AtomicU64::from_ptr(to.cast()) };
+        match how {
+            Reduce::Add => word.fetch_add(value, SeqCst),
+            Reduce::And => word.fetch_and(value, SeqCst),
+            Reduce::Or => word.fetch_or(value, SeqCst),
+        };
+        return;
+    }
+    // SAFETY: as above.
+    let word = unsafe { AtomicU32::from_ptr(to.cast()) };
+    let [a, b, c, d, ..] = value.to_le_bytes();
+    let value = u32::from_le_bytes([a, b, c, d]);
+    match how {
+        Reduce::Add => word.fetch_add(value, SeqCst),
+        Reduce::And => word.fetch_and(value, SeqCst),
+        Reduce::Or => word.fetch_or(value, SeqCst),
+    };
 }
 
 /// Reads up to eight bytes as a number.

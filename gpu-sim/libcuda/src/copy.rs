@@ -155,21 +155,14 @@ impl Copy {
     }
 
     fn effect_with(self, machine: &'static Machine, staged: Vec<u8>) -> Effect {
-        let is_seen = matches!(
-            self.dst.place(),
-            Some(Place::Host {
-                kind: HostKind::PageLocked | HostKind::Managed,
-                ..
-            })
-        );
+        let to = self.dst.place();
         let run = Box::new(move || {
             self.run(machine);
             drop(staged);
         });
-        if is_seen {
-            Effect::HostVisible(run)
-        } else {
-            Effect::OnWait(run)
+        match to {
+            Some(place) => place.written_by(run),
+            None => Effect::OnWait(run),
         }
     }
 

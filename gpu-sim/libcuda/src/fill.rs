@@ -4,7 +4,7 @@ use cuda_sys_stubs::abi::*;
 use gpu_sim::client::{Effect, Machine};
 use gpu_sim::command::Command;
 
-use crate::address::{HostKind, Place};
+use crate::address::Place;
 use crate::door::{Answer, NullStream};
 use crate::graph::{self, Operation};
 use crate::process::{Process, State};
@@ -69,23 +69,7 @@ impl Fill {
 
     /// What writes the bytes when the command completes.
     pub(crate) fn effect(self, machine: &'static Machine) -> Effect {
-        let run = Box::new(move || self.run(machine));
-        if self.is_seen_by_host() {
-            Effect::HostVisible(run)
-        } else {
-            Effect::OnWait(run)
-        }
-    }
-
-    /// Whether the host can look at the bytes without asking the driver.
-    fn is_seen_by_host(&self) -> bool {
-        matches!(
-            self.place,
-            Place::Host {
-                kind: HostKind::PageLocked | HostKind::Managed,
-                ..
-            }
-        )
+        self.place.written_by(Box::new(move || self.run(machine)))
     }
 
     /// Writes the bytes.
@@ -129,7 +113,7 @@ pub(crate) fn fill_now(process: &'static Process, params: FillParams, null: Null
     let stream = std::ptr::null_mut();
     fill(process, params, stream, null)?;
     let plan = Fill::plan(&process.lock(), params);
-    if plan.is_ok_and(|plan| plan.is_seen_by_host()) {
+    if plan.is_ok_and(|plan| plan.place.is_seen_by_host()) {
         stream::synchronize(process, stream, null)?;
     }
     Ok(())

@@ -37,6 +37,7 @@ mod multicast;
 mod occupancy;
 mod pool;
 mod process;
+mod reduction;
 mod staged_launch;
 mod stream;
 mod symbols;

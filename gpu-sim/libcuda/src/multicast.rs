@@ -9,7 +9,7 @@
 
 use cuda_sys_stubs::abi::*;
 use gpu_sim::client;
-use gpu_sim::command::{Binding, Exported};
+use gpu_sim::command::{Binding, Block, Exported};
 
 use crate::address::Backing;
 use crate::door::Answer;
@@ -62,28 +62,62 @@ impl Multicast {
 pub(crate) enum Bound {
     /// Memory by its handle, from an offset on.
     Handle(CUmemGenericAllocationHandle, u64),
-    /// Memory by an address that it is mapped at.
+    /// Memory by an address that it is mapped at, or that a pool has it at.
     Address(CUdeviceptr),
 }
 
+/// Memory of a device from some byte on.
+struct Part {
+    block: Block,
+    /// Ordinal of the device.
+    ordinal: usize,
+    offset: u64,
+    /// Bytes that there are from there on, as far as it is mapped.
+    left: u64,
+    /// Whether other processes can get it.
+    can_be_shared: bool,
+}
+
+impl Part {
+    fn of_physical(memory: &Physical, offset: u64, end: u64) -> Answer<Self> {
+        let (block, ordinal) = memory.block().ok_or(CUDA_ERROR_INVALID_VALUE)?;
+        Ok(Self {
+            block,
+            ordinal,
+            offset,
+            left: end.checked_sub(offset).ok_or(CUDA_ERROR_INVALID_VALUE)?,
+            can_be_shared: memory.handle_types != 0,
+        })
+    }
+}
+
 impl Bound {
-    /// The memory, the offset in it, and the bytes that there are from there on, as far as it is mapped.
-    fn find(self, state: &State) -> Answer<(Key<Physical>, u64, u64)> {
-        match self {
+    fn find(self, state: &State) -> Answer<Part> {
+        let physical = |key| state.physicals.get(key).ok_or(CUDA_ERROR_INVALID_VALUE);
+        let address = match self {
             Self::Handle(handle, offset) => {
-                let key = virtual_memory::find(state, handle)?;
-                let memory = state.physicals.get(key).ok_or(CUDA_ERROR_INVALID_VALUE)?;
-                let left = memory.bytes().checked_sub(offset);
-                Ok((key, offset, left.ok_or(CUDA_ERROR_INVALID_VALUE)?))
+                let memory = physical(virtual_memory::find(state, handle)?)?;
+                return Part::of_physical(memory, offset, memory.bytes());
             }
-            Self::Address(address) => {
-                let range = state.book.find(address).ok_or(CUDA_ERROR_INVALID_VALUE)?;
-                let Backing::Mapped { physical, .. } = range.backing else {
-                    return Err(CUDA_ERROR_INVALID_VALUE);
-                };
-                let offset = address.saturating_sub(range.start);
-                Ok((physical, offset, range.bytes.saturating_sub(offset)))
+            Self::Address(address) => address,
+        };
+        let range = state.book.find(address).ok_or(CUDA_ERROR_INVALID_VALUE)?;
+        let offset = address.saturating_sub(range.start);
+        match (range.backing, range.pool) {
+            (Backing::Mapped { physical: key, .. }, _) => {
+                Part::of_physical(physical(key)?, offset, range.bytes)
             }
+            (Backing::Device(block) | Backing::Imported { block, .. }, Some(pool)) => {
+                let pool = state.pools.get(pool).ok_or(CUDA_ERROR_INVALID_VALUE)?;
+                Ok(Part {
+                    block,
+                    ordinal: range.device,
+                    offset,
+                    left: range.bytes.saturating_sub(offset),
+                    can_be_shared: pool.is_imported || pool.handle_types != 0,
+                })
+            }
+            _ => Err(CUDA_ERROR_INVALID_VALUE),
         }
     }
 }
@@ -193,24 +227,22 @@ pub(crate) fn bind(
     let wanted = device.map(|device| process.device(device)).transpose()?;
     wait_for_team(process, handle)?;
     let state = process.lock();
-    let (key, memory_offset, left) = bound.find(&state)?;
-    check_aligned(&[offset, bytes, memory_offset])?;
-    let memory = state.physicals.get(key).ok_or(CUDA_ERROR_INVALID_VALUE)?;
-    let (block, ordinal) = memory.block().ok_or(CUDA_ERROR_INVALID_VALUE)?;
+    let memory = bound.find(&state)?;
+    check_aligned(&[offset, bytes, memory.offset])?;
     let object = find_object(&state, handle)?;
-    let is_kept_here = find(&state, handle)?.handle_types != 0 && memory.handle_types == 0;
-    let is_elsewhere = wanted.is_some_and(|(wanted, _)| wanted != ordinal);
-    if is_kept_here || is_elsewhere || bytes > left {
+    let is_kept_here = find(&state, handle)?.handle_types != 0 && !memory.can_be_shared;
+    let is_elsewhere = wanted.is_some_and(|(wanted, _)| wanted != memory.ordinal);
+    if is_kept_here || is_elsewhere || bytes > memory.left {
         return Err(CUDA_ERROR_INVALID_VALUE);
     }
     let part = Binding {
-        device: block.device,
+        device: memory.block.device,
         offset,
         bytes,
     };
     let bound = process
         .machine
-        .bind_multicast(&object.object, part, block.id);
+        .bind_multicast(&object.object, part, memory.block.id);
     bound.map_err(refused)
 }
 

@@ -19,6 +19,7 @@ use crate::fill::{Fill, FillParams};
 use crate::graph::Operation;
 use crate::graph::words::Words;
 use crate::process::{Process, State, refused};
+use crate::reduction::Reduction;
 use crate::stream::Stream;
 use crate::table::Key;
 use crate::{capture, graph, log, stream};
@@ -58,6 +59,7 @@ impl Condition {
 pub(crate) enum WordOperation {
     Write(Fill),
     Wait(Place, Condition),
+    Reduce(Reduction),
 }
 
 impl WordOperation {
@@ -81,6 +83,10 @@ impl WordOperation {
         match self {
             Self::Write(fill) => {
                 fill.run(machine);
+                true
+            }
+            Self::Reduce(reduction) => {
+                reduction.run(machine);
                 true
             }
             Self::Wait(place, condition) => {
@@ -139,6 +145,11 @@ pub(crate) fn perform(
             WordOperation::Wait(place, _) => {
                 graph::memory::check_live(state, [place])?;
                 wait(process, state, stream, *operation)?;
+            }
+            WordOperation::Reduce(reduction) => {
+                graph::memory::check_live(state, [reduction.place])?;
+                let effect = reduction.effect(&process.machine);
+                stream::submit(process, state, stream, reduction.command(), Some(effect))?;
             }
         }
     }

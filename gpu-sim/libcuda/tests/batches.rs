@@ -161,15 +161,70 @@ fn words_are_written_and_waited_for_in_the_order_of_the_batch() {
     ok!(cuStreamSynchronize(stream));
     assert_eq!(read(memory, 16)[..5], [7, 0, 0, 0, 0]);
     assert_eq!(read(memory + 8, 8), [255; 8]);
-    let mut unknown = word(CU_STREAM_MEM_OP_ATOMIC_REDUCTION, memory, 1, 0);
+    let mut flush = word(CU_STREAM_MEM_OP_FLUSH_REMOTE_WRITES, 0, 0, 0);
     assert_eq!(
-        cu!(cuStreamBatchMemOp_v2(stream, 1, &mut unknown, 0)),
+        cu!(cuStreamBatchMemOp_v2(stream, 1, &mut flush, 0)),
         CUDA_ERROR_NOT_SUPPORTED
     );
     assert_eq!(
-        cu!(cuStreamBatchMemOp_v2(stream, 257, &mut unknown, 0)),
+        cu!(cuStreamBatchMemOp_v2(stream, 257, &mut flush, 0)),
         CUDA_ERROR_INVALID_VALUE
     );
+}
+
+fn reduction(
+    kind: (
+        CUstreamAtomicReductionOpType,
+        CUstreamAtomicReductionDataType,
+    ),
+    address: CUdeviceptr,
+    value: u64,
+) -> CUstreamBatchMemOpParams {
+    CUstreamBatchMemOpParams {
+        atomicReduction: anonymous_memOpReduction {
+            operation: CU_STREAM_MEM_OP_ATOMIC_REDUCTION,
+            flags: 0,
+            reductionOp: kind.0,
+            dataType: kind.1,
+            address,
+            value,
+            alias: 0,
+        },
+    }
+}
+
+const ADD: CUstreamAtomicReductionOpType = CU_STREAM_ATOMIC_REDUCTION_OP_ADD;
+const WORD: CUstreamAtomicReductionDataType = CU_STREAM_ATOMIC_REDUCTION_UNSIGNED_32;
+const DOUBLE: CUstreamAtomicReductionDataType = CU_STREAM_ATOMIC_REDUCTION_UNSIGNED_64;
+
+#[test]
+fn words_are_reduced_in_the_order_of_the_batch() {
+    context();
+    let (stream, memory) = (free_stream(), alloc(16));
+    let mut supported = 0;
+    let attribute = CU_DEVICE_ATTRIBUTE_ATOMIC_REDUCTION_SUPPORTED;
+    ok!(cuDeviceGetAttribute(&mut supported, attribute, 0));
+    assert_eq!(supported, 1);
+    ok!(cuMemsetD8_v2(memory, 0xff, 16));
+    let mut operations = [
+        reduction((ADD, WORD), memory, 6),
+        reduction((CU_STREAM_ATOMIC_REDUCTION_OP_OR, WORD), memory, 8),
+        reduction((CU_STREAM_ATOMIC_REDUCTION_OP_AND, WORD), memory, 12),
+        reduction((ADD, DOUBLE), memory + 8, (1 << 40) + 1),
+    ];
+    ok!(cuStreamBatchMemOp_v2(stream, 4, operations.as_mut_ptr(), 0));
+    ok!(cuStreamSynchronize(stream));
+    assert_eq!(read(memory, 8), [12, 0, 0, 0, 255, 255, 255, 255]);
+    assert_eq!(read(memory + 8, 8), (1u64 << 40).to_le_bytes());
+    let exclusive = 7;
+    for wrong in [
+        reduction((exclusive, WORD), memory, 1),
+        reduction((ADD, 0), memory, 1),
+        reduction((ADD, DOUBLE), memory + 4, 1),
+    ] {
+        let status = cu!(cuStreamBatchMemOp_v2(stream, 1, &mut { wrong }, 0));
+        assert_eq!(status, CUDA_ERROR_INVALID_VALUE);
+    }
 }
 
 fn linear(address: CUdeviceptr, bytes: usize) -> CUDA_RESOURCE_DESC {

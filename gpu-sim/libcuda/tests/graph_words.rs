@@ -181,6 +181,34 @@ fn captured_writes_and_waits_are_batch_nodes_that_tell_what_was_asked() {
 }
 
 #[test]
+fn a_captured_reduction_is_made_at_each_launch() {
+    context();
+    let (memory, stream, mut exec) = (alloc(16), free_stream(), std::ptr::null_mut());
+    ok!(cuMemsetD8_v2(memory, 0, 16));
+    let (graph, nodes) = captured(|stream| {
+        let mut reduction = CUstreamBatchMemOpParams {
+            atomicReduction: anonymous_memOpReduction {
+                operation: CU_STREAM_MEM_OP_ATOMIC_REDUCTION,
+                flags: 0,
+                reductionOp: CU_STREAM_ATOMIC_REDUCTION_OP_ADD,
+                dataType: CU_STREAM_ATOMIC_REDUCTION_UNSIGNED_32,
+                address: memory + 4,
+                value: 3,
+                alias: 0,
+            },
+        };
+        ok!(cuStreamBatchMemOp_v2(stream, 1, &mut reduction, 0));
+    });
+    assert_eq!(nodes.len(), 1);
+    ok!(cuGraphInstantiateWithFlags(&mut exec, graph, 0));
+    for launches in 1..=3 {
+        ok!(cuGraphLaunch(exec, stream));
+        ok!(cuStreamSynchronize(stream));
+        assert_eq!(read(memory, 16), bytes([0, 3 * launches, 0, 0]));
+    }
+}
+
+#[test]
 fn a_captured_wait_holds_each_launch_until_the_word_is_there() {
     context();
     let (memory, stream, mut exec) = (alloc(16), free_stream(), std::ptr::null_mut());

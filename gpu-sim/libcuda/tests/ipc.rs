@@ -264,6 +264,36 @@ fn say_event(line: &mut Line, event: CUevent) {
     line.say(handle.reserved.map(i8::cast_unsigned));
 }
 
+/// A graph that fills memory, and then records an event.
+fn filling(memory: CUdeviceptr, event: CUevent) -> (CUgraph, CUgraphNode) {
+    let graph = graph();
+    let node = fill_node(graph, memory);
+    let node = event_node(graph, Some(node), event, true);
+    (graph, node)
+}
+
+fn with_event(memory: CUdeviceptr, filled: CUevent) -> CUgraphExec {
+    instantiated(filling(memory, filled).0)
+}
+
+/// The same, made with an event of this process's own.
+fn given_event(memory: CUdeviceptr, filled: CUevent) -> CUgraphExec {
+    let (graph, node) = filling(memory, event(0));
+    let exec = instantiated(graph);
+    ok!(cuGraphExecEventRecordNodeSetEvent(exec, node, filled));
+    exec
+}
+
+/// The same, by an update as a whole.
+fn updated_to_event(memory: CUdeviceptr, filled: CUevent) -> CUgraphExec {
+    let exec = instantiated(filling(memory, event(0)).0);
+    // SAFETY: a record of plain numbers and pointers; zero is a value of each.
+    let mut result: CUgraphExecUpdateResultInfo = unsafe { std::mem::zeroed() };
+    let (graph, _) = filling(memory, filled);
+    ok!(cuGraphExecUpdate_v2(exec, graph, &mut result));
+    exec
+}
+
 #[test]
 fn nodes_of_graphs_record_and_wait_for_events_of_several_processes() {
     const NAME: &str = "nodes_of_graphs_record_and_wait_for_events_of_several_processes";
@@ -291,11 +321,7 @@ fn nodes_of_graphs_record_and_wait_for_events_of_several_processes() {
     say_event(&mut other.line, filled);
     say_event(&mut other.line, seen);
     say_memory_handle(&mut other.line, memory);
-    let graph = graph();
-    let node = fill_node(graph, memory);
-    event_node(graph, Some(node), filled, true);
-    let exec = instantiated(graph);
-    for _ in 0..3 {
+    for exec in [with_event, given_event, updated_to_event].map(|way| way(memory, filled)) {
         let stream = free_stream();
         ok!(cuMemsetD8_v2(memory, 0, PAGE));
         ok!(cuCtxSynchronize());

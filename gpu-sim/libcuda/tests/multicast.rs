@@ -207,6 +207,50 @@ fn an_object_keeps_what_is_bound_to_it_and_is_mapped_as_memory_is() {
     assert_eq!(used(), before - 4 * PAGE, "nobody has it any more");
 }
 
+/// A pool of a device's memory, which keeps what it has.
+fn pool(device: CUdevice) -> CUmemoryPool {
+    // SAFETY: a record of plain numbers and pointers; zero is a value of each.
+    let mut properties: CUmemPoolProps = unsafe { std::mem::zeroed() };
+    properties.allocType = CU_MEM_ALLOCATION_TYPE_PINNED;
+    properties.location = CUmemLocation {
+        type_: CU_MEM_LOCATION_TYPE_DEVICE,
+        id: device,
+    };
+    let mut pool = std::ptr::null_mut();
+    ok!(cuMemPoolCreate(&mut pool, &properties));
+    pool
+}
+
+#[test]
+fn memory_of_a_pool_is_bound_by_its_address_and_kept_when_the_pool_lets_go_of_it() {
+    start();
+    let _alone = measuring();
+    let before = used(); // which makes the device's context the current one
+    let (team, pool) = (object(&[ALONE], 8), pool(ALONE));
+    let (mut block, mut plain, stream) = (0, 0, std::ptr::null_mut());
+    ok!(cuMemAllocFromPoolAsync(&mut block, 4 * PAGE, pool, stream));
+    let bind = |offset, address, bytes| cu!(cuMulticastBindAddr(team, offset, address, bytes, 0));
+    let page = PAGE as u64;
+    assert_eq!(bind(0, block + page, 3 * PAGE), CUDA_SUCCESS);
+    for (address, bytes) in [(block + 512, PAGE), (block + page, 4 * PAGE)] {
+        assert_eq!(bind(3 * PAGE, address, bytes), CUDA_ERROR_INVALID_VALUE);
+    }
+    ok!(cuMemAlloc_v2(&mut plain, 2 * PAGE));
+    let of_no_pool = bind(3 * PAGE, plain, PAGE);
+    assert_eq!(of_no_pool, CUDA_ERROR_INVALID_VALUE);
+    ok!(cuMemFree_v2(plain));
+    let shared = empty(1, 4, DESCRIPTOR);
+    ok!(cuMulticastAddDevice(shared, ALONE));
+    let kept = cu!(cuMulticastBindAddr_v2(shared, ALONE, 0, block, PAGE, 0));
+    assert_eq!(kept, CUDA_ERROR_INVALID_VALUE, "nobody else can get it");
+    ok!(cuMemFreeAsync(block, stream));
+    ok!(cuStreamSynchronize(stream));
+    ok!(cuMemPoolTrimTo(pool, 0));
+    assert_eq!(used(), before + 4 * PAGE);
+    ok!(cuMulticastUnbind(team, ALONE, 0, 3 * PAGE));
+    assert_eq!(used(), before);
+}
+
 #[test]
 fn a_team_is_made_up_by_two_processes_and_who_binds_waits_for_the_other() {
     const NAME: &str = "a_team_is_made_up_by_two_processes_and_who_binds_waits_for_the_other";

@@ -406,7 +406,9 @@ impl Model {
         if matches!(command, Some(Command::FaultingKernel(_))) {
             return self.fault(place.context);
         }
-        let ready_ns = self.now_ns + self.profile.timing.graph_node_gap_ns;
+        // What is not executed has waited for the nodes before it already.
+        let gap_ns = command.map_or(0, |_| self.profile.timing.graph_node_gap_ns);
+        let ready_ns = self.now_ns + gap_ns;
         for node in ready {
             self.devices[place.device as usize]
                 .compute

@@ -7,6 +7,7 @@ use crate::door::{Answer, NullStream, exports};
 use crate::fill::FillParams;
 use crate::graph::words::Words;
 use crate::process::{State, process};
+use crate::reduction::Reduction;
 use crate::stream;
 use crate::watch::{self, Condition, WordOperation};
 
@@ -42,7 +43,14 @@ unsafe fn plan(
     operation: &CUstreamBatchMemOpParams,
 ) -> Answer<Option<WordOperation>> {
     // SAFETY: every member begins with the operation; the others are read under their own (caller).
-    let (kind, word) = unsafe { (operation.operation, operation.waitValue) };
+    let kind = unsafe { operation.operation };
+    if kind == CU_STREAM_MEM_OP_ATOMIC_REDUCTION {
+        // SAFETY: as above.
+        let reduction = Reduction::plan(state, unsafe { &operation.atomicReduction })?;
+        return Ok(Some(WordOperation::Reduce(reduction)));
+    }
+    // SAFETY: as above.
+    let word = unsafe { operation.waitValue };
     let low = word.value64 & u64::from(u32::MAX);
     let wait = |value, bytes| {
         let condition = condition(value, bytes, word.flags);
@@ -57,9 +65,7 @@ unsafe fn plan(
         CU_STREAM_MEM_OP_WRITE_VALUE_32 => write(low, 4),
         CU_STREAM_MEM_OP_WRITE_VALUE_64 => write(word.value64, 8),
         CU_STREAM_MEM_OP_BARRIER => return Ok(None),
-        CU_STREAM_MEM_OP_FLUSH_REMOTE_WRITES | CU_STREAM_MEM_OP_ATOMIC_REDUCTION => {
-            return Err(CUDA_ERROR_NOT_SUPPORTED);
-        }
+        CU_STREAM_MEM_OP_FLUSH_REMOTE_WRITES => return Err(CUDA_ERROR_NOT_SUPPORTED),
         _ => return Err(CUDA_ERROR_INVALID_VALUE),
     }
     .map(Some)

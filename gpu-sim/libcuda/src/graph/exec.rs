@@ -7,7 +7,7 @@ use cuda_sys_stubs::abi::*;
 use gpu_sim::client::Graph as GpuGraph;
 use gpu_sim::command::{GraphNode, Sequence};
 
-use super::{Graph, Node, Operation, device_launch, get, memory, node, sorted};
+use super::{Dependency, Edge, Graph, Node, Operation, device_launch, get, memory, node, sorted};
 use crate::door::{Answer, NullStream};
 use crate::event::{self, Event};
 use crate::process::{Process, State, lost, refused};
@@ -160,17 +160,42 @@ struct Flat {
 }
 
 impl Step {
-    /// Takes over what another does. A batch keeps its semaphore: launches count on.
-    fn replace(&mut self, mut operation: Operation) {
-        match (&self.operation, &mut operation) {
+    /// Takes over what another does. A batch keeps its semaphore: launches count on. What the program has switched stays as it is.
+    fn replace(&mut self, mut new: Self) {
+        match (&self.operation, &mut new.operation) {
             (Operation::Words(old), Operation::Words(new))
             | (Operation::BeginWords(old), Operation::BeginWords(new)) => {
                 *new = new.in_place_of(old);
             }
+            (Operation::Moved, Operation::Moved) => self.enabled = new.enabled,
             _ => {}
         }
-        self.operation = operation;
+        self.operation = new.operation;
     }
+
+    /// Whether it is there for the step behind it, and is no node of the program's.
+    fn is_prelude(&self) -> bool {
+        matches!(self.operation, Operation::Moved | Operation::BeginWords(_))
+    }
+}
+
+/// The step that an operation needs right before it. Where an event of several processes is recorded, this process has to have moved
+/// what is before it, as in a stream; as a node may be given such an event later, the step is there, switched off, for any.
+fn prelude(state: &State, operation: &Operation, behind: Vec<u32>) -> Option<Step> {
+    let (operation, enabled) = match operation {
+        Operation::Words(words) => (Operation::BeginWords(words.clone()), true),
+        Operation::RecordEvent(event) => {
+            let is_interprocess = event::get(state, *event).is_ok_and(Event::is_interprocess);
+            (Operation::Moved, is_interprocess)
+        }
+        _ => return None,
+    };
+    Some(Step {
+        operation,
+        dependencies: behind,
+        enabled,
+        inner_steps: 0,
+    })
 }
 
 impl Flat {
@@ -227,27 +252,24 @@ impl Flat {
                 let last = self.append(state, inner, &behind)?;
                 behind = if last.is_empty() { behind } else { last };
             }
-            if let Operation::Words(words) = operation {
-                behind = vec![self.push(Operation::BeginWords(words.clone()), behind, 0)?];
-            }
-            if is_interprocess(state, operation) {
-                behind = vec![self.push(Operation::Moved, behind, 0)?];
+            if let Some(prelude) = prelude(state, operation, behind.clone()) {
+                behind = vec![self.push(prelude)?];
             }
             let index = self.steps.len();
-            ends.push(self.push(operation.clone(), behind, index - first)?);
+            ends.push(self.push(Step {
+                operation: operation.clone(),
+                dependencies: behind,
+                enabled: true,
+                inner_steps: index - first,
+            })?);
             self.indices.insert(key, index);
         }
         Ok(ends)
     }
 
-    fn push(&mut self, operation: Operation, behind: Vec<u32>, inner_steps: usize) -> Answer<u32> {
+    fn push(&mut self, step: Step) -> Answer<u32> {
         let index = self.steps.len();
-        self.steps.push(Step {
-            operation,
-            dependencies: behind,
-            enabled: true,
-            inner_steps,
-        });
+        self.steps.push(step);
         u32::try_from(index).map_err(|_| CUDA_ERROR_INVALID_VALUE)
     }
 }
@@ -337,40 +359,29 @@ fn capture_launch(state: &mut State, exec: Key<GraphExec>, stream: Key<Stream>) 
         .steps
         .clone();
     let child = state.graphs.insert(Graph::default());
-    let mut keys: Vec<Key<Node>> = Vec::new();
+    // Of each step, the nodes that stand for it.
+    let mut nodes: Vec<Vec<Dependency>> = Vec::new();
     for step in steps {
-        let behind = step
-            .dependencies
-            .iter()
-            .filter_map(|index| keys.get(usize::try_from(*index).ok()?))
-            .map(|key| (*key, super::Edge::default()));
-        let behind = behind.collect();
+        let behind = step.dependencies.iter();
+        let behind = behind.filter_map(|index| nodes.get(usize::try_from(*index).ok()?));
+        let behind: Vec<_> = behind.flatten().copied().collect();
+        if step.is_prelude() {
+            nodes.push(behind);
+            continue;
+        }
         let operation = match step.operation {
-            Operation::Child(_)
-            | Operation::Conditional(_)
-            | Operation::Moved
-            | Operation::BeginWords(_) => Operation::Empty,
+            Operation::Child(_) | Operation::Conditional(_) => Operation::Empty,
             operation => operation,
         };
-        keys.push(super::add(state, child, operation, behind)?);
+        let node = super::add(state, child, operation, behind)?;
+        nodes.push(vec![(node, Edge::default())]);
     }
     let recorded = capture::append(state, stream, Operation::Child(child));
     super::destroy(state, child)?;
     recorded
 }
 
-/// Whether it records an event of several processes. This process has to have moved what is before it then, as in a stream.
-fn is_interprocess(state: &State, operation: &Operation) -> bool {
-    match operation {
-        Operation::RecordEvent(event) => {
-            event::get(state, *event).is_ok_and(Event::is_interprocess)
-        }
-        _ => false,
-    }
-}
-
-/// Changes what one node does in launches from now on. It has to stay of its kind. `CUDA_ERROR_NOT_SUPPORTED`: it shall record an event
-/// of several processes, and was instantiated with one of this process alone.
+/// Changes what one node does in launches from now on. It has to stay of its kind.
 pub(crate) fn set_operation(
     process: &Process,
     state: &mut State,
@@ -382,28 +393,37 @@ pub(crate) fn set_operation(
         return update_child(process, state, exec, original, child);
     }
     let index = index_of(state, exec, original)?;
-    let is_interprocess = is_interprocess(state, &operation);
-    let exec = state.execs.get_mut(exec).ok_or(CUDA_ERROR_INVALID_VALUE)?;
-    let before = index.checked_sub(1).and_then(|at| exec.steps.get(at));
-    let is_behind_moved = before.is_some_and(|step| matches!(step.operation, Operation::Moved));
-    let step = exec.steps.get_mut(index).ok_or(CUDA_ERROR_INVALID_VALUE)?;
+    let prelude = prelude(state, &operation, Vec::new());
+    let GraphExec { steps, gpu, .. } = state.execs.get_mut(exec).ok_or(CUDA_ERROR_INVALID_VALUE)?;
+    let step = steps.get(index).ok_or(CUDA_ERROR_INVALID_VALUE)?;
     if step.operation.node_type() != operation.node_type() {
         return Err(CUDA_ERROR_INVALID_VALUE);
     }
-    if is_interprocess && !is_behind_moved {
-        return Err(CUDA_ERROR_NOT_SUPPORTED);
-    }
-    let begin = match &operation {
-        Operation::Words(words) => Some(Operation::BeginWords(words.clone())),
-        _ => None,
+    let step = Step {
+        operation,
+        ..step.clone()
     };
-    step.replace(operation);
-    let (step, gpu) = (step.clone(), Arc::clone(&exec.gpu));
-    if let (Some(begin), Some(before)) = (begin, index.checked_sub(1)) {
-        let before = exec.steps.get_mut(before);
-        before.ok_or(CUDA_ERROR_INVALID_VALUE)?.replace(begin);
+    let first = index.checked_sub(usize::from(prelude.is_some()));
+    let first = first.ok_or(CUDA_ERROR_INVALID_VALUE)?;
+    let changed = steps.get_mut(first..=index);
+    let changed = changed.ok_or(CUDA_ERROR_INVALID_VALUE)?;
+    for (old, new) in changed.iter_mut().zip(prelude.into_iter().chain([step])) {
+        old.replace(new);
     }
-    upload(process, state, &gpu, index, &step)
+    let (changed, gpu) = (changed.to_vec(), Arc::clone(gpu));
+    upload_all(process, state, &gpu, first, &changed)
+}
+
+/// Uploads steps of which the first has this index.
+fn upload_all(
+    process: &Process,
+    state: &mut State,
+    gpu: &GpuGraph,
+    first: usize,
+    steps: &[Step],
+) -> Answer {
+    let mut steps = (first..).zip(steps);
+    steps.try_for_each(|(index, step)| upload(process, state, gpu, index, step))
 }
 
 fn upload(
@@ -481,11 +501,9 @@ pub(crate) fn update(
     let mut steps = old.steps.clone();
     for (step, new) in steps.iter_mut().zip(flat.steps) {
         step.inner_steps = new.inner_steps;
-        step.replace(new.operation);
+        step.replace(new);
     }
-    for (index, step) in steps.iter().enumerate() {
-        upload(process, state, &gpu, index, step)?;
-    }
+    upload_all(process, state, &gpu, 0, &steps)?;
     let exec = state.execs.get_mut(exec).ok_or(CUDA_ERROR_INVALID_VALUE)?;
     exec.steps = steps;
     // Nodes of the graph that it was made from keep their meaning, nodes of this one get the same.
@@ -521,11 +539,10 @@ fn update_child(
         return Err(CUDA_ERROR_INVALID_VALUE);
     }
     for (old, new) in inner.iter_mut().zip(flat.steps) {
-        old.replace(new.operation);
+        old.replace(new);
     }
     let (steps, gpu) = (inner.to_vec(), Arc::clone(&exec.gpu));
-    let mut steps = (first..).zip(steps);
-    steps.try_for_each(|(index, step)| upload(process, state, &gpu, index, &step))
+    upload_all(process, state, &gpu, first, &steps)
 }
 
 /// Dependencies on steps from `first` on, counted from there.

@@ -46,6 +46,30 @@ fn a_graphs_nodes_follow_what_they_depend_on_by_a_gap() {
 }
 
 #[test]
+fn what_is_behind_a_node_that_is_switched_off_follows_what_was_before_it() {
+    let mut bench = Bench::new(exact());
+    let tenant = bench.tenant();
+    let mark = Signal {
+        semaphore: SemaphoreId(99),
+        payload: 1,
+    };
+    let graph = bench.graph(
+        tenant,
+        &[(kernel(MS), &[]), (kernel(MS), &[0]), (mark, &[1])],
+    );
+    let id = GraphId(0);
+    bench
+        .model
+        .update_graph(tenant.process, id, 1, kernel(MS), false)
+        .unwrap();
+    bench.submit(tenant, graph);
+    bench.finish();
+    let start_ns = 4 * US + 3 * US + 3 * 10;
+    let one_gap_later = start_ns + bench.busy_ns(tenant) + US;
+    assert_eq!(bench.at(SemaphoreId(99), 1), Some(one_gap_later));
+}
+
+#[test]
 fn an_update_of_a_graph_changes_later_launches_only() {
     let mut bench = Bench::new(exact());
     let tenant = bench.tenant();
