@@ -25,6 +25,10 @@ struct Level {
     held: u64,
     /// Of these, what was charged for calls that are still under way: whether what the driver says has it already, nobody knows.
     coming: u64,
+    /// How often memory of it was bound into something that keeps it when the driver counts it here no more.
+    keepers: u64,
+    /// The most that the driver has said since the first of them.
+    kept: u64,
     /// How often the two were changed.
     changes: u64,
 }
@@ -58,13 +62,21 @@ impl Activity {
 
 impl Level {
     /// What it is when the driver says `reserved` bytes after a call has returned that `came` bytes were charged for: at least what
-    /// the driver says is held, and no more than that with all that is still coming.
+    /// the driver says is held, and no more than that with all that is still coming. While anybody else keeps some of it, nobody
+    /// knows how much, it does not fall.
     fn settled(self, reserved: u64, came: u64) -> Self {
         let coming = self.coming.saturating_sub(came);
+        let kept = if self.keepers > 0 {
+            self.kept.max(reserved)
+        } else {
+            0
+        };
+        let least = reserved.max(kept);
         Self {
-            held: self.held.clamp(reserved, reserved.saturating_add(coming)),
+            held: self.held.clamp(least, least.saturating_add(coming)),
             coming,
-            changes: self.changes,
+            kept,
+            ..self
         }
     }
 }
@@ -86,6 +98,21 @@ impl Reservation {
     /// Whether anything is charged for it.
     pub(crate) fn is_held(&self) -> bool {
         self.level.lock().held > 0
+    }
+
+    /// Minds that something keeps memory of it, once more. To be settled before it can fall.
+    pub(crate) fn keep(&self) {
+        self.change(|level| level.keepers = level.keepers.saturating_add(1));
+    }
+
+    /// The same, once less.
+    pub(crate) fn let_go(&self) {
+        self.change(|level| level.keepers = level.keepers.saturating_sub(1));
+    }
+
+    /// Whether anything keeps memory of it.
+    pub(crate) fn is_kept(&self) -> bool {
+        self.level.lock().keepers > 0
     }
 
     /// What is going on.
@@ -195,7 +222,7 @@ mod tests {
         Level {
             held,
             coming,
-            changes: 0,
+            ..Level::default()
         }
     }
 
@@ -219,6 +246,24 @@ mod tests {
         assert_eq!(settled(level(30, 10), 35, 0), (35, 10), "and more");
         assert_eq!(settled(level(30, 10), 5, 0), (15, 10), "the rest went");
         assert_eq!(settled(level(30, 10), 5, 4), (11, 6), "a part came");
+    }
+
+    #[test]
+    fn what_something_else_keeps_does_not_fall() {
+        let kept = Level {
+            keepers: 1,
+            ..level(20, 0)
+        };
+        let kept = kept.settled(30, 0).settled(10, 0);
+        assert_eq!(kept.held, 30);
+        let expecting = Level {
+            held: 35,
+            coming: 5,
+            ..kept
+        };
+        assert_eq!(settled(expecting, 10, 5), (30, 0), "it has not come");
+        let free = Level { keepers: 0, ..kept };
+        assert_eq!(free.settled(10, 0).held, 10);
     }
 
     #[test]

@@ -9,6 +9,7 @@
  *     | THREAD SYMBOL ARGUMENT …    keeps the call, without an answer …
  *     .                             … until all threads make theirs at once, each in its order; their statuses, in the order told
  *     ? NUMBER [OFFSET]             the 8 bytes at a variable, or so many bytes behind it
+ *     = NUMBER FILE                 opens a file to write to, and sets a variable to its descriptor; answers that
  *
  * An argument is a number; `$3`, the value of variable 3; `&3`, its address; `&`, 4 KiB of zeros; `{…}`, the address of a
  * record of fields `b:` `h:` `w:` `d:` (1, 2, 4, 8 bytes, aligned as in C) whose values are arguments, and with `>3@112`
@@ -17,6 +18,8 @@
  * nothing that the driver still reads is gone. */
 #include "cuda_doors.h"
 #include <ctype.h>
+#include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdint.h>
 
@@ -261,6 +264,17 @@ static void print_variable(const char *at)
     printf("%llu\n", (unsigned long long)value);
 }
 
+static void open_file(const char *at)
+{
+    uint64_t *variable = variable_at(&at);
+    const char *name = at + strspn(at, " ");
+    int descriptor = open(name, O_WRONLY | O_CLOEXEC);
+    if (descriptor < 0)
+        fail("%s: %s", name, strerror(errno));
+    *variable = (uint64_t)descriptor;
+    printf("%d\n", descriptor);
+}
+
 static void *open_scope(const char *soname, int global)
 {
     void *library = dlopen(soname, RTLD_NOW | (global ? RTLD_GLOBAL : RTLD_LOCAL));
@@ -294,6 +308,8 @@ int main(int argc, char **argv)
             play_told();
         else if (*line == '?')
             print_variable(at);
+        else if (*line == '=')
+            open_file(at);
         else
             play_one(line);
         fflush(stdout);

@@ -61,6 +61,13 @@ impl Player {
         self.0.numbers(&format!("? {variable} {offset}"))[0]
     }
 
+    /// Opens what a descriptor of another player leads to, as if it had been sent one: `variable` becomes the number of ours.
+    #[track_caller]
+    pub fn receive(&mut self, variable: u32, sender: &Self, descriptor: u64) {
+        let file = format!("/proc/{}/fd/{descriptor}", sender.pid());
+        self.0.numbers(&format!("= {variable} {file}"));
+    }
+
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.0.pid()

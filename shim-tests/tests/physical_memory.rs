@@ -117,6 +117,84 @@ fn what_a_shared_multicast_object_keeps_stays_charged() {
     assert_eq!(charged_after(&["cuMemRelease $32"]), 2 * MIB);
 }
 
+/// The driver counts no more what a pool has given back; what a binding keeps of it is there all the same.
+#[test]
+fn what_a_multicast_object_keeps_of_a_pool_stays_charged() {
+    let machine = Machine::with_every_feature(1);
+    let mut player = Player::start(&machine, &World::memory("one", "1GiB"));
+    let mut charged_after = |calls: &[&str]| charged_after(&machine, &mut player, calls);
+    let first = charged_after(&[
+        "cuInit 0",
+        "cuCtxCreate_v2 &16 0 0",
+        "cuMulticastCreate &32 {w:1,d:8388608,d:0,d:0}",
+        "cuMulticastAddDevice $32 0",
+    ]);
+    let bound = [
+        "cuMemPoolCreate &96 {w:1,w:0,w:1,w:0}",
+        "cuMemAllocFromPoolAsync &128 8388608 $96 0",
+        "cuMulticastBindAddr $32 0 $128 2097152 0",
+    ];
+    let freed = ["cuMemFreeAsync $128 0", "cuStreamSynchronize 0"];
+    assert_eq!(charged_after(&bound), first + 8 * MIB);
+    assert_eq!(charged_after(&freed), first + 8 * MIB);
+    assert_eq!(charged_after(&["cuMemPoolTrimTo $96 0"]), first + 8 * MIB);
+    assert_eq!(charged_after(&["cuMulticastUnbind $32 0 0 2097152"]), first);
+    assert_eq!(charged_after(&bound), first + 8 * MIB);
+    assert_eq!(charged_after(&freed), first + 8 * MIB);
+    assert_eq!(charged_after(&["cuMemPoolDestroy $96"]), first + 8 * MIB);
+    assert_eq!(charged_after(&["cuMemRelease $32"]), first);
+}
+
+/// Each process is charged for what it has bound to an object of several, until it unbinds that itself, or ends.
+#[test]
+fn an_object_of_two_containers_charges_each_for_what_it_has_bound() {
+    let machine = Machine::with_every_feature(1);
+    let [mut one, mut two] =
+        ["one", "two"].map(|name| Player::start(&machine, &World::memory(name, "1GiB")));
+    let make = |player: &mut Player, calls: &[&str]| {
+        for call in calls {
+            assert_eq!(player.make(&format!("0 {call}")), "0", "{call}");
+        }
+    };
+    let books = || {
+        ["one", "two"].map(|name| {
+            let books = accounts::of(&machine, name)[0];
+            (books.charged_bytes / MIB, books.held_bytes / MIB)
+        })
+    };
+    make(
+        &mut one,
+        &[
+            "cuInit 0",
+            "cuMulticastCreate &32 {w:1,d:4194304,d:1,d:0}",
+            "cuMulticastAddDevice $32 0",
+            "cuMemExportToShareableHandle &40 $32 1 0",
+        ],
+    );
+    let descriptor = one.value(40, 0);
+    two.receive(40, &one, descriptor);
+    let imported = ["cuInit 0", "cuMemImportFromShareableHandle &32 $40 1"];
+    let bound = [
+        "cuMemCreate &64 2097152 {w:1,w:1,w:1,w:0} 0",
+        "cuMulticastBindMem $32 0 $64 0 2097152 0",
+        "cuMemRelease $64",
+    ];
+    let unbound = ["cuMulticastUnbind $32 0 0 2097152"];
+    make(&mut two, &imported);
+    make(&mut two, &bound);
+    assert_eq!(books(), [(0, 0), (2, 2)]);
+    make(&mut one, &unbound);
+    assert_eq!(books(), [(0, 0), (2, 0)], "somebody else has unbound it");
+    make(&mut two, &bound);
+    assert_eq!(books(), [(0, 0), (4, 2)]);
+    make(&mut two, &unbound);
+    assert_eq!(books(), [(0, 0), (0, 0)]);
+    make(&mut one, &bound);
+    assert_eq!(books(), [(2, 2), (0, 0)]);
+    make(&mut two, &unbound);
+    assert_eq!(books(), [(2, 0), (0, 0)]);
+}
+
 /// An operation on the tile of 256 × 256 bytes in this column of an array or a level: memory from variable 64, or none.
 fn tile(is_of_mipmap: bool, column: u32, is_mapped: bool) -> String {
     let [kind, resource] = if is_of_mipmap {

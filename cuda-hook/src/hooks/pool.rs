@@ -377,9 +377,10 @@ impl Pools {
         *freed = Bytes::new(freed.get().wrapping_add(block.bytes.get()));
     }
 
-    /// A destroyed pool ends with the last block that was out of it.
+    /// A destroyed pool ends with the last block that was out of it, and the last that something else keeps.
     fn end_if_last(&self, cx: Cx, pool: &Arc<Pool>) {
-        if pool.is_destroyed.load(Ordering::Acquire) && !self.state.lock().is_out(pool) {
+        let is_held = || pool.reservation.is_kept() || self.state.lock().is_out(pool);
+        if pool.is_destroyed.load(Ordering::Acquire) && !is_held() {
             pool.reservation.end(cx);
         }
     }
@@ -407,6 +408,35 @@ impl Pools {
             state.blocks.remove(&block);
             self.out.store(state.blocks.len(), Ordering::Relaxed);
         }
+    }
+}
+
+/// A pool of which something else keeps memory, whatever the pool gives back to the driver.
+#[derive(Clone)]
+pub(crate) struct Kept(Arc<Pool>);
+
+/// Has all of a pool stay charged, if what lies at an address is out of one, until [`Kept::let_go`].
+pub(crate) fn keep(cx: Cx, address: CUdeviceptr) -> Option<Kept> {
+    let pools = &cx.attachment.pools;
+    let out = pools.is_any_known().then(|| cx.driver.block_at(address));
+    let Out { pool, .. } = pools.find_block(out?.ok()?)?;
+    pool.reservation.keep();
+    pool.refresh(cx);
+    Some(Kept(pool))
+}
+
+impl Kept {
+    /// The device that holds it, in the ledger's order.
+    pub(crate) fn device_index(&self) -> usize {
+        self.0.reservation.device_index()
+    }
+
+    /// It is kept once less.
+    pub(crate) fn let_go(self, cx: Cx) {
+        let Self(pool) = self;
+        pool.reservation.let_go();
+        pool.refresh(cx);
+        cx.attachment.pools.end_if_last(cx, &pool);
     }
 }
 

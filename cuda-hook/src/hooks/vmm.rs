@@ -33,6 +33,9 @@ fn settle(cx: Cx, ids: impl IntoIterator<Item = AllocationId>) {
     for allocation in over {
         let ledger = &cx.attachment.ledger;
         ledger.uncharge(allocation.device_index, allocation.bytes);
+        if let Some(pool) = allocation.pool {
+            pool.let_go(cx);
+        }
     }
 }
 
@@ -237,7 +240,7 @@ fn spot(cx: Cx, device: Option<CUdevice>, offset: impl Word, size: impl Word) ->
     }
 }
 
-/// What is bound: memory by its handle, or by the address that it is mapped at.
+/// What is bound: memory by its handle, or by the address that it is mapped at or that a pool has it at.
 #[derive(Clone, Copy)]
 pub(crate) enum Bound {
     /// By handle.
@@ -253,6 +256,43 @@ impl Bound {
             Self::Address(address) => references.mapped_at(address),
         }
     }
+
+    /// The pool that has the memory, which stays charged from now on.
+    fn keep_pool(self, cx: Cx) -> Option<pool::Kept> {
+        match self {
+            Self::Handle(_) => None,
+            Self::Address(address) => pool::keep(cx, address),
+        }
+    }
+}
+
+/// Makes a call that binds memory, and after its success minds what keeps it. `place` says into what it is bound, and where, of memory
+/// on the device of that index.
+fn bind(
+    cx: Cx,
+    call: impl FnOnce() -> CUresult,
+    bound: Bound,
+    place: impl FnOnce(&References, Option<usize>) -> Option<(Holder, Spot)>,
+) -> CUresult {
+    let pool = bound.keep_pool(cx);
+    let status = call();
+    if status != CUDA_SUCCESS {
+        if let Some(pool) = pool {
+            pool.let_go(cx);
+        }
+        return status;
+    }
+    let references = &mut *cx.attachment.vmm.0.lock();
+    let id = match pool {
+        Some(pool) => Some(references.insert(Allocation::of_pool(pool))),
+        None => bound.find(references),
+    };
+    if let Some(id) = id
+        && let Some((holder, spot)) = place(references, references.device_index(id))
+    {
+        references.bind(holder, spot, id);
+    }
+    status
 }
 
 /// `cuMulticastBindMem`, `cuMulticastBindAddr`; without a device, on that which the memory lies on.
@@ -266,17 +306,10 @@ pub(crate) unsafe fn bind_multicast(
     (device, offset, size): (Option<CUdevice>, usize, usize),
     bound: Bound,
 ) -> CUresult {
-    tracked(cx, call, |references| {
-        let (Some(object), Some(id)) = (references.find(object), bound.find(references)) else {
-            return;
-        };
-        let own = || references.device_index(id);
-        let device = device.or_else(|| cx.attachment.device(own()?));
-        references.bind(
-            Holder::Multicast(object),
-            spot(cx, device, offset, size),
-            id,
-        );
+    bind(cx, call, bound, |references, own| {
+        let device = device.or_else(|| cx.attachment.device(own?));
+        let object = references.find(object)?;
+        Some((Holder::Multicast(object), spot(cx, device, offset, size)))
     })
 }
 
@@ -291,11 +324,9 @@ pub(crate) unsafe fn bind_endpoint(
     (device, offset, size): (CUdevice, u64, u64),
     bound: Bound,
 ) -> CUresult {
-    tracked(cx, call, |references| {
-        if let Some(id) = bound.find(references) {
-            let spot = spot(cx, Some(device), offset, size);
-            references.bind(Holder::Endpoint(endpoint), spot, id);
-        }
+    bind(cx, call, bound, |_, _| {
+        let spot = spot(cx, Some(device), offset, size);
+        Some((Holder::Endpoint(endpoint), spot))
     })
 }
 

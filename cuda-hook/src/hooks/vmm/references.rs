@@ -6,8 +6,10 @@ use std::collections::{BTreeMap, HashMap};
 use cuda_sys_stubs::abi::{CUdeviceptr, CUlogicalEndpointId, CUmemGenericAllocationHandle};
 use limiter::units::Bytes;
 
+use crate::hooks::pool::Kept;
+
 /// What a handle stands for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default)]
 pub(super) struct Allocation {
     /// Bytes that this process was charged for: none for a multicast object, or for memory that another process has made.
     pub(super) bytes: Bytes,
@@ -20,6 +22,8 @@ pub(super) struct Allocation {
     is_exported: bool,
     /// It was got by its name: it may live on elsewhere when nothing refers to it here.
     is_imported: bool,
+    /// A pool's memory, and charged as such.
+    pub(super) pool: Option<Kept>,
 }
 
 impl Allocation {
@@ -28,6 +32,15 @@ impl Allocation {
         Self {
             bytes,
             device_index,
+            ..Self::default()
+        }
+    }
+
+    /// Memory of a pool, as long as it is bound into something.
+    pub(super) fn of_pool(pool: Kept) -> Self {
+        Self {
+            device_index: pool.device_index(),
+            pool: Some(pool),
             ..Self::default()
         }
     }
@@ -98,15 +111,20 @@ pub(super) struct References {
 }
 
 impl References {
-    /// A handle of something new.
-    pub(super) fn add(&mut self, handle: CUmemGenericAllocationHandle, allocation: Allocation) {
+    /// Something that is known by no handle yet.
+    pub(super) fn insert(&mut self, allocation: Allocation) -> AllocationId {
         let id = self.next_id;
         self.next_id = id.wrapping_add(1);
-        let with_handle = Allocation {
+        self.allocations.insert(id, allocation);
+        id
+    }
+
+    /// A handle of something new.
+    pub(super) fn add(&mut self, handle: CUmemGenericAllocationHandle, allocation: Allocation) {
+        let id = self.insert(Allocation {
             handle_count: 1,
             ..allocation
-        };
-        self.allocations.insert(id, with_handle);
+        });
         self.handles.insert(handle, id);
     }
 
@@ -141,7 +159,8 @@ impl References {
     /// The device that an allocation lies on.
     pub(super) fn device_index(&self, id: AllocationId) -> Option<usize> {
         let allocation = self.allocations.get(&id)?;
-        (allocation.bytes > Bytes::default()).then_some(allocation.device_index)
+        let has_memory = allocation.bytes > Bytes::default() || allocation.pool.is_some();
+        has_memory.then_some(allocation.device_index)
     }
 
     /// A reference more, or (`change` −1) less.
@@ -281,7 +300,7 @@ impl References {
             let is_over = |known: &Allocation| !known.is_referenced();
             if self.allocations.get(&id).is_some_and(is_over) {
                 let ended = self.allocations.remove(&id);
-                if ended.is_some_and(|ended| ended.is_imported) {
+                if ended.as_ref().is_some_and(|ended| ended.is_imported) {
                     self.bindings.remove(&Holder::Multicast(id));
                 } else {
                     let bindings = self.unbind_all(Holder::Multicast(id));
