@@ -118,7 +118,8 @@ def run(args: argparse.Namespace, folder: Path) -> None:
         raise Failure("--framework torch wants a real GPU: NVIDIA's runtime library takes no other driver than NVIDIA's")
     results = [result for framework in args.framework for batch in args.batch for result in measure(gpu, framework, batch, args, folder)]
     if args.json:
-        print(json.dumps({"schema": 1, "device": gpu.title, "rounds": args.rounds, "results": [asdict(result) for result in results]}))
+        measured = {"device": gpu.title, "rounds": args.rounds, "window_seconds": args.seconds}
+        print(json.dumps({"schema": 1, **measured, "results": [asdict(result) for result in results]}))
     else:
         print(table(gpu.title, args, results))
 

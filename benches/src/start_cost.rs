@@ -9,7 +9,9 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
 use std::{fs, io, iter};
 
+use benches::table::Table;
 use clap::Parser;
+use serde::Serialize;
 
 /// Measure what starting a program takes with libraries preloaded, over starting it bare.
 #[derive(Parser)]
@@ -23,6 +25,9 @@ struct Arguments {
     /// Starts of each.
     #[arg(long, default_value_t = 1000)]
     rounds: usize,
+    /// One JSON object instead of a table.
+    #[arg(long)]
+    json: bool,
 }
 
 /// What starting with one library, or with none, took.
@@ -43,7 +48,11 @@ fn main() -> ExitCode {
         Ok(starts) => {
             #[expect(clippy::print_stdout, reason = "the table is what this program is for")]
             {
-                print!("{}", table(starts));
+                let rows = rows(starts);
+                match arguments.json {
+                    true => println!("{}", serde_json::json!({ "rows": rows })),
+                    false => print!("{}", table(&rows)),
+                }
             }
             ExitCode::SUCCESS
         }
@@ -118,28 +127,59 @@ fn instructions(program: &Path, preload: Option<&Path>) -> Option<u64> {
     count?.parse().ok()
 }
 
-fn table(mut starts: Vec<Starts>) -> String {
-    let mut text = String::from(
-        "| preloaded | fastest, µs | a tenth, µs | median, µs | page faults | instructions |\n\
-         | --- | ---: | ---: | ---: | ---: | ---: |\n",
-    );
-    for starts in &mut starts {
+/// Starts with one library, or with none.
+#[derive(Debug, Serialize)]
+struct Row {
+    preloaded: String,
+    fastest_us: f64,
+    /// What a tenth of the starts do not exceed.
+    tenth_us: f64,
+    median_us: f64,
+    page_faults: Option<u64>,
+    instructions: Option<u64>,
+}
+
+fn rows(starts: Vec<Starts>) -> Vec<Row> {
+    let row = |mut starts: Starts| {
         starts.microseconds.sort_by(f64::total_cmp);
         let at = |part: usize| {
             let index = starts.microseconds.len().saturating_mul(part) / 10;
             starts.microseconds.get(index).copied().unwrap_or(f64::NAN)
         };
         let name = starts.preload.as_ref().and_then(|path| path.file_name());
-        let name = name.map_or_else(|| "nothing".to_owned(), |name| name.display().to_string());
-        let count = |count: Option<u64>| count.map_or_else(|| "–".to_owned(), |n| n.to_string());
-        text += &format!(
-            "| {name} | {:.0} | {:.0} | {:.0} | {} | {} |\n",
-            at(0),
-            at(1),
-            at(5),
-            count(starts.page_faults),
-            count(starts.instructions)
-        );
+        Row {
+            preloaded: name.map_or_else(|| "nothing".to_owned(), |name| name.display().to_string()),
+            fastest_us: at(0),
+            tenth_us: at(1),
+            median_us: at(5),
+            page_faults: starts.page_faults,
+            instructions: starts.instructions,
+        }
+    };
+    starts.into_iter().map(row).collect()
+}
+
+fn table(rows: &[Row]) -> String {
+    let mut table = Table::new(&[
+        "preloaded",
+        "fastest, µs",
+        "a tenth, µs",
+        "median, µs",
+        "page faults",
+        "instructions",
+    ]);
+    let count = |count: Option<u64>| count.map_or_else(|| "–".to_owned(), |n| n.to_string());
+    for row in rows {
+        let [fastest, tenth, median] =
+            [row.fastest_us, row.tenth_us, row.median_us].map(|us| format!("{us:.0}"));
+        table.row(&[
+            row.preloaded.clone(),
+            fastest,
+            tenth,
+            median,
+            count(row.page_faults),
+            count(row.instructions),
+        ]);
     }
-    text
+    table.into_text()
 }

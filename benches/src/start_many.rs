@@ -8,10 +8,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitCode, Stdio};
 use std::time::Instant;
 
+use benches::table::Table;
 use clap::Parser;
 use cuda_sys_stubs::abi::CUDA_SUCCESS;
 use cuda_sys_stubs::pfn;
 use libloading::os::unix::Library;
+use serde::Serialize;
 
 /// Measure `cuInit` in many processes at once, bare and with the preload under a limit.
 #[derive(Parser)]
@@ -25,6 +27,9 @@ struct Arguments {
     /// Starts of each number of processes, bare and hooked each; fewer where they are many.
     #[arg(long, default_value_t = 100)]
     rounds: usize,
+    /// One JSON object instead of a table.
+    #[arg(long)]
+    json: bool,
     /// Be one of the processes.
     #[arg(long, hide = true)]
     one: bool,
@@ -74,28 +79,89 @@ fn be_one() -> io::Result<()> {
     }
 }
 
+/// What starts of so many processes at once took, bare or hooked, in ms.
+#[derive(Debug, Serialize)]
+struct Row {
+    processes: usize,
+    hooked: bool,
+    /// Starts of so many.
+    rounds: usize,
+    init_ms: Quantiles,
+    /// From the making of a process to the end of its `cuInit`; of one that starts alone.
+    whole_ms: Option<Quantiles>,
+}
+
+/// The fastest, the middle one, and the one that 1 % exceed.
+#[derive(Debug, Serialize)]
+struct Quantiles {
+    fastest: f64,
+    p50: f64,
+    p99: f64,
+}
+
 fn measure(arguments: &Arguments, hook: &Path) -> io::Result<()> {
     let state = tempfile::tempdir()?;
+    let mut rows = Vec::new();
+    for &processes in &arguments.processes {
+        rows.extend(measure_crowds(
+            processes,
+            arguments.rounds,
+            hook,
+            state.path(),
+        )?);
+    }
     #[expect(clippy::print_stdout, reason = "the table is what this program is for")]
     {
-        println!(
-            "| processes | cuInit, ms | fastest | p50 | p99 |\n| ---: | --- | ---: | ---: | ---: |"
-        );
-        for &processes in &arguments.processes {
-            let rounds =
-                arguments.rounds * PROCESSES_OF_ALL_ROUNDS / processes.max(PROCESSES_OF_ALL_ROUNDS);
-            let mut took: [Vec<f64>; 2] = Default::default();
-            for _ in 0..rounds.max(1) {
-                for (took, hook) in took.iter_mut().zip([None, Some(hook)]) {
-                    took.extend(start_at_once(processes, hook, state.path())?);
-                }
-            }
-            for (name, took) in ["bare", "hooked, under a limit"].iter().zip(&mut took) {
-                println!("| {processes} | {name} | {} |", row(took));
-            }
+        if arguments.json {
+            println!("{}", serde_json::json!({ "rows": rows }));
+        } else {
+            print!("{}", table(&rows));
         }
     }
     Ok(())
+}
+
+/// Crowds of that size, bare and hooked in turn.
+fn measure_crowds(
+    processes: usize,
+    rounds: usize,
+    hook: &Path,
+    state: &Path,
+) -> io::Result<[Row; 2]> {
+    let rounds = rounds * PROCESSES_OF_ALL_ROUNDS / processes.max(PROCESSES_OF_ALL_ROUNDS);
+    let rounds = rounds.max(1);
+    let mut took: [(Vec<f64>, Vec<f64>); 2] = Default::default();
+    for _ in 0..rounds {
+        for ((init, whole), hook) in took.iter_mut().zip([None, Some(hook)]) {
+            let began = Instant::now();
+            init.extend(start_at_once(processes, hook, state)?);
+            whole.push(began.elapsed().as_secs_f64() * 1e3);
+        }
+    }
+    let mut is_hooked = [false, true].into_iter();
+    Ok(took.map(|(init, whole)| Row {
+        processes,
+        hooked: is_hooked.next().unwrap_or_default(),
+        rounds,
+        init_ms: Quantiles::of(init),
+        whole_ms: (processes == 1).then(|| Quantiles::of(whole)),
+    }))
+}
+
+fn table(rows: &[Row]) -> String {
+    let mut table = Table::new(&["processes", "cuInit, ms", "fastest", "p50", "p99"]);
+    let mut add = |processes: usize, what: &str, Quantiles { fastest, p50, p99 }: &Quantiles| {
+        let [fastest, p50, p99] = [fastest, p50, p99].map(|ms| format!("{ms:.3}"));
+        table.row(&[&processes.to_string(), what, &fastest, &p50, &p99]);
+    };
+    for row in rows {
+        let side = ["bare", "hooked, under a limit"][usize::from(row.hooked)];
+        add(row.processes, side, &row.init_ms);
+        if let Some(whole) = &row.whole_ms {
+            add(row.processes, &format!("{side}, from the start on"), whole);
+        }
+    }
+    table.into_text()
 }
 
 /// What each process's `cuInit` took, in ms.
@@ -169,15 +235,20 @@ impl Drop for One {
     }
 }
 
-/// The fastest, the middle one, and the one that 1 % exceed.
-fn row(milliseconds: &mut [f64]) -> String {
-    milliseconds.sort_by(f64::total_cmp);
-    let at = |percent: usize| {
-        let rank = (milliseconds.len() * percent).div_ceil(100);
-        milliseconds
-            .get(rank.saturating_sub(1))
-            .copied()
-            .unwrap_or(f64::NAN)
-    };
-    format!("{:.3} | {:.3} | {:.3}", at(0), at(50), at(99))
+impl Quantiles {
+    fn of(mut milliseconds: Vec<f64>) -> Self {
+        milliseconds.sort_by(f64::total_cmp);
+        let at = |percent: usize| {
+            let rank = (milliseconds.len() * percent).div_ceil(100);
+            milliseconds
+                .get(rank.saturating_sub(1))
+                .copied()
+                .unwrap_or(f64::NAN)
+        };
+        Self {
+            fastest: at(0),
+            p50: at(50),
+            p99: at(99),
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! What is measured: calls, made so many times on one of the two sides.
 
 use std::ptr;
+use std::time::{Duration, Instant};
 
 use cuda_sys_stubs::abi::{CUdeviceptr, CUlaunchConfig};
 
@@ -22,6 +23,21 @@ pub(crate) struct Case {
     pub(crate) run: fn(&mut Side, u32),
     /// Blocks are alive meanwhile, in as many numbers as were asked for.
     pub(crate) beside_live: bool,
+    /// Driver calls that one of these stands for, a pair counting as one: the more, the fewer are made in a batch.
+    pub(crate) driver_calls: u32,
+    /// What each call waits for before it is made; such calls are looked at one by one only. A limiter that prices kernels by the time
+    /// that the driver says they take lets nobody launch faster than a device could run them.
+    pub(crate) pause: Duration,
+}
+
+/// Twice what the driver that does nothing says that a kernel takes, so that credit is in hand.
+const PAUSE: Duration = Duration::from_micros(20);
+
+const fn paced(name: &'static str, run: fn(&mut Side, u32)) -> Case {
+    Case {
+        pause: PAUSE,
+        ..case(name, run)
+    }
 }
 
 const fn case(name: &'static str, run: fn(&mut Side, u32)) -> Case {
@@ -29,14 +45,15 @@ const fn case(name: &'static str, run: fn(&mut Side, u32)) -> Case {
         name,
         run,
         beside_live: false,
+        driver_calls: 1,
+        pause: Duration::ZERO,
     }
 }
 
 const fn beside_live(name: &'static str, run: fn(&mut Side, u32)) -> Case {
     Case {
-        name,
-        run,
         beside_live: true,
+        ..case(name, run)
     }
 }
 
@@ -57,11 +74,47 @@ pub(crate) const CASES: &[Case] = &[
     case("cuLaunchKernel", launch),
     case("cuLaunchKernelEx", launch_ex),
     case("cuGraphLaunch", launch_graph),
+    paced("cuLaunchKernel, one in 20 µs", launch),
+    paced("cuLaunchKernelEx, one in 20 µs", launch_ex),
+    paced("cuGraphLaunch, one in 20 µs", launch_graph),
     case("cuMemcpyHtoD_v2, not hooked", copy_to_device),
+    Case {
+        driver_calls: FORWARD_LAUNCHES * (1 + DEVICE_QUESTIONS) + STATE_QUESTIONS,
+        ..case("an eager forward of PyTorch", forward)
+    },
 ];
+
+/// What an eager forward of ResNet-50 asks of the driver once its allocator has all that it needs, in round numbers: 200
+/// launches, 2,200 `cuCtxGetDevice` and 760 `cuDevicePrimaryCtxGetState`, no allocation.
+const FORWARD_LAUNCHES: u32 = 200;
+/// `cuCtxGetDevice` before each launch.
+const DEVICE_QUESTIONS: u32 = 11;
+/// `cuDevicePrimaryCtxGetState` in a forward.
+const STATE_QUESTIONS: u32 = 760;
 
 /// The size of blocks, small enough for a million of them on any device.
 const BLOCK_BYTES: usize = 4096;
+
+impl Case {
+    /// Makes so many calls, with what each waits for.
+    pub(crate) fn run(&self, side: &mut Side, calls: u32) {
+        if self.pause.is_zero() {
+            return (self.run)(side, calls);
+        }
+        for _ in 0..calls {
+            self.wait();
+            (self.run)(side, 1);
+        }
+    }
+
+    /// What comes before a call that is looked at alone. A thread that slept would wake up to cold caches.
+    pub(crate) fn wait(&self) {
+        let began = Instant::now();
+        while began.elapsed() < self.pause {
+            std::hint::spin_loop();
+        }
+    }
+}
 
 impl Side<'_> {
     fn allocate(&self) -> CUdeviceptr {
@@ -215,4 +268,48 @@ fn copy_to_device(side: &mut Side, calls: u32) {
         unsafe { (side.calls.copy_to_device)(block, word.as_ptr().cast(), word.len()) };
     }
     side.free(block);
+}
+
+/// Questions and launches in the order in which an eager framework makes them: operator by operator.
+fn forward(side: &mut Side, forwards: u32) {
+    for _ in 0..forwards {
+        for operator in 0..FORWARD_LAUNCHES {
+            (0..DEVICE_QUESTIONS).for_each(|_| ask_device(side));
+            (state_questions_before(operator)..state_questions_before(operator + 1))
+                .for_each(|_| ask_state(side));
+            launch(side, 1);
+        }
+    }
+}
+
+/// The questions for a context's state are spread evenly over the operators.
+const fn state_questions_before(operator: u32) -> u32 {
+    operator * STATE_QUESTIONS / FORWARD_LAUNCHES
+}
+
+fn ask_device(side: &Side) {
+    let mut device = 0;
+    // SAFETY: an out-pointer to a live variable.
+    unsafe { (side.calls.ctx_get_device)(&raw mut device) };
+}
+
+fn ask_state(side: &Side) {
+    let (mut flags, mut active) = (0, 0);
+    // SAFETY: out-pointers to live variables.
+    unsafe {
+        (side.calls.primary_ctx_get_state)(side.context.device, &raw mut flags, &raw mut active)
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_forward_is_all_the_calls_that_it_stands_for() {
+        assert_eq!(state_questions_before(0), 0);
+        assert_eq!(state_questions_before(FORWARD_LAUNCHES), STATE_QUESTIONS);
+        let case = CASES.iter().find(|case| case.driver_calls > 1).unwrap();
+        assert_eq!(case.driver_calls, 200 + 2_200 + 760);
+    }
 }

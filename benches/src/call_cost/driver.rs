@@ -22,6 +22,10 @@ pub(crate) struct Calls {
     pub(crate) graph_launch: Symbol<pfn::cuGraphLaunch>,
     /// Hooked by nobody: the preload has none, and programs get the driver's.
     pub(crate) copy_to_device: Symbol<pfn::cuMemcpyHtoD_v2>,
+    /// Likewise.
+    pub(crate) ctx_get_device: Symbol<pfn::cuCtxGetDevice>,
+    /// Likewise.
+    pub(crate) primary_ctx_get_state: Symbol<pfn::cuDevicePrimaryCtxGetState>,
     pub(crate) get_proc_address: Symbol<pfn::cuGetProcAddress_v2>,
 }
 
@@ -32,6 +36,7 @@ impl Calls {
         // SAFETY: both libraries promise that loading runs nothing but the loader's own work.
         let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL) }
             .map_err(|e| format!("{shown}: {e}"))?;
+        let unhooked = driver.map_or(&library, |driver| &driver.library);
         Ok(Self {
             mem_get_info: symbol(&library, "cuMemGetInfo_v2")?,
             mem_alloc: symbol(&library, "cuMemAlloc_v2")?,
@@ -41,10 +46,9 @@ impl Calls {
             launch_kernel: symbol(&library, "cuLaunchKernel")?,
             launch_kernel_ex: symbol(&library, "cuLaunchKernelEx")?,
             graph_launch: symbol(&library, "cuGraphLaunch")?,
-            copy_to_device: symbol(
-                driver.map_or(&library, |driver| &driver.library),
-                "cuMemcpyHtoD_v2",
-            )?,
+            copy_to_device: symbol(unhooked, "cuMemcpyHtoD_v2")?,
+            ctx_get_device: symbol(unhooked, "cuCtxGetDevice")?,
+            primary_ctx_get_state: symbol(unhooked, "cuDevicePrimaryCtxGetState")?,
             get_proc_address: symbol(&library, "cuGetProcAddress_v2")?,
             library,
             path: shown,
@@ -69,6 +73,7 @@ fn symbol<T>(library: &Library, name: &str) -> Result<Symbol<T>, String> {
 /// A context with one empty kernel.
 pub(crate) struct Context {
     pub(crate) device_name: String,
+    pub(crate) device: CUdevice,
     context: CUcontext,
     pub(crate) function: CUfunction,
     /// A graph without nodes.
@@ -133,6 +138,7 @@ impl Context {
             .into_owned();
         Ok(Self {
             device_name,
+            device,
             context,
             function,
             graph,

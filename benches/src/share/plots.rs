@@ -1,13 +1,11 @@
 //! The figures, as SVG.
 
-mod axes;
-
 use crate::failed;
 use crate::tables::{of, worst};
-use axes::{Line, Panel, draw_panels};
 use benches::evaluation::{Axis, Case, Outcome, Part, Row, SEED_FIRST, SETTINGS, Variant, matrix};
 use benches::evaluator::controllers::Step;
 use benches::evaluator::{Report, run};
+use benches::plots::{Line, Panel, draw_panels};
 use std::path::Path;
 
 const MS: u64 = 1_000_000;

@@ -8,10 +8,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use benches::ptx;
+
 use crate::cuda::{Event, Function, Gpu};
 use crate::failure::Failure;
 use crate::plan::Shape;
-use crate::ptx;
 
 /// What one measurement times: groups of kernels, with an event before and behind each group.
 #[derive(Clone, Copy)]

@@ -1,56 +1,19 @@
 //! The driver: the calls that the player makes, on one device and one stream.
 #![expect(unsafe_code, reason = "calls the driver API, which is C")]
 
-use std::error::Error as _;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
-use std::fs;
-use std::path::Path;
 use std::ptr;
 use std::sync::mpsc::{Receiver, RecvError, Sender, channel};
 
+use benches::driver;
 use cuda_sys_stubs::abi::*;
-use cuda_sys_stubs::pfn;
-use libloading::Library;
 
 use crate::failure::Failure;
 use crate::file::Direction;
 use crate::plan::Shape;
 use crate::roofline::Attributes;
 
-/// What every program looks for: the driver's own, or whatever a loader puts in its place.
-const DRIVER: &str = "libcuda.so.1";
-
-/// Declares the driver's functions once: a field of its type in `pfn` for each, looked up by its name.
-macro_rules! calls {
-    ($($symbol:ident),* $(,)?) => {
-        #[expect(non_snake_case, reason = "spelled as in cuda.h")]
-        struct Calls {
-            $($symbol: pfn::$symbol,)*
-            /// Keeps the functions where they are.
-            _library: Library,
-        }
-
-        impl Calls {
-            fn open() -> Result<Self, Failure> {
-                // SAFETY: a driver, real or simulated, runs nothing but its loader's work when it is loaded.
-                let library = unsafe { Library::new(DRIVER) }.map_err(|error| Failure::failed(format_args!(
-                    "no NVIDIA driver: {}; `cuda-hook run --sim t4 -- workload …` plays on a simulated GPU",
-                    error.source().unwrap_or(&error)
-                )))?;
-                Ok(Self {
-                    $(
-                        // SAFETY: the type is the one that the driver's ABI gives the symbol of this name.
-                        $symbol: *unsafe { library.get::<pfn::$symbol>(stringify!($symbol)) }
-                            .map_err(|error| Failure::failed(format_args!("{DRIVER}: {error}")))?,
-                    )*
-                    _library: library,
-                })
-            }
-        }
-    };
-}
-
-calls! {
+benches::driver_calls! {
     cuInit, cuDeviceGet, cuDeviceGetName, cuDeviceGetAttribute, cuDevicePrimaryCtxRetain, cuCtxSetCurrent,
     cuStreamCreate, cuStreamSynchronize, cuStreamBeginCapture_v2, cuStreamEndCapture,
     cuEventCreate, cuEventRecord, cuEventElapsedTime, cuLaunchHostFunc,
@@ -59,22 +22,8 @@ calls! {
     cuGraphInstantiateWithFlags, cuGraphLaunch,
 }
 
-/// `CUDA_ERROR_OUT_OF_MEMORY`, or its number where it has no name.
-fn status_name(status: CUresult) -> String {
-    result_name(status).map_or_else(
-        || format!("status {status}"),
-        |name| name.to_string_lossy().into_owned(),
-    )
-}
-
 fn checked(call: &str, status: CUresult) -> Result<(), Failure> {
-    if status == CUDA_SUCCESS {
-        return Ok(());
-    }
-    Err(Failure::failed(format_args!(
-        "{call}: {}",
-        status_name(status)
-    )))
+    driver::checked(call, status).map_err(Failure::failed)
 }
 
 /// Calls a function of [`Calls`] and gives its refusal the function's name.
@@ -126,7 +75,7 @@ pub(crate) struct Buffers {
 impl Gpu {
     /// Opens the driver and takes the first device.
     pub(crate) fn open() -> Result<Self, Failure> {
-        let calls = Calls::open()?;
+        let calls = Calls::open().map_err(Failure::failed)?;
         let mut device: CUdevice = 0;
         let mut context: CUcontext = ptr::null_mut();
         let mut stream: CUstream = ptr::null_mut();
@@ -143,7 +92,7 @@ impl Gpu {
         let mut gpu = Self {
             calls,
             name,
-            simulated: is_simulation(),
+            simulated: driver::is_simulation(),
             attributes,
             stream,
             sink: 0,
@@ -371,15 +320,4 @@ fn attributes(calls: &Calls, device: CUdevice) -> Result<Attributes, Failure> {
             )?,
         ),
     })
-}
-
-/// Whether the libcuda of this process is the simulation's: its folder has the simulated device beside it. A search path may lead
-/// there without anybody's asking, and nothing simulated is to be called real.
-fn is_simulation() -> bool {
-    let maps = fs::read_to_string("/proc/self/maps").unwrap_or_default();
-    maps.lines()
-        .filter(|line| line.contains("/libcuda.so"))
-        .filter_map(|line| line.find('/').and_then(|at| line.get(at..)))
-        .filter_map(|path| Path::new(path).parent())
-        .any(|folder| folder.join("gpu-sim-device").exists())
 }

@@ -16,7 +16,6 @@ mod interrupt;
 mod network;
 mod plan;
 mod player;
-mod ptx;
 mod report;
 mod roofline;
 

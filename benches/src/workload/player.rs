@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use benches::ptx;
+
 use crate::arrivals::Arrivals;
 use crate::calibration::{Line, calibrate};
 use crate::cuda::{Buffers, Function, Gpu, GraphExec};
@@ -10,7 +12,6 @@ use crate::failure::Failure;
 use crate::file::{Direction, Play};
 use crate::interrupt;
 use crate::plan::{Action, Plan, Shape};
-use crate::ptx;
 
 /// How long a window lasts.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -9,21 +9,21 @@ use std::fmt::Write as _;
 /// Multiply-adds of a trip, so many that the loop's own instructions weigh little.
 const TRIP_MULTIPLY_ADDS: u64 = 64;
 /// Instructions of a trip: those, an addition, a comparison and a branch.
-pub(crate) const TRIP_INSTRUCTIONS: u64 = TRIP_MULTIPLY_ADDS + 3;
+pub const TRIP_INSTRUCTIONS: u64 = TRIP_MULTIPLY_ADDS + 3;
 /// Most instructions of a kernel: 2^20 trips, as many as the simulation counts.
-pub(crate) const INSTRUCTIONS_MAX: u64 = TRIP_INSTRUCTIONS << 20;
+pub const INSTRUCTIONS_MAX: u64 = TRIP_INSTRUCTIONS << 20;
 
 /// The dependent multiply-add, which takes the same time whatever the values are.
 const MULTIPLY_ADD: &str = "\tfma.rn.f32 %f1, %f1, %f2, %f2;\n";
 
 /// The name of the kernel that runs `instructions`.
-pub(crate) fn kernel_name(instructions: u64) -> String {
+pub fn kernel_name(instructions: u64) -> String {
     format!("spin_{instructions}")
 }
 
 /// A module with one kernel for each number of instructions, none of which may be above [`INSTRUCTIONS_MAX`]. The few
 /// instructions with which every kernel begins and ends are not in the number.
-pub(crate) fn module(instructions: &BTreeSet<u64>) -> String {
+pub fn module(instructions: &BTreeSet<u64>) -> String {
     let mut text = String::from(".version 7.0\n.target sm_52\n.address_size 64\n");
     for count in instructions {
         text.push_str(&kernel(*count));

@@ -1,6 +1,5 @@
-//! Panels with axes, lines and a legend.
+//! Panels with axes, lines and a legend, as SVG.
 
-use crate::failed;
 use plotters::coord::Shift;
 use plotters::coord::ranged1d::{AsRangedCoord, ValueFormatter};
 use plotters::prelude::*;
@@ -8,29 +7,41 @@ use std::ops::Range;
 use std::path::Path;
 
 /// A named row of points.
-pub(super) struct Line {
+#[derive(Debug)]
+pub struct Line {
     name: &'static str,
     points: Vec<(f64, f64)>,
 }
 
 impl Line {
     /// These points.
-    pub(super) fn new(name: &'static str, points: Vec<(f64, f64)>) -> Self {
+    pub fn new(name: &'static str, points: Vec<(f64, f64)>) -> Self {
         Self { name, points }
+    }
+
+    /// The highest of the points; 0 where there is none.
+    pub fn up_max(&self) -> f64 {
+        self.points.iter().map(|point| point.1).fold(0.0, f64::max)
     }
 }
 
 /// Lines in one pair of axes.
-pub(super) struct Panel {
-    pub(super) title: String,
-    pub(super) across: &'static str,
-    pub(super) up: &'static str,
+#[derive(Debug)]
+pub struct Panel {
+    /// What stands above it.
+    pub title: String,
+    /// What the axis across says.
+    pub across: &'static str,
+    /// What the upright axis says.
+    pub up: &'static str,
     /// Whether the axis across counts in powers.
-    pub(super) is_log: bool,
-    pub(super) range: (Range<f64>, Range<f64>),
-    pub(super) lines: Vec<Line>,
+    pub is_log: bool,
+    /// Of the axis across, and of the upright one.
+    pub range: (Range<f64>, Range<f64>),
+    /// What is drawn.
+    pub lines: Vec<Line>,
     /// Whether each line is a point.
-    pub(super) are_points: bool,
+    pub are_points: bool,
 }
 
 /// Okabe and Ito's colours, which everybody can tell apart, and two greys.
@@ -55,7 +66,7 @@ const LEGEND: u32 = 240;
 const FONT: &str = "sans-serif";
 
 /// Draws them below each other.
-pub(super) fn draw_panels(path: &Path, panels: &[Panel]) -> Result<(), String> {
+pub fn draw_panels(path: &Path, panels: &[Panel]) -> Result<(), String> {
     let height = match panels {
         [_] => ALONE,
         _ => PANEL.1 * panels.len() as u32,
@@ -129,4 +140,9 @@ fn legend(area: &DrawingArea<SVGBackend, Shift>, panel: &Panel) -> Result<(), St
         area.draw(&name).map_err(failed)?;
     }
     Ok(())
+}
+
+/// A failure as the user reads it.
+fn failed(failure: impl std::fmt::Display) -> String {
+    failure.to_string()
 }
