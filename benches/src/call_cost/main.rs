@@ -35,6 +35,9 @@ struct Arguments {
     /// Calls in a batch.
     #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..))]
     calls: u32,
+    /// Single calls of each side that are looked at one by one.
+    #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(100..))]
+    singles: u32,
     /// Threads that call at the same time.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     threads: u32,
@@ -199,12 +202,8 @@ fn wanted(name: &str) -> impl Iterator<Item = &'static Case> {
     })
 }
 
-/// Single calls of each side that are looked at one by one.
-const SINGLE_CALLS: u32 = 20_000;
-/// Of them, before the other side has its turn.
-const SINGLE_CALLS_IN_TURN: u32 = 1000;
-/// Of those that stand for many calls: at least so many, or there is no slowest in a hundred.
-const SINGLE_CALLS_IN_TURN_MIN: u32 = 20;
+/// Of single calls, before the other side has its turn.
+const SINGLE_CALLS_IN_TURN: u32 = 100;
 
 /// A case, and what it runs in.
 struct World<'a> {
@@ -298,8 +297,8 @@ impl<'a> World<'a> {
                 self.context.drain(bare)?;
             }
         }
-        let in_turn = self.of(SINGLE_CALLS_IN_TURN).max(SINGLE_CALLS_IN_TURN_MIN);
-        for _ in 0..SINGLE_CALLS / SINGLE_CALLS_IN_TURN {
+        let in_turn = self.of(SINGLE_CALLS_IN_TURN);
+        for _ in 0..self.arguments.singles / SINGLE_CALLS_IN_TURN {
             for (side, singles) in sides.iter_mut().zip(&mut singles) {
                 together.wait();
                 singles.extend((0..in_turn).map(|_| self.timed(side, 1)));

@@ -41,6 +41,9 @@ enum Question {
     Copies {
         #[arg(long, default_value_t = 2.0)]
         seconds: f64,
+        /// As that of kernels
+        #[arg(long)]
+        gate: bool,
     },
     /// One kernel that watches the device's own clock: when it did not run
     Clock {
@@ -74,7 +77,7 @@ fn main() -> ExitCode {
         Question::Launches => launches::costs(),
         Question::Queue => launches::queue_depth(),
         Question::Kernels(options) => slices::kernels(&options),
-        Question::Copies { seconds } => slices::copies(seconds),
+        Question::Copies { seconds, gate } => slices::copies(seconds, gate),
         Question::Clock { seconds } => slices::clock(seconds),
         Question::Ring { seconds } => ring::ask(seconds),
         Question::Quota {

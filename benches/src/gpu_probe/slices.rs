@@ -1,5 +1,6 @@
 //! Kernels back to back, and what comes in between when somebody else has work: the device's time slices.
 
+use std::io;
 use std::time::{Duration, Instant};
 
 use benches::ptx::{INSTRUCTIONS_MAX, TRIP_INSTRUCTIONS};
@@ -8,7 +9,7 @@ use cuda_sys_stubs::abi::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
 use serde_json::{Value, json};
 
 use crate::gpu::{Event, Gpu, Kernel, Stream};
-use crate::statistics::{median, summary};
+use crate::statistics::{quantile, sorted, summary};
 
 /// What is launched, and for how long.
 #[derive(Args)]
@@ -34,7 +35,8 @@ pub(crate) fn kernel_of(
 ) -> Result<(Kernel, u32), String> {
     let blocks = gpu.attribute(CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
     let blocks = u32::try_from(blocks).map_err(|error| error.to_string())?;
-    let [short, long] = [16 * TRIP_INSTRUCTIONS, 256 * TRIP_INSTRUCTIONS];
+    // Long enough that a slow host does not keep the device waiting between them.
+    let [short, long] = [256 * TRIP_INSTRUCTIONS, 2_048 * TRIP_INSTRUCTIONS];
     let [short_us, long_us] = [
         alone_us(gpu, short, blocks, stream)?,
         alone_us(gpu, long, blocks, stream)?,
@@ -53,7 +55,7 @@ pub(crate) fn kernel_of(
     Ok((kernel, blocks))
 }
 
-/// What a kernel of so many instructions takes: the middle of a few, as others may be in the way.
+/// What a kernel of so many instructions takes: the least of a few, as whatever comes in between only adds.
 fn alone_us(gpu: &Gpu, instructions: u64, blocks: u32, stream: Stream) -> Result<f64, String> {
     const KERNELS: usize = 15;
     let kernel = gpu.spinning(instructions)?;
@@ -69,11 +71,12 @@ fn alone_us(gpu: &Gpu, instructions: u64, blocks: u32, stream: Stream) -> Result
     let times = events
         .windows(2)
         .map(|pair| gpu.elapsed_us(pair[0], pair[1]));
-    Ok(median(times.collect::<Result<_, _>>()?))
+    let times: Vec<f64> = times.collect::<Result<_, _>>()?;
+    Ok(times.into_iter().fold(f64::INFINITY, f64::min))
 }
 
-/// Kernels in flight on a stream: the device never waits for the host, and the host never for more than a few ms.
-const IN_FLIGHT: usize = 64;
+/// Work in flight on a stream: the device waits for the host once in so long, and then for as long as it takes to read events.
+const IN_FLIGHT_US: f64 = 20_000.0;
 /// What takes so many times the middle one had somebody else's work in it.
 const FOREIGN: f64 = 1.6;
 
@@ -84,15 +87,11 @@ pub(crate) fn kernels(options: &Kernels) -> Result<Value, String> {
         .map(|_| gpu.stream())
         .collect::<Result<_, _>>()?;
     let (kernel, blocks) = kernel_of(&gpu, streams[0], options.kernel_us)?;
-    if options.gate {
-        crate::say(&json!({ "ready": true }))?;
-        std::io::copy(&mut std::io::stdin(), &mut std::io::sink())
-            .map_err(|error| error.to_string())?;
-    }
     let alone_us = alone(&gpu, kernel, blocks, streams[0])?;
+    gate(options.gate)?;
     let began = Instant::now();
     let length = Duration::from_secs_f64(options.seconds);
-    let mut ring = Ring::new(&gpu, &streams)?;
+    let mut ring = Ring::new(&gpu, &streams, options.kernel_us)?;
     while began.elapsed() < length {
         ring.turn(kernel, blocks)?;
     }
@@ -100,6 +99,15 @@ pub(crate) fn kernels(options: &Kernels) -> Result<Value, String> {
     ring.end()?;
     let seconds = began.elapsed().as_secs_f64();
     Ok(told(options, &ring.times_us, alone_us, seconds))
+}
+
+/// Says that all is prepared, and waits for the end of standard input, so that several programs can begin together.
+fn gate(is_wanted: bool) -> Result<(), String> {
+    if is_wanted {
+        crate::say(&json!({ "ready": true }))?;
+        io::copy(&mut io::stdin(), &mut io::sink()).map_err(|error| error.to_string())?;
+    }
+    Ok(())
 }
 
 /// The least of a few: what it takes when nobody comes in between.
@@ -120,6 +128,8 @@ fn alone(gpu: &Gpu, kernel: Kernel, blocks: u32, stream: Stream) -> Result<f64, 
 struct Ring<'a> {
     gpu: &'a Gpu,
     streams: &'a [Stream],
+    /// On each stream.
+    kernels: usize,
     /// Of each stream.
     events: Vec<Vec<Event>>,
     turns: usize,
@@ -128,11 +138,13 @@ struct Ring<'a> {
 }
 
 impl<'a> Ring<'a> {
-    fn new(gpu: &'a Gpu, streams: &'a [Stream]) -> Result<Self, String> {
-        let of_stream = |_| (0..IN_FLIGHT).map(|_| gpu.event(true)).collect();
+    fn new(gpu: &'a Gpu, streams: &'a [Stream], kernel_us: f64) -> Result<Self, String> {
+        let kernels = (IN_FLIGHT_US / kernel_us).clamp(8.0, 256.0) as usize;
+        let of_stream = |_| (0..kernels).map(|_| gpu.event(true)).collect();
         Ok(Self {
             gpu,
             streams,
+            kernels,
             events: streams
                 .iter()
                 .map(of_stream)
@@ -142,9 +154,9 @@ impl<'a> Ring<'a> {
         })
     }
 
-    /// A kernel on each stream; where the ring is full, half of it is read first.
+    /// A kernel on each stream; where the ring is full, it is read first.
     fn turn(&mut self, kernel: Kernel, blocks: u32) -> Result<(), String> {
-        let place = self.turns % IN_FLIGHT;
+        let place = self.turns % self.kernels;
         if place == 0 && self.turns > 0 {
             self.streams
                 .iter()
@@ -161,8 +173,8 @@ impl<'a> Ring<'a> {
 
     /// Reads what the last round of events of the first stream says, all of which have come.
     fn end(&mut self) -> Result<(), String> {
-        let last = match self.turns % IN_FLIGHT {
-            0 => IN_FLIGHT,
+        let last = match self.turns % self.kernels {
+            0 => self.kernels,
             part => part,
         };
         for pair in self.events[0][..last].windows(2) {
@@ -173,6 +185,8 @@ impl<'a> Ring<'a> {
 }
 
 fn told(options: &Kernels, times_us: &[f64], alone_us: f64, seconds: f64) -> Value {
+    // Others may have come in between even while it was to be alone.
+    let alone_us = alone_us.min(quantile(&sorted(times_us.to_vec()), 100));
     let foreign = |time: &&f64| **time > FOREIGN * alone_us;
     let inserted: Vec<f64> = times_us
         .iter()
@@ -211,10 +225,11 @@ fn runs_us(times_us: &[f64], held_up_us: f64) -> Vec<f64> {
 }
 
 /// Copies of 64 MiB, one behind the other.
-pub(crate) fn copies(seconds: f64) -> Result<Value, String> {
+pub(crate) fn copies(seconds: f64, is_gated: bool) -> Result<Value, String> {
     const BYTES: usize = 64 << 20;
     let gpu = Gpu::open()?;
     let (stream, block, host) = (gpu.stream()?, gpu.allocate(BYTES)?, gpu.host_block(BYTES)?);
+    gate(is_gated)?;
     let began = Instant::now();
     let mut copies = 0u32;
     while began.elapsed().as_secs_f64() < seconds {

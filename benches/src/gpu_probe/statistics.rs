@@ -14,11 +14,6 @@ pub(crate) fn sorted(mut values: Vec<f64>) -> Vec<f64> {
     values
 }
 
-/// The middle one.
-pub(crate) fn median(values: Vec<f64>) -> f64 {
-    quantile(&sorted(values), 500)
-}
-
 /// How many, and what they are.
 pub(crate) fn summary(values: Vec<f64>) -> Value {
     let values = sorted(values);
