@@ -117,6 +117,8 @@ fn a_dumb_terminal_is_told_what_to_do_instead() {
         .env("TERM", "dumb")
         .stderr(File::create(&errors).unwrap());
     let mut terminal = Terminal::start(&mut command);
+    // Were it drawn on, that would end it.
+    terminal.master.write_all(b"q").unwrap();
     let status = terminal.child.wait().unwrap();
     let told = std::fs::read_to_string(errors).unwrap();
     assert_eq!(status.code(), Some(1), "{told}");

@@ -151,10 +151,10 @@ fn borrow(
 }
 
 /// What could be granted on a device where not all of the quota is guaranteed.
+#[cold]
 pub(crate) fn grantable(cx: Cx, device_index: usize) -> Option<Bytes> {
-    let ledger = &cx.attachment.ledger;
-    ledger.limits(device_index).soft?;
     let board = cx.attachment.share.board(device_index)?;
+    let ledger = &cx.attachment.ledger;
     ledger.grantable(device_index, board, physical(cx, device_index)?)
 }
 

@@ -16,7 +16,7 @@ use limiter::ledger::Residence;
 use limiter::units::Bytes;
 use parking_lot::Mutex;
 
-use self::table::Table;
+use self::table::{Inserted, Table};
 use crate::ends::Moment;
 
 /// As a power of two.
@@ -79,19 +79,16 @@ struct Shard {
 }
 
 impl Shard {
-    /// With the lock held.
+    /// Of the next record. With the lock held.
     #[inline]
-    fn make(&self, block: Block) -> Record {
+    fn number(&self) -> Number {
         let number = self.made.load(Ordering::Relaxed).wrapping_add(1);
         self.made.store(number, Ordering::Relaxed);
-        Record {
-            block,
-            number: Number(number),
-        }
+        Number(number)
     }
 
     /// Forget what is on record under `key`, if it is one that is `wanted`.
-    #[inline]
+    #[inline(always)]
     fn take(&self, key: Key, wanted: impl FnOnce(Number) -> bool) -> Option<Block> {
         let mut records = self.records.lock();
         let record = records.take(key, |record| wanted(record.number));
@@ -108,7 +105,7 @@ pub(crate) struct Freeing<'a> {
 
 impl Freeing<'_> {
     /// Forget it. Whoever gets the block is the only one who does.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn take(self) -> Option<Block> {
         self.shard.take(self.key, |number| number <= self.made)
     }
@@ -123,13 +120,19 @@ pub(crate) struct LiveMap {
 impl LiveMap {
     /// Remember `block`. What stood under the key was freed: by a thread that has not come to its record yet, or unseen. It is
     /// returned beside the number of the new record.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn insert(&self, key: Key, block: Block) -> (Number, Option<Block>) {
         let shard = self.shard(key);
         let mut records = shard.records.lock();
-        let record = shard.make(block);
-        let replaced = records.insert(key, record);
-        (record.number, replaced.map(|record| record.block))
+        let number = shard.number();
+        let make = || Record { block, number };
+        match records.insert(key, make) {
+            Inserted::Yes => (number, None),
+            Inserted::No => {
+                let replaced = records.replace(key, make());
+                (number, replaced.map(|record| record.block))
+            }
+        }
     }
 
     /// What is on record under `key`.
@@ -166,7 +169,9 @@ impl LiveMap {
         if let Some(Record { block, .. }) = records.get_mut(key) {
             block.bytes = Bytes::new(block.bytes.get().saturating_add(more.bytes.get()));
         } else {
-            records.insert(key, shard.make(more));
+            let number = shard.number();
+            let block = more;
+            records.insert(key, || Record { block, number });
         }
     }
 

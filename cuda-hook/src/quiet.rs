@@ -6,11 +6,15 @@
 //! for something that only the other thread can do. Nothing is locked while the driver is called; after [`HELD_BACK_MAX`] a call
 //! goes its way, whatever is being measured.
 
+mod count;
+
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
+use self::count::Count;
+pub(crate) use self::count::Place;
 use crate::thread::Thread;
 
 /// A call is held back no longer.
@@ -21,7 +25,7 @@ const WAITED_FOR_MAX: Duration = Duration::from_millis(2);
 /// The calls of this process that allocate or free.
 #[derive(Default)]
 pub(crate) struct Quiet {
-    under_way: AtomicU32,
+    under_way: Count,
     /// Those that are measured, and so not waited for.
     aside: AtomicU32,
     is_measuring: AtomicBool,
@@ -81,9 +85,9 @@ impl Quiet {
 
     #[inline]
     fn count(&self, thread: &Thread) {
-        self.under_way.fetch_add(1, Ordering::SeqCst);
+        self.under_way.add(&thread.counts_in);
         if self.is_measuring.load(Ordering::SeqCst) {
-            self.hold_back();
+            self.hold_back(thread);
         }
         thread.is_counted.set(true);
     }
@@ -91,7 +95,7 @@ impl Quiet {
     #[inline]
     fn count_no_more(&self, thread: &Thread) {
         if thread.is_counted.replace(false) {
-            self.leave();
+            self.leave(thread);
         }
     }
 
@@ -102,23 +106,24 @@ impl Quiet {
     }
 
     #[cold]
-    fn hold_back(&self) {
-        self.leave();
+    fn hold_back(&self, thread: &Thread) {
+        self.leave(thread);
         // Measured to its end, or too long.
         drop(self.measuring.try_lock_for(HELD_BACK_MAX));
-        self.under_way.fetch_add(1, Ordering::SeqCst);
+        self.under_way.add(&thread.counts_in);
     }
 
     /// What this thread's call takes is measured: nobody has to wait for its end.
     pub(crate) fn step_aside(&self) -> Measured<'_> {
-        let counted = Thread::current(|thread| thread.is_counted.replace(false)) == Some(true);
         self.aside.fetch_add(1, Ordering::SeqCst);
-        if counted {
-            self.leave();
-        }
+        let counted = Thread::current(|thread| {
+            let counted = thread.is_counted.get();
+            self.count_no_more(thread);
+            counted
+        });
         Measured {
             quiet: self,
-            counted,
+            counted: counted == Some(true),
         }
     }
 
@@ -131,13 +136,13 @@ impl Quiet {
         let _open_again = OpenAgain(&self.is_measuring);
         let mut last_left = self.last_left.lock();
         let mut is_waiting = true;
-        while is_waiting && self.under_way.load(Ordering::SeqCst) > own {
+        while is_waiting && self.under_way.sum() > own {
             let waited = self.left.wait_for(&mut last_left, WAITED_FOR_MAX);
             is_waiting = !waited.timed_out();
         }
         drop(last_left);
         look(Look {
-            is_quiet: self.under_way.load(Ordering::SeqCst) == own,
+            is_quiet: self.under_way.sum() == own,
             is_alone: self.aside.load(Ordering::SeqCst) == 0,
             number: self.looks.fetch_add(1, Ordering::SeqCst),
         })
@@ -148,18 +153,18 @@ impl Quiet {
         let _measuring = self.measuring.try_lock()?;
         self.is_measuring.store(true, Ordering::SeqCst);
         let _open_again = OpenAgain(&self.is_measuring);
-        let is_quiet = self.under_way.load(Ordering::SeqCst) == 0;
+        let is_quiet = self.under_way.sum() == 0;
         is_quiet.then(|| {
             self.looks.fetch_add(1, Ordering::SeqCst);
             look()
         })
     }
 
+    /// Who looks and does not see yet that the call has ended, while it has not seen yet that somebody looks, finds out when it has waited.
     #[inline]
-    fn leave(&self) {
-        let before = self.under_way.fetch_sub(1, Ordering::SeqCst);
-        // Down to none, or to the call of the thread that looks.
-        if before <= 2 && self.is_measuring.load(Ordering::SeqCst) {
+    fn leave(&self, thread: &Thread) {
+        self.under_way.take_away(&thread.counts_in);
+        if self.is_measuring.load(Ordering::SeqCst) {
             self.tell_who_looks();
         }
     }
@@ -186,8 +191,10 @@ impl Drop for Part<'_> {
 impl Drop for Measured<'_> {
     fn drop(&mut self) {
         if self.counted {
-            self.quiet.under_way.fetch_add(1, Ordering::SeqCst);
-            Thread::current(|thread| thread.is_counted.set(true));
+            Thread::current(|thread| {
+                self.quiet.under_way.add(&thread.counts_in);
+                thread.is_counted.set(true);
+            });
         }
         self.quiet.aside.fetch_sub(1, Ordering::SeqCst);
     }

@@ -19,7 +19,7 @@ use cuda_sys_stubs::abi::{
 use limiter::clock;
 use limiter::config::{self, Limits, MemoryLimits, Refusal, Settings};
 use limiter::follow::{Follower, Moment};
-use limiter::ledger::Ledger;
+use limiter::ledger::{Ledger, MemoryUse};
 use limiter::sample::{self, ContainerSample, ProcessSample};
 use limiter::share::Share;
 use limiter::units::{Bytes, DeviceUuid};
@@ -217,15 +217,6 @@ impl Runtime {
     }
 }
 
-/// A container's memory on one GPU.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct MemoryUse {
-    /// The quota.
-    pub(crate) max: Bytes,
-    /// What the container holds, spilled memory too.
-    pub(crate) current: Bytes,
-}
-
 /// A process of the container, on one GPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ProcessUse {
@@ -254,8 +245,10 @@ impl Limited {
             let visible = visible()?;
             let limits = self.limits.bind(&visible).ok()?;
             let index = visible.iter().position(|&device| device == uuid)?;
+            let limits = MemoryLimits::from(*limits.get(index)?);
             Some(MemoryUse {
-                max: MemoryLimits::from(*limits.get(index)?).wall()?,
+                max: limits.wall()?,
+                is_guaranteed: limits.soft.is_none(),
                 current: Bytes::new(0),
             })
         })
@@ -301,8 +294,10 @@ impl Limited {
             .iter()
             .find(|device| device.device_uuid == uuid.to_string())?;
         let (current, spilled) = (device.memory_bytes_current, device.memory_bytes_spilled);
+        let limits = device.memory_limits();
         Some(MemoryUse {
-            max: device.memory_limits().wall()?,
+            max: limits.wall()?,
+            is_guaranteed: limits.soft.is_none(),
             current: Bytes::new(current.saturating_add(spilled)),
         })
     }
@@ -528,16 +523,6 @@ impl Attachment {
         (self.devices.len() == 1).then_some(0)
     }
 
-    /// The container's memory on the device of that index; `None` without a quota there.
-    pub(crate) fn memory_use_of(&self, device_index: usize) -> Option<MemoryUse> {
-        let current = self.ledger.current(device_index).get();
-        let spilled = self.ledger.spilled(device_index).get();
-        Some(MemoryUse {
-            max: self.ledger.limits(device_index).wall()?,
-            current: Bytes::new(current.saturating_add(spilled)),
-        })
-    }
-
     /// Whose what is taken from now on in `context` is: a green context uses its primary one's memory.
     pub(crate) fn owner(&self, context: CUcontext) -> Owner {
         Owner {
@@ -547,7 +532,7 @@ impl Attachment {
     }
 
     fn memory_use(&self, uuid: DeviceUuid) -> Option<MemoryUse> {
-        self.memory_use_of(self.index_of(uuid)?)
+        self.ledger.memory_use(self.index_of(uuid)?)
     }
 
     /// The container's processes; on a GPU that this process does not see none of them holds anything, as far as it knows.

@@ -5,6 +5,7 @@ use std::cell::Cell;
 use limiter::ledger::OverQuota;
 
 use crate::in_hand::InHand;
+use crate::quiet;
 
 /// Of a thread. Its call looks it up once.
 pub(crate) struct Thread {
@@ -15,6 +16,8 @@ pub(crate) struct Thread {
     /// Whether its call is one of those that [`Quiet`](crate::quiet::Quiet) counts. Calls do not nest: what enters from inside is
     /// let through at the door.
     pub(crate) is_counted: Cell<bool>,
+    /// Where it is counted.
+    pub(crate) counts_in: quiet::Place,
     /// What it may launch without asking.
     pub(crate) in_hand: InHand,
 }
@@ -25,6 +28,7 @@ thread_local! {
             is_inside: Cell::new(false),
             over_quota: Cell::new(None),
             is_counted: Cell::new(false),
+            counts_in: quiet::Place::new(),
             in_hand: InHand::new(),
         }
     };

@@ -49,6 +49,17 @@ pub struct Charge<'a> {
     residence: Residence,
 }
 
+/// A container's memory on one GPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryUse {
+    /// What it may hold.
+    pub max: Bytes,
+    /// Whether all of that is guaranteed.
+    pub is_guaranteed: bool,
+    /// What its living processes hold, spilled memory too.
+    pub current: Bytes,
+}
+
 /// A process of the container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SlotInfo {
@@ -196,13 +207,9 @@ impl Ledger {
     ///
     /// Charges nothing and allocates nothing. Names of calls have at most 48 bytes; more than 64 different ones are not told apart.
     pub fn note_refused(&self, device_index: usize, call: &str, over: OverQuota, at: MonotonicNs) {
-        let slot = self.seat.file.slots.get(self.seat.index);
-        let (Some(slot), Some(&device)) = (slot, self.rows.get(device_index)) else {
+        let (Some(slot), Some(&device)) = (self.seat.slot(), self.rows.get(device_index)) else {
             return;
         };
-        if !self.seat.is_ours() {
-            return;
-        }
         let refused = Refused {
             call: None,
             device,
@@ -215,27 +222,59 @@ impl Ledger {
 
     /// What the container's living processes hold on the GPU.
     pub fn current(&self, device_index: usize) -> Bytes {
-        self.held_by_living(device_index, Residence::Device)
+        self.held_by_living(device_index, |part| part.bytes.load(Ordering::SeqCst))
     }
 
     /// What they hold on the host instead.
     pub fn spilled(&self, device_index: usize) -> Bytes {
         match self.row(device_index) {
-            Some(row) if row.memory.has_spilled() => {
-                self.held_by_living(device_index, Residence::Host)
-            }
+            Some(row) if row.memory.has_spilled() => self.held_by_living(device_index, |part| {
+                part.spilled_bytes.load(Ordering::SeqCst)
+            }),
             _ => Bytes::default(),
         }
     }
 
-    fn held_by_living(&self, device_index: usize, residence: Residence) -> Bytes {
-        let all = self.parts(device_index).enumerate();
-        let held = all.filter_map(|(index, part)| {
+    /// Both together, beside what bounds them ([`MemoryLimits::wall`]); `None`: nothing does.
+    #[inline(always)]
+    pub fn memory_use(&self, device_index: usize) -> Option<MemoryUse> {
+        let memory = &self.row(device_index)?.memory;
+        let limits = memory.limits();
+        let on_device = |part: &SlotDevice| part.bytes.load(Ordering::SeqCst);
+        let current = if memory.has_spilled() {
+            self.held_by_living(device_index, |part| {
+                on_device(part).saturating_add(part.spilled_bytes.load(Ordering::SeqCst))
+            })
+        } else {
+            self.held_by_living(device_index, on_device)
+        };
+        Some(MemoryUse {
+            max: limits.wall()?,
+            is_guaranteed: limits.soft.is_none(),
+            current,
+        })
+    }
+
+    #[inline]
+    fn held_by_living(&self, device_index: usize, held: impl Fn(&SlotDevice) -> u64) -> Bytes {
+        let own = self.place(device_index).map_or(0, |(_, part)| held(part));
+        let others = if self.has_others() {
+            self.held_by_others(device_index, held)
+        } else {
+            0
+        };
+        Bytes::new(own.saturating_add(others))
+    }
+
+    #[inline(never)]
+    fn held_by_others(&self, device_index: usize, held: impl Fn(&SlotDevice) -> u64) -> u64 {
+        let others = self.others_parts(device_index);
+        let held = others.filter_map(|(index, part)| {
             // Who holds nothing need not be looked for.
-            let bytes = part.held(residence).load(Ordering::SeqCst);
+            let bytes = held(part);
             (bytes > 0 && self.seat.owner_of(index).is_some()).then_some(bytes)
         });
-        Bytes::new(held.fold(0, u64::saturating_add))
+        held.fold(0, u64::saturating_add)
     }
 
     /// What this process holds.
@@ -314,11 +353,8 @@ impl Ledger {
     /// The GPU's row and this process's part of it; `None` also when the slot was taken for dead and is another's now.
     #[inline]
     fn place(&self, device_index: usize) -> Option<(&DeviceRow, &SlotDevice)> {
-        if !self.seat.is_ours() {
-            return None;
-        }
+        let slot = self.seat.slot()?;
         let row = *self.rows.get(device_index)?;
-        let slot = self.seat.file.slots.get(self.seat.index)?;
         Some((self.seat.file.devices.get(row)?, slot.devices.get(row)?))
     }
 
@@ -332,8 +368,19 @@ impl Ledger {
         Bytes::new(held.map_or(0, |device| device.held(residence).load(Ordering::SeqCst)))
     }
 
-    /// Every slot's part of a GPU, the free ones' (zero) included.
+    /// Whether any slot but this process's may be taken: who takes one raises the number of those that are looked at first.
     #[inline]
+    fn has_others(&self) -> bool {
+        used(&*self.seat.file).len() > 1
+    }
+
+    /// Every slot's part of a GPU but this process's, with its number.
+    fn others_parts(&self, device_index: usize) -> impl Iterator<Item = (usize, &SlotDevice)> {
+        let all = self.parts(device_index).enumerate();
+        all.filter(|(index, _)| *index != self.seat.index)
+    }
+
+    /// Every slot's part of a GPU, the free ones' (zero) included.
     fn parts(&self, device_index: usize) -> impl Iterator<Item = &SlotDevice> {
         let row = self.rows.get(device_index).copied().unwrap_or(DEVICES_MAX);
         let file = &*self.seat.file;
@@ -494,16 +541,24 @@ impl Charge<'_> {
     pub fn commit(mut self) -> Bytes {
         std::mem::take(&mut self.bytes) // what is dropped gives back nothing
     }
-}
 
-impl Drop for Charge<'_> {
     /// A panic may have come after the driver has granted the memory: then the charge stays, until the process ends.
-    fn drop(&mut self) {
+    #[cold]
+    fn give_back(&self) {
         if std::thread::panicking() {
             return;
         }
         self.ledger
             .give_back(self.device_index, self.bytes, self.residence);
+    }
+}
+
+impl Drop for Charge<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        if self.bytes != Bytes::default() {
+            self.give_back();
+        }
     }
 }
 

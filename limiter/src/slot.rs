@@ -165,9 +165,14 @@ impl<T: Entries> Seat<T> {
     /// Whether the entry is still this process's.
     #[inline]
     pub(crate) fn is_ours(&self) -> bool {
-        self.file
-            .owner(self.index)
-            .is_some_and(|owner| owner.generation.load(Ordering::Acquire) == self.generation)
+        let owner = self.file.owner(self.index);
+        owner.is_some_and(|owner| self.owns(owner))
+    }
+
+    /// Whether nobody has had this process's entry since.
+    #[inline]
+    fn owns(&self, owner: &Owner) -> bool {
+        owner.generation.load(Ordering::Acquire) == self.generation
     }
 
     /// Free the entries of dead processes. Takes this process's own lock again, should it have been lost.
@@ -358,6 +363,15 @@ impl<T: Entries> Drop for Seat<T> {
             let _ = self.file.unlock_entry(self.index);
             drop(exclusive);
         }
+    }
+}
+
+impl Seat<ContainerFile> {
+    /// This process's slot; `None` where it was taken for dead and is another's now.
+    #[inline]
+    pub(crate) fn slot(&self) -> Option<&Slot> {
+        let slot = self.file.slots.get(self.index)?;
+        self.owns(&slot.owner).then_some(slot)
     }
 }
 

@@ -13,7 +13,7 @@ use limiter::units::Bytes;
 use crate::charge;
 use crate::entry::Cx;
 use crate::hooks::pool;
-use crate::live::{Block, Key, Number, Owner};
+use crate::live::{Block, Freeing, Key, Number, Owner};
 
 /// The driver's sizes and pointers: 32 bits in the ABI before CUDA 3.2, 64 since.
 pub(crate) trait Word: Copy {
@@ -70,15 +70,20 @@ impl Place {
         if context.is_null() {
             return None;
         }
-        let device_index = cx.attachment.only_device_index().or_else(|| {
-            let device = cx.driver.current_device().ok()?;
-            cx.attachment.device_index(device)
-        })?;
         Some(Self {
-            device_index,
+            device_index: current_device_index(cx)?,
             owner: cx.attachment.owner(context),
         })
     }
+}
+
+/// The device of the current context, where there is one. Of a single device nobody need be asked.
+#[inline]
+pub(crate) fn current_device_index(cx: Cx) -> Option<usize> {
+    cx.attachment.only_device_index().or_else(|| {
+        let device = cx.driver.current_device().ok()?;
+        cx.attachment.device_index(device)
+    })
 }
 
 /// Charges `bytes` at `place`, calls, and keeps the charge for the block that `key` then names.
@@ -96,8 +101,9 @@ pub(crate) fn charged(
     }
 }
 
+/// The same where that takes more than a look at the ledger.
 #[cold]
-fn charged_at_last(
+pub(crate) fn charged_at_last(
     cx: Cx,
     place: Place,
     bytes: u64,
@@ -142,7 +148,7 @@ pub(crate) fn give_back(cx: Cx, block: Block) {
 
 /// Records a committed block. What was still on record there had been freed. Where the block's context has ended since the call, so
 /// has the block.
-#[inline(always)]
+#[inline(never)]
 pub(crate) fn remember(cx: Cx, key: Key, block: Block) {
     let (number, replaced) = cx.attachment.live.insert(key, block);
     let Owner { context, since } = block.owner;
@@ -167,12 +173,17 @@ fn forget(cx: Cx, gone: Option<(Key, Number)>, replaced: Option<Block>) {
 pub(crate) fn uncharged(cx: Cx, key: Key, call: impl FnOnce() -> CUresult) -> CUresult {
     let freeing = cx.attachment.live.freeing(key);
     let status = call();
-    if status == CUDA_SUCCESS
-        && let Some(block) = freeing.take()
-    {
-        give_back(cx, block);
+    if status == CUDA_SUCCESS {
+        forget_freed(cx, freeing);
     }
     status
+}
+
+#[inline(never)]
+fn forget_freed(cx: Cx, freeing: Freeing<'_>) {
+    if let Some(block) = freeing.take() {
+        give_back(cx, block);
+    }
 }
 
 /// What an out-pointer leads to before a call: where an allocation is undone it is put back, for a driver that refuses writes

@@ -11,12 +11,13 @@ use cuda_sys_stubs::nvml_abi::{
     NVML_SUCCESS, nvmlDevice_t, nvmlGetMemoryLimits_v1_t, nvmlMemory_t, nvmlMemory_v2_t,
     nvmlReturn_t,
 };
+use limiter::ledger::MemoryUse;
 
 use crate::charge;
 use crate::entry::{Bare, Management};
 use crate::hooks::measure::owed;
 use crate::hooks::report;
-use crate::runtime::{self, MemoryUse, Stance};
+use crate::runtime::{self, Stance};
 
 /// NVML's records of memory.
 pub(crate) trait MemoryRecord {
@@ -98,6 +99,7 @@ mod tests {
         };
         let memory = MemoryUse {
             max: Bytes::new(1000),
+            is_guaranteed: true,
             current: Bytes::new(30),
         };
         record.show(memory);

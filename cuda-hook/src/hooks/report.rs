@@ -5,14 +5,14 @@
 )]
 
 use cuda_sys_stubs::abi::{CUDA_SUCCESS, CUdevice, CUresult};
+use limiter::ledger::MemoryUse;
 
 use crate::charge;
 use crate::entry::Cx;
-use crate::hooks::memory::Word;
-use crate::runtime::MemoryUse;
+use crate::hooks::memory::{self, Word};
 
 /// Total and free bytes as a container sees them: total = min(quota, physical), free = min(quota − used, physically free).
-pub(crate) fn seen(MemoryUse { max, current }: MemoryUse, total: u64, free: u64) -> (u64, u64) {
+pub(crate) fn seen(MemoryUse { max, current, .. }: MemoryUse, total: u64, free: u64) -> (u64, u64) {
     let left = max.get().saturating_sub(current.get());
     (total.min(max.get()), free.min(left))
 }
@@ -28,10 +28,8 @@ pub(crate) unsafe fn total_memory<W: Word>(
     device: CUdevice,
 ) -> CUresult {
     let status = call();
-    let memory = cx
-        .attachment
-        .device_index(device)
-        .and_then(|index| cx.attachment.memory_use_of(index));
+    let index = cx.attachment.device_index(device);
+    let memory = index.and_then(|index| cx.attachment.ledger.memory_use(index));
     if let (CUDA_SUCCESS, Some(memory)) = (status, memory) {
         // SAFETY: the driver's promise: after success it has written there, or takes null for "not wanted".
         if let Some(bytes) = unsafe { bytes.as_mut() } {
@@ -46,6 +44,7 @@ pub(crate) unsafe fn total_memory<W: Word>(
 ///
 /// # Safety
 /// As [`hooks`](crate::hooks).
+#[inline]
 pub(crate) unsafe fn memory_info<W: Word>(
     cx: Cx,
     call: impl FnOnce() -> CUresult,
@@ -53,38 +52,37 @@ pub(crate) unsafe fn memory_info<W: Word>(
     total: *mut W,
 ) -> CUresult {
     let status = call();
-    let index = cx
-        .driver
-        .current_device()
-        .ok()
-        .and_then(|device| cx.attachment.device_index(device));
-    if let Some(index) = index {
-        charge::refresh(cx, index);
+    if status != CUDA_SUCCESS {
+        return status;
     }
-    if let (CUDA_SUCCESS, Some(memory)) = (
-        status,
-        index.and_then(|index| cx.attachment.memory_use_of(index)),
-    ) {
-        // The two may be one, or null where a driver takes that for "not wanted".
-        let read = |bytes: *mut W| {
-            // SAFETY: the driver's promise: after success it has written to what is not null.
-            (!bytes.is_null()).then(|| unsafe { bytes.read() }.get())
-        };
-        let write = |bytes: *mut W, seen| {
-            if !bytes.is_null() {
-                // SAFETY: where the driver has written, so may we.
-                unsafe { bytes.write(W::saturating(seen)) };
-            }
-        };
-        let [physical_total, physical_free] =
-            [total, free].map(|bytes| read(bytes).unwrap_or(u64::MAX));
-        let (seen_total, seen_free) = seen(memory, physical_total, physical_free);
-        let seen_free = index
-            .and_then(|index| charge::grantable(cx, index))
-            .map_or(seen_free, |grantable| seen_free.min(grantable.get()));
-        write(total, seen_total);
-        write(free, seen_free);
+    let Some(index) = memory::current_device_index(cx) else {
+        return status;
+    };
+    charge::refresh(cx, index);
+    let Some(memory) = cx.attachment.ledger.memory_use(index) else {
+        return status;
+    };
+    // The two may be one, or null where a driver takes that for "not wanted".
+    let read = |bytes: *mut W| {
+        // SAFETY: the driver's promise: after success it has written to what is not null.
+        (!bytes.is_null()).then(|| unsafe { bytes.read() }.get())
+    };
+    let write = |bytes: *mut W, seen| {
+        if !bytes.is_null() {
+            // SAFETY: where the driver has written, so may we.
+            unsafe { bytes.write(W::saturating(seen)) };
+        }
+    };
+    let [physical_total, physical_free] =
+        [total, free].map(|bytes| read(bytes).unwrap_or(u64::MAX));
+    let (seen_total, mut seen_free) = seen(memory, physical_total, physical_free);
+    if !memory.is_guaranteed
+        && let Some(grantable) = charge::grantable(cx, index)
+    {
+        seen_free = seen_free.min(grantable.get());
     }
+    write(total, seen_total);
+    write(free, seen_free);
     status
 }
 
@@ -97,6 +95,7 @@ mod tests {
     fn memory(max: u64, current: u64) -> MemoryUse {
         MemoryUse {
             max: Bytes::new(max),
+            is_guaranteed: true,
             current: Bytes::new(current),
         }
     }

@@ -33,8 +33,12 @@ pub(crate) unsafe fn alloc(
     };
     // SAFETY: the driver's promise: after success it has written there.
     let key = || Key::Pointer(unsafe { dptr.read() });
+    let size = Bytes::new(bytes.get());
+    if let Some(charge) = charge::at_once(cx, place.device_index, size) {
+        return memory::keep(cx, place, charge, call, key);
+    }
     match managed(cx, place) {
-        None => memory::charged(cx, place, bytes.get(), call, key),
+        None => memory::charged_at_last(cx, place, bytes.get(), call, key),
         // SAFETY: as of this hook.
         Some(managed) => unsafe { alloc_or_spill(cx, call, place, managed, (dptr, bytes)) },
     }

@@ -24,6 +24,12 @@ enum Place {
     Free(u32),
 }
 
+/// A place where a look at it is one miss of the cache: lines have 64 bytes.
+#[repr(align(64))]
+struct Line(Place);
+
+const _: () = assert!(size_of::<Line>() == 64);
+
 /// Records by key.
 #[derive(Default)]
 pub(super) struct Table {
@@ -31,10 +37,19 @@ pub(super) struct Table {
     index: Vec<Cell>,
     /// Which power.
     bits: u32,
-    places: Vec<Place>,
+    places: Vec<Line>,
     /// The free place that was left last, from 1 on; 0: none is free.
     left_last: u32,
     taken: usize,
+}
+
+/// Whether a record was put in.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Inserted {
+    /// It was.
+    Yes,
+    /// The key has one already.
+    No,
 }
 
 /// An index has no fewer cells.
@@ -53,20 +68,23 @@ fn number_of(index: usize) -> u32 {
     u32::try_from(index.saturating_add(1)).unwrap_or(0)
 }
 
+/// A handle as a number.
+fn whole(handle: usize) -> u64 {
+    u64::try_from(handle).unwrap_or(u64::MAX)
+}
+
 impl Key {
     /// Knuth, The Art of Computer Programming 6.4: multiplication by 2⁶⁴ over the golden ratio spreads what is alike, best in the top
     /// bits.
     #[inline]
     pub(super) fn spread(self) -> u64 {
-        let handle = |handle: usize, kind: u64| {
-            u64::try_from(handle).unwrap_or(u64::MAX) ^ kind << (u64::BITS - 2)
+        let (number, kind) = match self {
+            Self::Pointer(address) => (address, 0),
+            Self::Array(array) => (whole(array), 1),
+            Self::Context(context) => (whole(context), 2),
+            Self::Grown(context) => (whole(context), 3),
         };
-        let number = match self {
-            Self::Pointer(address) => address,
-            Self::Array(array) => handle(array, 1),
-            Self::Context(context) => handle(context, 2),
-            Self::Grown(context) => handle(context, 3),
-        };
+        let number = number ^ kind << (u64::BITS - 2);
         number.wrapping_mul(0x9e37_79b9_7f4a_7c15)
     }
 
@@ -95,14 +113,13 @@ impl Table {
         cell.wrapping_add(1) & self.index.len().wrapping_sub(1)
     }
 
-    /// The cell of a key, or the free one where it would be; `None`: there are no cells.
+    /// The cell of a key with that tag, or the free one where it would be; `None`: there are no cells.
     #[inline]
-    fn cell_of(&self, key: Key) -> Option<(usize, Cell)> {
-        let tag = key.tag();
+    fn cell_of(&self, key: Key, tag: u32) -> Option<(usize, Cell)> {
         let mut at = self.home(tag);
         loop {
             let cell = *self.index.get(at)?;
-            let is_its = |place| matches!(self.places.get(place), Some(Place::Taken(other, _)) if *other == key);
+            let is_its = |place| matches!(self.places.get(place), Some(Line(Place::Taken(other, _))) if *other == key);
             if cell.place == 0 || cell.tag == tag && index_of(cell.place).is_some_and(is_its) {
                 return Some((at, cell));
             }
@@ -112,7 +129,7 @@ impl Table {
 
     #[inline]
     fn place_of(&self, key: Key) -> Option<usize> {
-        let (_, cell) = self.cell_of(key)?;
+        let (_, cell) = self.cell_of(key, key.tag())?;
         index_of(cell.place)
     }
 
@@ -120,8 +137,8 @@ impl Table {
     #[inline]
     pub(super) fn get(&self, key: Key) -> Option<&Record> {
         match self.places.get(self.place_of(key)?)? {
-            Place::Taken(_, record) => Some(record),
-            Place::Free(_) => None,
+            Line(Place::Taken(_, record)) => Some(record),
+            Line(Place::Free(_)) => None,
         }
     }
 
@@ -130,51 +147,47 @@ impl Table {
     pub(super) fn get_mut(&mut self, key: Key) -> Option<&mut Record> {
         let place = self.place_of(key)?;
         match self.places.get_mut(place)? {
-            Place::Taken(_, record) => Some(record),
-            Place::Free(_) => None,
+            Line(Place::Taken(_, record)) => Some(record),
+            Line(Place::Free(_)) => None,
         }
     }
 
-    /// Puts a record in. Returns what the key had.
+    /// Puts the record in that `make` makes, unless the key has one.
     #[inline(always)]
-    pub(super) fn insert(&mut self, key: Key, record: Record) -> Option<Record> {
+    pub(super) fn insert(&mut self, key: Key, make: impl FnOnce() -> Record) -> Inserted {
         if self.taken.saturating_mul(2) >= self.index.len() {
             self.make_index(self.index.len().saturating_mul(2));
         }
-        let (at, cell) = self.cell_of(key)?; // there are cells
-        if cell.place != 0 {
-            return self.replace(key, record);
+        if self.left_last == 0 {
+            self.add_place();
         }
-        let place = self.put(Place::Taken(key, record));
-        if let Some(free) = self.index.get_mut(at) {
-            *free = Cell {
-                place,
-                tag: key.tag(),
-            };
-            self.taken = self.taken.saturating_add(1);
+        let tag = key.tag();
+        let Some((at, Cell { place: 0, .. })) = self.cell_of(key, tag) else {
+            return Inserted::No;
+        };
+        let place = self.left_last;
+        let free = index_of(place).and_then(|place| self.places.get_mut(place));
+        if let Some(Line(free)) = free {
+            if let Place::Free(next) = *free {
+                self.left_last = next;
+            }
+            *free = Place::Taken(key, make());
         }
-        None
+        self.set(at, Cell { place, tag });
+        self.taken = self.taken.saturating_add(1);
+        Inserted::Yes
     }
 
+    /// Puts a record in the place of the one that the key has.
     #[cold]
-    fn replace(&mut self, key: Key, record: Record) -> Option<Record> {
+    pub(super) fn replace(&mut self, key: Key, record: Record) -> Option<Record> {
         self.get_mut(key).map(|old| std::mem::replace(old, record))
     }
 
-    /// Into the place that was left last. Returns its number.
-    #[inline(always)]
-    fn put(&mut self, taken: Place) -> u32 {
-        let last = index_of(self.left_last).and_then(|place| self.places.get_mut(place));
-        let Some(place) = last else {
-            self.places.push(taken);
-            return number_of(self.places.len().wrapping_sub(1));
-        };
-        let number = self.left_last;
-        if let Place::Free(next) = *place {
-            self.left_last = next;
-        }
-        *place = taken;
-        number
+    #[cold]
+    fn add_place(&mut self) {
+        self.places.push(Line(Place::Free(0)));
+        self.left_last = number_of(self.places.len().wrapping_sub(1));
     }
 
     /// Takes a record out, if it is one that is `wanted`.
@@ -184,8 +197,8 @@ impl Table {
         key: Key,
         wanted: impl FnOnce(&Record) -> bool,
     ) -> Option<Record> {
-        let (at, cell) = self.cell_of(key)?;
-        let place = self.places.get_mut(index_of(cell.place)?)?;
+        let (at, cell) = self.cell_of(key, key.tag())?;
+        let Line(place) = self.places.get_mut(index_of(cell.place)?)?;
         let record = match place {
             Place::Taken(_, record) if wanted(record) => *record,
             _ => return None,
@@ -227,7 +240,7 @@ impl Table {
 
     /// All of them.
     pub(super) fn iter(&self) -> impl Iterator<Item = (Key, &Record)> {
-        self.places.iter().filter_map(|place| match place {
+        self.places.iter().filter_map(|Line(place)| match place {
             Place::Taken(key, record) => Some((*key, record)),
             Place::Free(_) => None,
         })
@@ -268,7 +281,7 @@ impl Table {
         fresh.make_index(self.taken.saturating_mul(CELLS_PER_RECORD));
         fresh.places.reserve(self.taken);
         for (key, record) in self.iter() {
-            fresh.insert(key, *record);
+            fresh.insert(key, || *record);
         }
         *self = fresh;
     }
@@ -329,7 +342,7 @@ mod tests {
                 let address = next(&mut random) % addresses * stride;
                 let key = Key::Pointer(address);
                 if next(&mut random).is_multiple_of(2) {
-                    let replaced = table.insert(key, record(number));
+                    let replaced = put(&mut table, key, record(number));
                     assert_eq!(
                         replaced.map(|it| it.number.0),
                         model.insert(address, number)
@@ -346,10 +359,18 @@ mod tests {
         }
     }
 
+    /// What the key had.
+    fn put(table: &mut Table, key: Key, record: Record) -> Option<Record> {
+        match table.insert(key, || record) {
+            Inserted::Yes => None,
+            Inserted::No => table.replace(key, record),
+        }
+    }
+
     #[test]
     fn what_is_not_wanted_stays() {
         let mut table = Table::default();
-        table.insert(Key::Pointer(16), record(1));
+        put(&mut table, Key::Pointer(16), record(1));
         assert!(table.take(Key::Pointer(16), |_| false).is_none());
         table.get_mut(Key::Pointer(16)).unwrap().number = Number(2);
         assert_eq!(table.get(Key::Pointer(16)).unwrap().number, Number(2));
@@ -372,7 +393,7 @@ mod tests {
     fn of_many_records_that_are_gone_no_room_is_left() {
         let mut table = Table::default();
         let keys = || (0..100_000).map(|number| Key::Pointer(number << 12));
-        keys().for_each(|key| assert!(table.insert(key, record(1)).is_none()));
+        keys().for_each(|key| assert!(put(&mut table, key, record(1)).is_none()));
         assert!(table.index.len() >= 200_000);
         keys()
             .skip(10)
@@ -395,11 +416,11 @@ mod tests {
     fn a_place_that_was_left_is_the_next_one_taken() {
         let mut table = Table::default();
         (0..20).for_each(|number| {
-            assert!(table.insert(Key::Pointer(number), record(number)).is_none())
+            assert!(put(&mut table, Key::Pointer(number), record(number)).is_none())
         });
         for number in 0..1_000 {
             table.take(Key::Pointer(number), |_| true).unwrap();
-            table.insert(Key::Pointer(number + 20), record(number));
+            put(&mut table, Key::Pointer(number + 20), record(number));
         }
         assert_eq!(table.places.len(), 20);
     }

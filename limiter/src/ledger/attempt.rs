@@ -2,7 +2,7 @@
 
 use super::reach::{Reach, Room};
 use super::{Bound, Ledger, OverQuota, Residence, raise};
-use crate::shm::layout::DeviceRow;
+use crate::shm::layout::{DeviceRow, SlotDevice};
 use crate::sync::Ordering;
 use crate::units::Bytes;
 
@@ -59,6 +59,22 @@ impl Excess {
 }
 
 impl Sums {
+    /// With what another slot has.
+    #[inline]
+    fn and(mut self, part: &SlotDevice, has_spilled: bool) -> Self {
+        // In this order: a charge moves from pending to granted, and must not be missed on its way.
+        let pending = part.pending_bytes.load(Ordering::SeqCst);
+        let granted = part.bytes.load(Ordering::SeqCst);
+        self.pending = self.pending.saturating_add(pending);
+        self.granted = self.granted.saturating_add(granted);
+        if has_spilled {
+            let spilled = part.spilled_bytes.load(Ordering::SeqCst);
+            self.spilled = self.spilled.saturating_add(spilled);
+        }
+        self
+    }
+
+    #[inline]
     fn all(self) -> u64 {
         self.granted.saturating_add(self.spilled)
     }
@@ -91,6 +107,7 @@ impl Sums {
 
 impl Ledger {
     /// Announce, sum, grant or withdraw. `false`: not granted, for now.
+    #[inline(always)]
     pub(super) fn attempt_at_once(&self, device_index: usize, bytes: Bytes, reach: Reach) -> bool {
         let Some((row, slot)) = self.place(device_index) else {
             return false;
@@ -100,7 +117,7 @@ impl Ledger {
             return false;
         }
         let room = row.memory.room(reach);
-        let sums = self.sums(device_index, row.memory.has_spilled());
+        let sums = self.sums(device_index, slot, row.memory.has_spilled());
         let fits = sums.over(room).is_none();
         if fits {
             slot.grant(asked, reach.residence());
@@ -128,7 +145,7 @@ impl Ledger {
             });
         };
         if !slot.announce(bytes.get()) {
-            return Attempt::Over(self.past_quota(device_index, row, bytes));
+            return Attempt::Over(self.past_quota(device_index, (row, slot), bytes));
         }
         let attempt = self.doubted(device_index, bytes, row.memory.room(reach));
         slot.pending_bytes.fetch_sub(bytes.get(), Ordering::SeqCst);
@@ -141,11 +158,17 @@ impl Ledger {
         let (row, slot) = self.place(device_index)?;
         let own = slot.bytes.load(Ordering::SeqCst);
         let is_over = row.memory.is_over(own, bytes.get());
-        is_over.then(|| self.past_quota(device_index, row, bytes))
+        is_over.then(|| self.past_quota(device_index, (row, slot), bytes))
     }
 
-    fn past_quota(&self, device_index: usize, row: &DeviceRow, bytes: Bytes) -> OverQuota {
-        let held = self.sums(device_index, row.memory.has_spilled()).all();
+    fn past_quota(
+        &self,
+        device_index: usize,
+        (row, slot): (&DeviceRow, &SlotDevice),
+        bytes: Bytes,
+    ) -> OverQuota {
+        let has_spilled = row.memory.has_spilled();
+        let held = self.sums(device_index, slot, has_spilled).all();
         OverQuota {
             asked: bytes,
             current: Bytes::new(held),
@@ -177,21 +200,20 @@ impl Ledger {
         }
     }
 
-    /// What all slots have of a GPU.
+    /// What all slots have of a GPU: this process's own, and the others'.
     #[inline]
-    fn sums(&self, device_index: usize, has_spilled: bool) -> Sums {
-        let mut sums = Sums::default();
-        for part in self.parts(device_index) {
-            // In this order: a charge moves from pending to granted, and must not be missed on its way.
-            let pending = part.pending_bytes.load(Ordering::SeqCst);
-            let granted = part.bytes.load(Ordering::SeqCst);
-            sums.pending = sums.pending.saturating_add(pending);
-            sums.granted = sums.granted.saturating_add(granted);
-            if has_spilled {
-                let spilled = part.spilled_bytes.load(Ordering::SeqCst);
-                sums.spilled = sums.spilled.saturating_add(spilled);
-            }
+    fn sums(&self, device_index: usize, own: &SlotDevice, has_spilled: bool) -> Sums {
+        let own = Sums::default().and(own, has_spilled);
+        if self.has_others() {
+            self.and_others(device_index, has_spilled, own)
+        } else {
+            own
         }
-        sums
+    }
+
+    #[inline(never)]
+    fn and_others(&self, device_index: usize, has_spilled: bool, own: Sums) -> Sums {
+        let others = self.others_parts(device_index);
+        others.fold(own, |sums, (_, part)| sums.and(part, has_spilled))
     }
 }
