@@ -4,7 +4,7 @@
 use shim_tests::coverage::{hooked, not_simulated};
 use shim_tests::fuzz::{self, Mode, TIMELY, Tally};
 
-const SEQUENCES: u64 = 120;
+const SEQUENCES: u64 = 240;
 const STEPS: usize = 250;
 
 /// Hooked functions that are never granted without limits, and why, besides those that the simulated driver refuses.
