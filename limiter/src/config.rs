@@ -212,6 +212,11 @@ fn default_dir() -> PathBuf {
     PathBuf::from(format!("/dev/shm/cuda-hook-{}", shm::effective_uid()))
 }
 
+/// Whether a user may rely on a folder of that owner's: it is its own, or root's, who lends it.
+fn is_trusted(owner: u32, user: u32) -> bool {
+    owner == user || owner == 0
+}
+
 /// `/dev/shm` is everybody's: who makes the folder there first could be anyone, and would own the limits.
 fn refuse_foreign_folder(dir: &Path) -> Result<(), Refusal> {
     let setting = Setting {
@@ -220,7 +225,7 @@ fn refuse_foreign_folder(dir: &Path) -> Result<(), Refusal> {
         value: dir.display().to_string(),
     };
     match fs::symlink_metadata(dir) {
-        Ok(found) if found.is_dir() && found.uid() == shm::effective_uid() => Ok(()),
+        Ok(found) if found.is_dir() && is_trusted(found.uid(), shm::effective_uid()) => Ok(()),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         Ok(_) => Err(setting.refuse("is not a folder of this user", "a folder of this user")),
         Err(error) => Err(setting.refuse(error, "a folder of this user")),

@@ -9,7 +9,8 @@
 //! numbers that programs deal with.
 //!
 //! Folders are made with mode 0700 and files with 0600: they belong to the user who runs the container. Who lends one
-//! folder to processes of several users makes it beforehand, with the mode that is wanted.
+//! folder to processes of several users makes it beforehand, with the mode that is wanted: where others may write to a folder, they
+//! may to the files in it.
 #![expect(
     unsafe_code,
     reason = "maps memory, and calls what std has no safe form of"

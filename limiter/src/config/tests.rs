@@ -489,6 +489,13 @@ fn the_named_config_file_takes_the_usual_ones_place() {
 }
 
 #[test]
+fn a_folder_that_root_has_made_may_be_relied_on() {
+    let [root, user, other] = [0, 1000, 1001];
+    assert!(is_trusted(user, user) && is_trusted(root, user));
+    assert!(!is_trusted(other, user) && !is_trusted(user, root));
+}
+
+#[test]
 fn the_default_folder_of_somebody_else_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     assert!(refuse_foreign_folder(folder.path()).is_ok());

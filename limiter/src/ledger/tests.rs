@@ -3,6 +3,7 @@ use crate::config::{Change, Wanted};
 use crate::shm::Shared;
 use crate::{clock, control};
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 
 const GPU: DeviceUuid = DeviceUuid::from_bytes([7; 16]);
 const OTHER_GPU: DeviceUuid = DeviceUuid::from_bytes([8; 16]);
@@ -293,6 +294,25 @@ fn a_file_whose_maker_died_is_completed() {
         .try_charge(0, bytes(1))
         .unwrap()
         .commit();
+}
+
+#[test]
+fn a_folder_that_is_lent_to_several_users_has_files_for_them() {
+    for (mode, of_file) in [
+        (0o777, 0o666),
+        (0o770, 0o660),
+        (0o755, 0o600),
+        (0o700, 0o600),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let file = path(dir.path(), &container());
+        let folder = file.parent().unwrap();
+        fs::create_dir(folder).unwrap();
+        fs::set_permissions(folder, fs::Permissions::from_mode(mode)).unwrap();
+        drop(attach(dir.path(), None));
+        let made = fs::metadata(&file).unwrap().permissions().mode() & 0o777;
+        assert_eq!(made, of_file, "{mode:o}: {made:o}");
+    }
 }
 
 #[test]

@@ -1,10 +1,10 @@
 //! A shared file, mapped; the locks on it; a copy of it for who only looks.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io;
 use std::ops::Deref;
 use std::os::fd::{AsRawFd, IntoRawFd, RawFd};
-use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 
@@ -314,14 +314,34 @@ impl<T: Shared> Drop for Exclusive<'_, T> {
 
 /// The file at `path`, made with its folder where missing, under a high descriptor number.
 fn open_or_create(path: &Path) -> Result<File, AttachError> {
-    if let Some(folder) = path.parent() {
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
-        made.map_err(io_error(path, "create the folder"))?;
-    }
-    let opened = options().create(true).mode(0o600).open(path);
+    let folder = path.parent().unwrap_or(path);
+    let lent = lent_mode(folder);
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
+    made.map_err(io_error(path, "create the folder"))?;
+    // Not to be made where it is: in a folder of all users the kernel lets nobody "make" what is another's (proc_sys_fs(5),
+    // protected_regular).
+    let opened = match options().open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => create(path, lent),
+        opened => opened,
+    };
     opened
         .map(above_programs_numbers)
         .map_err(io_error(path, "open"))
+}
+
+/// What others than its owner may do in a folder that somebody has made for several users; nothing in one that is not there yet.
+fn lent_mode(folder: &Path) -> u32 {
+    let found = folder.symlink_metadata();
+    found.map_or(0, |found| found.mode() & 0o066)
+}
+
+/// A file that others may use as they may use its folder, whatever this process's umask is.
+fn create(path: &Path, lent: u32) -> io::Result<File> {
+    let file = options().create(true).mode(0o600).open(path)?;
+    if lent & 0o022 != 0 {
+        file.set_permissions(Permissions::from_mode(0o600 | lent))?;
+    }
+    Ok(file)
 }
 
 /// To read and write, closed on exec, not through a link.
