@@ -1,6 +1,7 @@
 //! The command line: what may be typed, and the help that teaches it.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgGroup, Args, CommandFactory, Parser, Subcommand, ValueEnum};
@@ -31,6 +32,11 @@ pub(crate) enum Command {
     /// Look at the simulated GPU
     #[command(subcommand)]
     Sim(SimCommand),
+    /// Describe slices of a GPU to container runtimes, by the Container Device Interface
+    #[command(subcommand)]
+    Cdi(CdiCommand),
+    /// Be what a container runtime calls to limit a container before it runs
+    OciHook(OciHookArgs),
 }
 
 impl Command {
@@ -43,6 +49,8 @@ impl Command {
             Self::Set(_) => "set",
             Self::Doctor(_) => "doctor",
             Self::Sim(_) => "sim",
+            Self::Cdi(_) => "cdi",
+            Self::OciHook(_) => "oci-hook",
         };
         let mut all = CommandLine::command();
         all.build();
@@ -228,6 +236,86 @@ pub(crate) enum SimCommand {
     Profiles,
 }
 
+/// Describe slices of a GPU to container runtimes, by the Container Device Interface
+#[derive(Debug, Subcommand)]
+pub(crate) enum CdiCommand {
+    /// Write the description of one slice: what a container that asks for it gets
+    Generate(CdiGenerateArgs),
+}
+
+/// Write the description of one slice: what a container that asks for it gets
+///
+/// `--device cuda-hook/slice=NAME` gives a container the library, preloaded by /etc/ld.so.preload, which no program can clear, the
+/// slice's limits under a name of the container's own, the folder of the shared state, and the GPU's device nodes where this machine has
+/// them. The runtime calls `cuda-hook oci-hook` for each: a container that cannot be limited is not started.
+#[derive(Args, Debug)]
+#[command(after_help = CDI_EXAMPLES)]
+pub(crate) struct CdiGenerateArgs {
+    /// The config file with the slice's limits, as a container's /etc/cuda-hook/config.toml has them
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: PathBuf,
+
+    /// Folder of the shared state on this machine; in a container it is always /run/cuda-hook
+    #[arg(long, value_name = "DIR", default_value = "/run/cuda-hook")]
+    pub(crate) dir: PathBuf,
+
+    /// Where to write it; standard output where it is not said
+    #[arg(long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+
+    /// The slice's name: letters, digits, dots, dashes and underscores
+    #[arg(value_name = "NAME")]
+    pub(crate) slice: String,
+}
+
+/// Be what a container runtime calls to limit a container before it runs
+///
+/// As a createContainer hook (OCI Runtime Specification) it reads the container's state on standard input. A container is limited by
+/// its annotations cuda-hook.memory, cuda-hook.memory_soft, cuda-hook.spill, cuda-hook.sm and cuda-hook.sm_max, by the variables of
+/// the same meaning in its environment where there are none, or by --config; without any of them it is left alone. The library, its
+/// config file, the folder of the shared state (/run/cuda-hook) and /etc/ld.so.preload are mounted into it. Before that its image is
+/// looked at: where the library cannot enter its program, as that is static, or musl's, or its glibc too old, the hook fails, and the
+/// runtime starts no container. As a poststop hook it tidies up.
+#[derive(Args, Debug)]
+#[command(after_help = OCI_HOOK_EXAMPLES, args_conflicts_with_subcommands = true)]
+pub(crate) struct OciHookArgs {
+    /// A config file that sets the container's limits; its annotations must set none then
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+
+    /// Folder of the shared state on this machine; in a container it is always /run/cuda-hook
+    #[arg(
+        long,
+        value_name = "DIR",
+        default_value = "/run/cuda-hook",
+        global = true
+    )]
+    pub(crate) dir: PathBuf,
+
+    #[command(subcommand)]
+    pub(crate) command: Option<OciHookCommand>,
+}
+
+/// Beside being called.
+#[derive(Debug, Subcommand)]
+pub(crate) enum OciHookCommand {
+    /// Print the file by which podman and CRI-O learn of the hook: for /usr/share/containers/oci/hooks.d
+    Config,
+    /// Look at an image from inside
+    #[command(hide = true)]
+    Examine(ExamineArgs),
+}
+
+/// Look at an image from inside
+#[derive(Args, Debug)]
+pub(crate) struct ExamineArgs {
+    pub(crate) root: PathBuf,
+    pub(crate) folder: PathBuf,
+    pub(crate) program: OsString,
+    #[arg(long)]
+    pub(crate) glibc: Option<String>,
+}
+
 /// Print the simulated machine's books again and again, until it ends
 ///
 /// The machine does not live on for it. Exit status 1 where none is running.
@@ -310,6 +398,18 @@ Examples:
   cuda-hook set trainer-7 --memory GPU-7c6c3c6e=8GiB       one of its GPUs
 
 Exit status: 0 changed, 1 no such container, or none of its programs runs, 2 wrong usage: then nothing was changed.";
+
+const CDI_EXAMPLES: &str = "\
+Examples:
+  cuda-hook cdi generate small --config /etc/cuda-hook/slices/small.toml --output /etc/cdi/cuda-hook-small.json
+  podman run --device cuda-hook/slice=small IMAGE python3 train.py";
+
+const OCI_HOOK_EXAMPLES: &str = "\
+Examples:
+  cuda-hook oci-hook config > /usr/share/containers/oci/hooks.d/cuda-hook.json
+  podman run --annotation cuda-hook.memory=4GiB --annotation cuda-hook.sm=30 IMAGE python3 train.py
+
+Exit status: 0 the container may start, 1 it must not, 2 wrong usage.";
 
 const DOCTOR_EXAMPLES: &str = "\
 Examples:

@@ -4,6 +4,7 @@ mod args;
 mod artefacts;
 mod doctor;
 mod failure;
+mod inject;
 mod listed;
 mod notes;
 mod output;
@@ -21,7 +22,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use args::{Command, CommandLine};
+use args::{CdiCommand, Command, CommandLine};
 use failure::Failure;
 
 fn main() -> ExitCode {
@@ -45,5 +46,9 @@ fn carry_out(command: &Command) -> Result<ExitCode, Failure> {
         Command::Set(args) => set::set(args),
         Command::Doctor(args) => doctor::doctor(args),
         Command::Sim(command) => sim::sim(command).map(|()| ExitCode::SUCCESS),
+        Command::Cdi(CdiCommand::Generate(args)) => {
+            inject::cdi::generate(args).map(|()| ExitCode::SUCCESS)
+        }
+        Command::OciHook(args) => inject::hook::hook(args).map(|()| ExitCode::SUCCESS),
     }
 }

@@ -35,6 +35,8 @@ pub(crate) struct Image {
     pub(crate) runpath: Vec<String>,
     /// `(library, version)` pairs of the version needs, as `("libc.so.6", "GLIBC_2.34")`.
     pub(crate) versions_needed: Vec<(String, String)>,
+    /// Names of the versions that the file defines, as "GLIBC_2.34" of glibc.
+    pub(crate) versions_defined: Vec<String>,
     /// Names of the dynamic symbols that the file defines.
     pub(crate) exports: BTreeSet<String>,
 }
@@ -64,9 +66,12 @@ impl Image {
     /// The newest `GLIBC_x.y` that the image needs, as `(x, y)`.
     pub(crate) fn glibc_needed(&self) -> Option<(u32, u32)> {
         let versions = self.versions_needed.iter();
-        versions
-            .filter_map(|(_, version)| glibc_version(version.strip_prefix("GLIBC_")?))
-            .max()
+        newest_glibc(versions.map(|(_, version)| version))
+    }
+
+    /// The newest `GLIBC_x.y` that the image, one of glibc, defines.
+    pub(crate) fn glibc_defined(&self) -> Option<(u32, u32)> {
+        newest_glibc(&self.versions_defined)
     }
 }
 
@@ -82,9 +87,17 @@ impl Image {
             rpath: Vec::new(),
             runpath: Vec::new(),
             versions_needed: Vec::new(),
+            versions_defined: Vec::new(),
             exports: BTreeSet::new(),
         }
     }
+}
+
+fn newest_glibc<'a>(versions: impl IntoIterator<Item = &'a String>) -> Option<(u32, u32)> {
+    let versions = versions.into_iter();
+    versions
+        .filter_map(|version| glibc_version(version.strip_prefix("GLIBC_")?))
+        .max()
 }
 
 /// Reads `2.36` or `2.2.5` as its first two numbers.
@@ -113,6 +126,7 @@ where
         rpath: Vec::new(),
         runpath: Vec::new(),
         versions_needed: versions_needed(&sections, endian, data)?,
+        versions_defined: versions_defined(&sections, endian, data)?,
         exports: exports(&sections, endian, data)?,
     };
     for segment in header.program_headers(endian, data)? {
@@ -175,6 +189,30 @@ where
     Ok(found)
 }
 
+fn versions_defined<'data, Elf, R>(
+    sections: &SectionTable<'data, Elf, R>,
+    endian: Endianness,
+    data: R,
+) -> Result<Vec<String>, object::read::Error>
+where
+    Elf: FileHeader<Endian = Endianness>,
+    R: ReadRef<'data>,
+{
+    let Some((versions, link)) = sections.gnu_verdef(endian, data)? else {
+        return Ok(Vec::new());
+    };
+    let strings = sections.strings(endian, data, link)?;
+    let mut found = Vec::new();
+    for version in versions {
+        let (_, mut names) = version?;
+        // The first is the version's own; the others, which versions it follows.
+        if let Some(name) = names.next()? {
+            found.push(lossy(name.name(endian, strings)?));
+        }
+    }
+    Ok(found)
+}
+
 fn exports<'data, Elf, R>(
     sections: &SectionTable<'data, Elf, R>,
     endian: Endianness,
@@ -220,6 +258,18 @@ mod tests {
             "{:?}",
             image.versions_needed
         );
+    }
+
+    #[test]
+    fn glibc_defines_what_it_says_it_is() {
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        let libc = maps
+            .split_whitespace()
+            .find(|word| word.ends_with("/libc.so.6"));
+        let image = Image::read(Path::new(libc.unwrap())).unwrap();
+        let (major, minor) = image.glibc_defined().unwrap();
+        let says = glibc_version(&crate::doctor::loader::glibc_version()).unwrap();
+        assert!((2, 17) <= (major, minor) && (major, minor) <= says);
     }
 
     #[test]

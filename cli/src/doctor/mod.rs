@@ -1,7 +1,7 @@
 //! `cuda-hook doctor`: is this machine able to enforce limits, and if not, why not.
 
 pub(crate) mod driver;
-mod elf;
+pub(crate) mod elf;
 mod finding;
 pub(crate) mod loader;
 mod machine;
