@@ -19,15 +19,10 @@ pub(crate) struct CommandLine {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Start a program under limits
     Run(RunArgs),
-    /// Show what every container may use, uses and waited for
     Status(StatusArgs),
-    /// The same, live: bars, shares, sorted
     Top(TopArgs),
-    /// Change a container's limits while its programs run
     Set(SetArgs),
-    /// Say whether limits can be enforced on this machine, and if not, why and what to do
     Doctor(DoctorArgs),
     /// Look at the simulated GPU
     #[command(subcommand)]
@@ -35,7 +30,6 @@ pub(crate) enum Command {
     /// Describe slices of a GPU to container runtimes, by the Container Device Interface
     #[command(subcommand)]
     Cdi(CdiCommand),
-    /// Be what a container runtime calls to limit a container before it runs
     OciHook(OciHookArgs),
 }
 
@@ -239,7 +233,6 @@ pub(crate) enum SimCommand {
 /// Describe slices of a GPU to container runtimes, by the Container Device Interface
 #[derive(Debug, Subcommand)]
 pub(crate) enum CdiCommand {
-    /// Write the description of one slice: what a container that asks for it gets
     Generate(CdiGenerateArgs),
 }
 
@@ -425,6 +418,24 @@ mod tests {
         match CommandLine::try_parse_from(line)?.command {
             Command::Run(run) => Ok(run),
             other => panic!("not a run: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn help_says_all_that_is_to_be_known() {
+        let mut all = CommandLine::command();
+        all.build();
+        for (name, said) in [
+            ("run", "The program replaces this command"),
+            ("status", "asks NVML"),
+            ("top", "Keys: m memory"),
+            ("set", "Takes effect at the next allocation"),
+            ("oci-hook", "createContainer"),
+        ] {
+            let one = all.find_subcommand_mut(name).unwrap();
+            assert!(one.get_about().is_some(), "{name}");
+            let help = one.render_long_help().to_string().replace('\n', " ");
+            assert!(help.contains(said), "{name}: {help}");
         }
     }
 
