@@ -33,6 +33,9 @@ struct Arguments {
     /// Be one of the processes.
     #[arg(long, hide = true)]
     one: bool,
+    /// And end after it. For a profiler, which does the counting.
+    #[arg(long, hide = true, requires = "one")]
+    leave: bool,
 }
 
 /// What of all starts in one round for 8 processes is in one for 300: rounds are fewer, so that each number takes about as long.
@@ -41,7 +44,7 @@ const PROCESSES_OF_ALL_ROUNDS: usize = 8;
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let done = match &arguments.hook {
-        _ if arguments.one => be_one(),
+        _ if arguments.one => be_one(arguments.leave),
         Some(hook) => measure(&arguments, hook),
         None => Err(io::Error::other("--hook PATH names the preload")),
     };
@@ -57,8 +60,8 @@ fn main() -> ExitCode {
     )
 }
 
-/// Loads the driver, says so, waits for the end of the input, initialises, says what that took in ns, and waits to be killed.
-fn be_one() -> io::Result<()> {
+/// Loads the driver, says so, waits for the end of the input, initialises, says what that took in ns, and waits to be killed, or ends.
+fn be_one(leaves: bool) -> io::Result<()> {
     // SAFETY: the driver's library promises that loading runs nothing but the loader's own work.
     let library = unsafe { Library::new("libcuda.so.1") }.map_err(io::Error::other)?;
     // SAFETY: the function-pointer type of that very symbol.
@@ -74,6 +77,9 @@ fn be_one() -> io::Result<()> {
         return Err(io::Error::other(format!("cuInit answers {status:?}")));
     }
     writeln!(output, "{}", took.as_nanos())?;
+    if leaves {
+        return Ok(());
+    }
     loop {
         std::thread::park();
     }

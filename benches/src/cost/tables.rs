@@ -1,6 +1,8 @@
 //! Everything that was measured, as tables.
 
-use crate::results::{CallRow, Calls, InitRow, ResNet50, ResNet50Row, Results, Starts};
+use crate::results::{
+    CallRow, Calls, InitRow, Instructions, ResNet50, ResNet50Row, Results, Starts, SystemCallRow,
+};
 use benches::table::Table;
 
 /// Names of the worlds, as `scripts/cost.py` and `scripts/check-instructions` write them.
@@ -87,9 +89,7 @@ pub(crate) fn counts(results: &Results) -> String {
         "added",
         "system calls, hooked",
     ]);
-    for counted in &results.system_calls.rows {
-        let mut rows = results.instructions.iter();
-        let row = rows.find(|row| row.world == counted.world && row.call == counted.call);
+    let mut add = |world: &str, call: &str, row: Option<&Instructions>, per_call: Option<f64>| {
         let instructions = row.map_or_else(Default::default, |row| {
             [
                 row.driver,
@@ -98,10 +98,27 @@ pub(crate) fn counts(results: &Results) -> String {
             ]
             .map(grouped)
         });
-        let mut cells = vec![counted.world.clone(), call_name(&counted.call)];
+        let mut cells = vec![world.to_owned(), call_name(call)];
         cells.extend(instructions);
-        cells.push(format!("{:.3}", counted.per_call));
+        cells.push(per_call.map_or_else(String::new, |calls| format!("{calls:.3}")));
         table.row(&cells);
+    };
+    let counted = &results.system_calls.rows;
+    for SystemCallRow {
+        world,
+        call,
+        per_call,
+    } in counted
+    {
+        let mut rows = results.instructions.iter();
+        let row = rows.find(|row| row.world == *world && row.call == *call);
+        add(world, call, row, Some(*per_call));
+    }
+    for row in &results.instructions {
+        let mut known = counted.iter();
+        if !known.any(|each| each.world == row.world && each.call == row.call) {
+            add(&row.world, &row.call, Some(row), None);
+        }
     }
     table.into_text()
 }
