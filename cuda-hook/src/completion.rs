@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use cuda_sys_stubs::abi::*;
 use limiter::clock;
+use limiter::overlap::Span;
 use limiter::share::{Reservation, Share};
 use limiter::timing::{Stood, Timing};
 use limiter::units::{GpuNs, MonotonicNs};
@@ -24,6 +25,7 @@ use crate::config_file;
 use crate::driver::{Driver, EventKind};
 use crate::entry::Cx;
 use crate::runtime::{self, Attachment};
+use crate::timeline::Timeline;
 
 /// How often outstanding launches are looked at: an end is known too late by half of it on the average.
 const LOOK_EVERY_NS: i64 = 100_000;
@@ -35,7 +37,7 @@ const IDLE_STREAMS_MAX: usize = 64;
 type Handle = usize;
 
 /// An event of ours, with the kind that it was made as.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Event {
     handle: Handle,
     kind: EventKind,
@@ -51,10 +53,10 @@ impl Event {
 
 /// The beginning of a timed launch.
 #[derive(Clone, Copy)]
-struct Start {
+pub(crate) struct Start {
     /// The event before the launch.
-    event: Event,
-    stood: Stood,
+    pub(crate) event: Event,
+    pub(crate) stood: Stood,
 }
 
 /// A launch that has not been seen to have ended.
@@ -62,6 +64,14 @@ struct Outstanding {
     start: Option<Start>,
     end: Event,
     reservation: Reservation,
+}
+
+/// One that has, just now.
+struct Ended {
+    launch: Outstanding,
+    at: MonotonicNs,
+    /// Whether its events are of use still: the driver knows them.
+    is_known: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -151,12 +161,15 @@ impl State {
     }
 }
 
+/// When the timed launches of each context ran.
+type Timelines = FxHashMap<Handle, Timeline>;
+
 /// The outstanding launches of this process.
 #[derive(Default)]
 pub(crate) struct Completion {
     state: Mutex<State>,
     /// Held during a look, that is, across queries of events, none of which waits: so that nobody destroys a context meanwhile.
-    looking: Mutex<()>,
+    looking: Mutex<Timelines>,
     /// Rises when the first launch becomes outstanding: the futex on which the watching thread sleeps.
     woken: AtomicU32,
     watch: OnceCell<()>,
@@ -176,7 +189,7 @@ impl Completion {
     pub(crate) fn forget_context(&self, share: &Share, context: CUcontext) {
         self.forget(share, context.expose_provenance());
         // A look that had begun before may still ask for those events.
-        drop(self.looking.lock());
+        self.looking.lock().remove(&context.expose_provenance());
     }
 
     fn forget(&self, share: &Share, context: Handle) {
@@ -218,7 +231,7 @@ impl Completion {
 
     /// Looks once at the oldest launch of every stream, and at its next if that has ended; how many are left.
     fn look(&self, driver: &Driver, share: &Share) -> usize {
-        let _looking = self.looking.lock();
+        let mut timelines = self.looking.lock();
         let mut streams: Vec<StreamKey> = self.state.lock().busy_streams().collect();
         streams.sort_unstable_by_key(|key| key.context);
         for same_context in streams.chunk_by(|a, b| a.context == b.context) {
@@ -226,12 +239,16 @@ impl Completion {
                 continue;
             };
             let context = ptr::with_exposed_provenance_mut(first.context);
+            let timeline = timelines.entry(first.context).or_default();
             let looked = driver.with_context(context, || {
+                let mut ended = Vec::new();
                 for &key in same_context {
-                    self.look_at(driver, share, key);
+                    self.look_at(driver, share, key, &mut ended);
                 }
+                self.settle(driver, share, same_context, timeline, ended);
             });
             if looked.is_err() {
+                timelines.remove(&first.context);
                 self.forget(share, first.context); // gone in a way that we did not see
             }
         }
@@ -240,8 +257,8 @@ impl Completion {
         state.outstanding_count
     }
 
-    /// Settles what has ended on one stream, whose context is current.
-    fn look_at(&self, driver: &Driver, share: &Share, key: StreamKey) {
+    /// Takes off what has ended on one stream, whose context is current.
+    fn look_at(&self, driver: &Driver, share: &Share, key: StreamKey, ended: &mut Vec<Ended>) {
         loop {
             let Some(end) = self.state.lock().first_end(key) else {
                 return;
@@ -250,26 +267,79 @@ impl Completion {
             if reached == Ok(false) {
                 return self.look_whether_it_runs(driver, share, key);
             }
-            let Some(ended) = self.state.lock().pop(key) else {
+            let Some(launch) = self.state.lock().pop(key) else {
                 return;
             };
-            let now = clock::monotonic();
-            let timing = match ended.start {
-                Some(start) if reached.is_ok() => timing(driver, start, end, now),
-                _ => None,
-            };
-            share.completed(ended.reservation, timing, now);
-            if reached.is_ok() {
-                self.state.lock().put_spare(
-                    key.context,
-                    ended
-                        .start
-                        .map(|start| start.event)
-                        .into_iter()
-                        .chain([end]),
-                );
+            ended.push(Ended {
+                launch,
+                at: clock::monotonic(),
+                is_known: reached.is_ok(),
+            });
+        }
+    }
+
+    /// Tells the share of what has ended on these streams of one context, which is current.
+    fn settle(
+        &self,
+        driver: &Driver,
+        share: &Share,
+        streams: &[StreamKey],
+        timeline: &mut Timeline,
+        ended: Vec<Ended>,
+    ) {
+        let running = self.note_spans(driver, streams, timeline, &ended);
+        for Ended {
+            launch,
+            at,
+            is_known,
+        } in ended
+        {
+            let start = launch.start.filter(|_| is_known);
+            let timing = start.and_then(|start| {
+                let span = timeline.ended(driver, start, launch.end);
+                let part = span.map(|span| GpuNs::new(timeline.part_ns(span, &running)));
+                timing(driver, start, launch.end, at, part)
+            });
+            share.completed(launch.reservation, timing, at);
+            if let (true, Some(first)) = (is_known, streams.first()) {
+                let start = start.map(|start| start.event);
+                let spare = start.filter(|start| !timeline.is_origin(*start));
+                let spare = spare.into_iter().chain([launch.end]);
+                self.state.lock().put_spare(first.context, spare);
             }
         }
+    }
+
+    /// Keeps when the timed ones among these launches ran; those that run still.
+    fn note_spans(
+        &self,
+        driver: &Driver,
+        streams: &[StreamKey],
+        timeline: &mut Timeline,
+        ended: &[Ended],
+    ) -> Vec<Span> {
+        let mut is_any_timed = false;
+        for Ended { launch, at, .. } in ended.iter().filter(|ended| ended.is_known) {
+            let (Some(start), Some(first)) = (launch.start, streams.first()) else {
+                continue;
+            };
+            is_any_timed = true;
+            let spare = timeline.renew(start.event, *at);
+            self.state.lock().put_spare(first.context, spare);
+            if let Some(span) = timeline.ended(driver, start, launch.end) {
+                timeline.push(span);
+            }
+        }
+        if !is_any_timed {
+            return Vec::new();
+        }
+        let first_start = |key: &StreamKey| self.state.lock().first(*key)?.start;
+        let starts: Vec<Start> = streams.iter().filter_map(first_start).collect();
+        let runs = |start: &Start| driver.event_reached(start.event.raw()) == Ok(true);
+        let running = starts.into_iter().filter(runs);
+        running
+            .filter_map(|start| timeline.running(driver, start))
+            .collect()
     }
 
     /// Tells of the oldest launch of a stream whether it runs, if that matters.
@@ -289,7 +359,13 @@ impl Completion {
 }
 
 /// What the two events of a timed launch say, both reached.
-fn timing(driver: &Driver, start: Start, end: Event, now: MonotonicNs) -> Option<Timing> {
+fn timing(
+    driver: &Driver,
+    start: Start,
+    end: Event,
+    now: MonotonicNs,
+    part: Option<GpuNs>,
+) -> Option<Timing> {
     let between_ms = driver.elapsed_ms(start.event.raw(), end.raw()).ok()?;
     let between = Duration::try_from_secs_f64(f64::from(between_ms) / 1e3).ok()?;
     let between_ns = u64::try_from(between.as_nanos()).ok()?;
@@ -298,6 +374,7 @@ fn timing(driver: &Driver, start: Start, end: Event, now: MonotonicNs) -> Option
         between: GpuNs::new(between_ns),
         stood: start.stood,
         ended_at: now,
+        part,
     })
 }
 

@@ -43,3 +43,4 @@ mod second_door;
 mod table;
 mod thread;
 mod throttle;
+mod timeline;

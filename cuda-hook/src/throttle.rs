@@ -98,11 +98,11 @@ fn in_turn(
     let Some(mut credit) = in_hand.or_else(|| share.credit(place.device_index)) else {
         return call(); // not a device of the share: not limited
     };
-    let reservation = share.acquire_beside(&mut credit, key, clock::monotonic(), |now| {
+    let mut reservation = share.acquire_beside(&mut credit, key, clock::monotonic(), |now| {
         config_file::look(cx.attachment);
         config_file::next_look(cx.attachment, now)
     });
-    let timed = share.should_time(&mut credit, key, clock::monotonic());
+    let timed = share.should_time(&mut credit, &mut reservation, clock::monotonic());
     keep(share, place, credit);
     let launch = Launch::begin(cx, stream, timed);
     let status = call();

@@ -564,7 +564,7 @@ impl Drop for Charge<'_> {
 
 #[cfg(loom)]
 #[cfg(test)]
-mod models;
+pub(crate) mod models;
 #[cfg(not(loom))]
 #[cfg(test)]
 mod tests;

@@ -33,6 +33,7 @@ pub mod follow;
 pub mod ledger;
 pub mod lending;
 mod limit;
+pub mod overlap;
 pub mod price;
 mod refusals;
 pub mod sample;

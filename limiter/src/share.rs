@@ -4,8 +4,8 @@
 //! if let Some(price) = share.spend(&mut credit, key) {       // in hand: no clock, no event
 //!     launch; on failure: credit.refund(price); done
 //! }
-//! let reservation = share.acquire(&mut credit, key, now);    // waits as long as needed; hold no lock here
-//! let timed = share.should_time(&mut credit, key, now);      // put timing events around it?
+//! let mut reservation = share.acquire(&mut credit, key, now);    // waits as long as needed; hold no lock here
+//! let timed = share.should_time(&mut credit, &mut reservation, now); // put timing events around it?
 //! launch; on failure: share.cancel(reservation)
 //! when it has finished: share.completed(reservation, timing if timed, now)
 //! ```
@@ -83,6 +83,8 @@ pub struct Reservation {
     /// Set aside with it for launches behind it.
     granted: GpuNs,
     is_measured: bool,
+    /// Whether what was seen to run beside it is all that did.
+    sees_beside: bool,
 }
 
 impl Reservation {
@@ -194,8 +196,9 @@ impl Share {
     pub fn spend(&self, credit: &mut Credit, key: KernelKey) -> Option<GpuNs> {
         let device = self.devices.get(credit.device_index)?;
         let price = device.prices().settled_price(key)?;
-        let goes =
-            credit.stamp == Some(device.stamp()) && credit.draw.passes() && credit.spend(price);
+        let goes = credit.stamp == Some(device.stamp())
+            && credit.draw.passes(device.prices().groups())
+            && credit.spend(price);
         goes.then_some(price)
     }
 
@@ -229,6 +232,7 @@ impl Share {
             charged: GpuNs::default(),
             granted: GpuNs::default(),
             is_measured: true,
+            sees_beside: false,
         };
         let (Some(device), Some(row)) = (self.devices.get(device_index), self.row(device_index))
         else {
@@ -335,11 +339,20 @@ impl Share {
     }
 
     /// Whether this launch should be put between two timing events.
-    pub fn should_time(&self, credit: &mut Credit, key: KernelKey, now: MonotonicNs) -> bool {
-        self.devices.get(credit.device_index).is_some_and(|device| {
-            device.board.lease(now) == Lease::Ours
-                || device.prices().should_time(key, &mut credit.draw, now)
-        })
+    pub fn should_time(
+        &self,
+        credit: &mut Credit,
+        reservation: &mut Reservation,
+        now: MonotonicNs,
+    ) -> bool {
+        let Some(device) = self.devices.get(credit.device_index) else {
+            return false;
+        };
+        let (key, draw) = (reservation.key, &mut credit.draw);
+        let is_leased = device.board.lease(now) == Lease::Ours; // all are timed
+        let is_timed = is_leased || device.prices().should_time(key, draw, now);
+        reservation.sees_beside = is_leased || is_timed && draw.sees_beside();
+        is_timed
     }
 
     /// A launch has finished: learn from its timing, if it was timed, and correct its charge.
@@ -355,7 +368,7 @@ impl Share {
         };
         device.tick(now);
         if let Some(timing) = timing {
-            device.learn(reservation.key, timing, now);
+            device.learn(&reservation, timing, now);
         }
         let due = device
             .prices()
@@ -573,5 +586,8 @@ pub(crate) fn cap(row: &DeviceRow) -> Option<Percent> {
     )
 }
 
+#[cfg(loom)]
+#[cfg(test)]
+mod models;
 #[cfg(test)]
 mod tests;

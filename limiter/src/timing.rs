@@ -17,6 +17,8 @@ pub struct Timing {
     pub stood: Stood,
     /// When the second was reached, as nearly as the host knows.
     pub ended_at: MonotonicNs,
+    /// What of the launch's time is its own where others of its context ran beside it ([`Spans::part_ns`]); `None`: not known.
+    pub part: Option<GpuNs>,
 }
 
 /// What a launch met on its stream.
@@ -92,6 +94,7 @@ mod tests {
             between: GpuNs::new(between_ns),
             stood,
             ended_at: MonotonicNs::new(now_ns),
+            part: None,
         };
         timings.elapsed(key, timing).map(GpuNs::get)
     }

@@ -17,7 +17,8 @@
  *                                             the device holds at once
  *     doomed trap|assertion                   the same, but the kernel faults
  *     measure                                 status, nanoseconds that the kernel takes on an idle device
- *     launch HOW COUNT                        COUNT times kernel|ex|cooperative|graph|capture; status, or the first that failed
+ *     launch HOW COUNT                        COUNT times kernel|ex|cooperative|graph|capture|beside; status, or the first that failed.
+ *                                             beside: on several streams in turn, in a grid that leaves room for the others
  *     capture COUNT                           captures COUNT launches and drops the graph; status
  *     churn SEED ROUNDS UNIT UNITS_MAX        allocates 1 to UNITS_MAX units of bytes, and frees, at random, then frees all;
  *                                             counts: granted, refused, other
@@ -43,6 +44,8 @@
 #define ANSWER_MAX 4096
 #define KERNEL_MULTIPLICATIONS 16
 #define KERNEL_BLOCKS_PER_SM 4
+#define STREAMS_BESIDE 4
+#define STREAM_NON_BLOCKING 1 /* cuda.h */
 
 static struct block blocks[BLOCKS_MAX];
 #define SUCCESSOR "TENANT_IS_A_SUCCESSOR"
@@ -295,6 +298,21 @@ static CUresult launch_kernels(CUresult (*launch)(CUstream), unsigned long count
     return status ? status : CU(cuStreamSynchronize)(stream);
 }
 
+static CUresult launch_beside(unsigned long count)
+{
+    CUstream beside[STREAMS_BESIDE] = { NULL };
+    CUresult status = CUDA_SUCCESS;
+    for (unsigned index = 0; !status && index < STREAMS_BESIDE; index++)
+        status = CU(cuStreamCreate)(&beside[index], STREAM_NON_BLOCKING);
+    for (unsigned long index = 0; !status && index < count; index++)
+        status = CU(cuLaunchKernel)(work_kernel, 1, 1, 1, 256, 1, 1, 0, beside[index % STREAMS_BESIDE], work_params, NULL);
+    for (unsigned index = 0; !status && index < STREAMS_BESIDE; index++)
+        status = CU(cuStreamSynchronize)(beside[index]);
+    for (unsigned index = 0; !status && index < STREAMS_BESIDE; index++)
+        status = CU(cuStreamDestroy_v2)(beside[index]);
+    return status;
+}
+
 static void do_launch(char *answer, char *rest)
 {
     char how[32];
@@ -312,6 +330,8 @@ static void do_launch(char *answer, char *rest)
         status = launch_graphs(build_one, count);
     else if (!strcmp(how, "capture"))
         status = launch_graphs(capture_one, count);
+    else if (!strcmp(how, "beside"))
+        status = launch_beside(count);
     else
         fail("no launch is called %s", how);
     answer_status(answer, status);

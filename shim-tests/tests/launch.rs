@@ -174,6 +174,26 @@ fn smaller_and_larger_shares_hold() {
     assert_capped(60, "kernel", 1_000_000, 1200);
 }
 
+/// Four small kernels at a time occupy the device once, not four times.
+#[test]
+fn kernels_of_one_process_side_by_side_count_once() {
+    let _turn = take_turns();
+    let machine = Machine::new();
+    let kernel_ns = 500_000;
+    let mut capped = tenant(&machine, &World::sm("capped", "30"), kernel_ns);
+    let mut unlimited = tenant(&machine, &World::Bare, kernel_ns);
+    assert_shares("side by side", UNDER_POINTS_MAX_CONTENDED, || {
+        let got = share_percent(&machine, "capped", || {
+            launch(&mut capped, "beside", kernel_ns, 2_400);
+        });
+        let usable = share_percent(&machine, "", || {
+            launch(&mut unlimited, "beside", kernel_ns, 2_400);
+        });
+        let asked = 30.0;
+        vec![Share { asked, usable, got }]
+    });
+}
+
 #[test]
 fn two_containers_each_get_their_share() {
     let _turn = take_turns();

@@ -59,6 +59,8 @@ pub enum Admission {
 /// What two events say about the launch between them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EventTiming {
+    /// What of the launch's time is its own where every moment is divided among the timed launches of the process that ran, in ns.
+    pub part_ns: u64,
     /// Between the two, in ns, in steps of the events' resolution: own time, and that of whoever had the engine meanwhile.
     pub elapsed_ns: u64,
     /// Whether an earlier watched launch of the stream had not ended when this one was made.

@@ -7,6 +7,7 @@ use super::scenario::ProcessPlan;
 use gpu_sim::command::{Command, SemaphoreId, StreamId};
 use gpu_sim::model::ProcessId;
 use gpu_sim::model::random::Random;
+use limiter::overlap::{Span, Spans};
 use std::collections::VecDeque;
 
 /// What the thread does next.
@@ -72,6 +73,17 @@ struct Start {
     payload: u64,
     stood_behind: bool,
     lead_ns: u64,
+}
+
+impl Start {
+    /// What is known of when a launch ran whose events were reached at these times.
+    fn span(self, started_ns: u64, ended_ns: u64) -> Span {
+        let lead_ns = if self.stood_behind { 0 } else { self.lead_ns };
+        Span {
+            begin_ns: (started_ns + lead_ns) as i64,
+            end_ns: ended_ns as i64,
+        }
+    }
 }
 
 /// A stream, as its process knows it.
@@ -162,8 +174,20 @@ impl Stream {
         found.map(|watched| watched.end_payload)
     }
 
-    /// Takes off the first watched launch if it has ended.
-    pub(super) fn take_ended(&mut self) -> Option<Ended> {
+    /// When an event was reached that nothing has forgotten.
+    fn reached_ns(&self, payload: u64) -> u64 {
+        self.mark_times_ns[(payload - self.marks_forgotten - 1) as usize]
+    }
+
+    /// When the first watched launch ran, if it is timed, has begun and has not ended.
+    fn running(&self) -> Option<Span> {
+        let start = self.watched.front()?.start?;
+        let has_begun = self.is_reached(start.payload);
+        has_begun.then(|| start.span(self.reached_ns(start.payload), i64::MAX as u64))
+    }
+
+    /// Takes off the first watched launch if it has ended; and when it ran, if it was timed.
+    fn take_ended(&mut self) -> Option<(Ended, Option<Span>)> {
         let first = self.watched.front()?;
         if !self.is_reached(first.end_payload) {
             return None;
@@ -173,17 +197,19 @@ impl Stream {
             start,
             end_payload,
         } = self.watched.pop_front()?;
-        let place = |payload: u64| (payload - self.marks_forgotten - 1) as usize;
-        let at_ns = |payload: u64| self.mark_times_ns[place(payload)];
+        let ended_ns = self.reached_ns(end_payload);
         let timing = start.map(|start| EventTiming {
-            elapsed_ns: at_ns(end_payload) - at_ns(start.payload),
+            part_ns: 0,
+            elapsed_ns: ended_ns - self.reached_ns(start.payload),
             stood_behind: start.stood_behind,
             lead_ns: start.lead_ns,
         });
+        let span = start.map(|start| start.span(self.reached_ns(start.payload), ended_ns));
         // What comes behind this launch was recorded later.
-        self.mark_times_ns.drain(..=place(end_payload));
+        let forgotten = (end_payload - self.marks_forgotten) as usize;
+        self.mark_times_ns.drain(..forgotten);
         self.marks_forgotten = end_payload;
-        Some(Ended { launch, timing })
+        Some((Ended { launch, timing }, span))
     }
 }
 
@@ -194,6 +220,8 @@ pub(super) struct Process {
     pub(super) commands: Vec<Command>,
     pub(super) id: ProcessId,
     pub(super) streams: Vec<Stream>,
+    /// When its timed launches ran.
+    spans: Spans,
     pub(super) controller: Option<Box<dyn Controller>>,
     pub(super) processor: Processor,
     /// Draws what its program does: the same whatever a controller does to it, so that runs compare.
@@ -232,6 +260,7 @@ impl Process {
             commands,
             id,
             streams,
+            spans: Spans::default(),
             controller: None,
             processor,
             random,
@@ -286,7 +315,16 @@ impl Process {
             ended.extend(std::iter::from_fn(|| stream.take_ended()));
             queries += (ended.len() - before) as u64 + u64::from(!stream.watched.is_empty());
         }
-        (ended, queries)
+        let running: Vec<Span> = self.streams.iter().filter_map(Stream::running).collect();
+        queries += running.len() as u64;
+        let spans = ended.iter().filter_map(|(_, span)| *span);
+        spans.for_each(|span| self.spans.push(span));
+        for (ended, span) in &mut ended {
+            if let (Some(timing), Some(span)) = (&mut ended.timing, span) {
+                timing.part_ns = self.spans.part_ns(*span, &running);
+            }
+        }
+        (ended.into_iter().map(|(ended, _)| ended).collect(), queries)
     }
 
     /// A semaphore was raised: what it says of a stream.

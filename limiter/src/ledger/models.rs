@@ -22,7 +22,7 @@ const MAX: u64 = 10;
 /// Qadeer, "Iterative context bounding", 2007), and take hours.
 const INTERRUPTIONS_MAX: usize = 3;
 
-fn model(body: impl Fn() + Send + Sync + 'static) {
+pub(crate) fn model(body: impl Fn() + Send + Sync + 'static) {
     let mut model = loom::model::Builder::new();
     model.preemption_bound.get_or_insert(INTERRUPTIONS_MAX); // unless LOOM_MAX_PREEMPTIONS says another
     model.max_branches = 10_000;

@@ -12,8 +12,25 @@ pub(super) const SAMPLES: usize = 16;
 const SOLO_SAMPLES: usize = 16;
 /// Of a short kernel there are better ones than fewer of those.
 const SOLO_SAMPLES_MIN: u64 = 4;
+/// Launches kept of which it is known what ran beside them.
+const PARTS: usize = 16;
+/// Fewer say nothing: each then counts as one that ran by itself.
+const PARTS_MIN: usize = 4;
+/// Where nothing clean is known of launches on several streams, the next lease is asked for so soon after the last.
+const UNCLEAR_PAUSE_NS: u64 = 500_000_000;
 /// Virtual times are averaged over about as many samples.
 const VIRTUAL_MEMORY: u64 = 256;
+
+/// What was measured of one launch.
+#[derive(Clone, Copy, Debug)]
+pub struct Measured {
+    /// Between its events.
+    pub elapsed: GpuNs,
+    /// This process's part of that, when the time is divided among the tenants that were busy.
+    pub own: GpuNs,
+    /// What of that is its own where others of its process ran beside it; `None`: not known.
+    pub part: Option<GpuNs>,
+}
 
 /// What is known of a kernel.
 #[derive(Clone, Copy, Debug)]
@@ -21,8 +38,11 @@ pub(super) struct History {
     elapsed: Latest<SAMPLES>,
     virtual_mean_ns: u64,
     solo: Latest<SOLO_SAMPLES>,
+    /// Of those of which it is known, what was their own beside others of their process.
+    solo_parts: Latest<SOLO_SAMPLES>,
     solo_at: MonotonicNs,
     pub(super) leased_at: MonotonicNs,
+    parts: Parts,
 }
 
 /// The latest samples, in ns.
@@ -55,17 +75,52 @@ impl<const KEPT: usize> Latest<KEPT> {
     }
 }
 
+/// The latest launches of which it is known what ran beside them.
+#[derive(Clone, Copy, Debug)]
+struct Parts {
+    elapsed: Latest<PARTS>,
+    parts: Latest<PARTS>,
+}
+
+impl Parts {
+    const EMPTY: Self = Self {
+        elapsed: Latest::EMPTY,
+        parts: Latest::EMPTY,
+    };
+
+    fn add(&mut self, elapsed: GpuNs, part: GpuNs) {
+        self.elapsed.add(elapsed);
+        self.parts.add(part);
+    }
+
+    /// A launch's part of its time; `None`: it runs by itself, but for a twentieth. What is foreign in a timing is divided, too, and is in
+    /// this mean where more than a quarter of the timings hold some: then it is too large.
+    fn mean(mut self) -> Option<GpuNs> {
+        let (whole, parts) = (mean(self.elapsed.sorted())?, self.parts.sorted());
+        let is_beside = mean(parts)?.saturating_mul(20) < whole.saturating_mul(19);
+        let known = (parts.len() >= PARTS_MIN && is_beside).then_some(parts)?;
+        middle_mean(known).map(GpuNs::new)
+    }
+}
+
 impl History {
     pub(super) const EMPTY: Self = Self {
         elapsed: Latest::EMPTY,
         virtual_mean_ns: 0,
         solo: Latest::EMPTY,
+        solo_parts: Latest::EMPTY,
         solo_at: MonotonicNs::new(0),
         leased_at: MonotonicNs::new(0),
+        parts: Parts::EMPTY,
     };
 
-    pub(super) fn add(&mut self, elapsed: GpuNs, own: GpuNs, now: MonotonicNs) {
+    /// A launch was measured: see [`observe`](super::PriceTable::observe).
+    pub(super) fn add(&mut self, measured: Measured, now: MonotonicNs) {
+        let Measured { elapsed, own, part } = measured;
         self.elapsed.add(elapsed);
+        if let Some(part) = part {
+            self.parts.add(elapsed, part);
+        }
         self.virtual_mean_ns = moved_mean(
             self.virtual_mean_ns,
             own.get(),
@@ -76,8 +131,12 @@ impl History {
             if !self.is_solo_fresh(now) {
                 // A program that has no limits, and is not seen, may have been there then.
                 self.solo = Latest::EMPTY;
+                self.solo_parts = Latest::EMPTY;
             }
             self.solo.add(elapsed);
+            if let Some(part) = part {
+                self.solo_parts.add(part);
+            }
             self.solo_at = now;
         }
     }
@@ -86,7 +145,27 @@ impl History {
         now.saturating_ns_since(self.solo_at) < SOLO_FRESH_NS
     }
 
+    /// What a launch occupies the GPU for: what it takes, or its part of that where others of its process run beside it.
     pub(super) fn price(&self, slice: GpuNs, now: MonotonicNs) -> GpuNs {
+        let duration = self.duration(slice, now);
+        let Some(part) = self.parts.mean() else {
+            return duration;
+        };
+        self.solo_part(now).unwrap_or(part).min(duration)
+    }
+
+    /// A launch's part of its time, by timings without other tenants: all of them count, the longest too. `None`: there are none, or it
+    /// has run beside fewer others since.
+    fn solo_part(&self, now: MonotonicNs) -> Option<GpuNs> {
+        let (mut solo, mut parts) = (self.solo_parts, self.parts.parts);
+        let own = mean(solo.sorted())?;
+        let is_known = self.is_solo_fresh(now) && solo.count >= SOLO_SAMPLES_MIN;
+        let is_past = is_far_above(lower_quartile(parts.sorted())?, own);
+        (is_known && !is_past).then_some(GpuNs::new(own))
+    }
+
+    /// What a launch takes from its beginning to its end, without what others have of the GPU meanwhile.
+    fn duration(&self, slice: GpuNs, now: MonotonicNs) -> GpuNs {
         let (mut elapsed, mut solo) = (self.elapsed, self.solo);
         let elapsed = elapsed.sorted();
         let Some(quartile) = lower_quartile(elapsed) else {
@@ -106,15 +185,27 @@ impl History {
 
     /// When a timing without other tenants is needed: while the last one still counts. A kernel of less than half a slice is
     /// seldom cut by the end of one, and needs none.
-    pub(super) fn lease_wanted(&self, slice: GpuNs) -> MonotonicNs {
+    /// Of a process that uses `several` streams one is needed, too, where launches run beside others, or most timings hold something foreign:
+    /// they then cost what nobody can tell.
+    pub(super) fn lease_wanted(&self, slice: GpuNs, several: bool) -> MonotonicNs {
         let mut elapsed = self.elapsed;
-        match lower_quartile(elapsed.sorted()) {
-            Some(quartile) if quartile >= slice.get() / 2 => self
-                .solo_at
-                .max(self.leased_at)
-                .saturating_add_ns(SOLO_FRESH_NS / 2),
-            _ => MonotonicNs::new(u64::MAX),
-        }
+        let elapsed = elapsed.sorted();
+        let Some(quartile) = lower_quartile(elapsed) else {
+            return MonotonicNs::new(u64::MAX);
+        };
+        let last = if quartile >= slice.get() / 2 {
+            self.solo_at.max(self.leased_at)
+        } else if several && (is_scattered(elapsed, quartile) || self.parts.mean().is_some()) {
+            let is_vain = self.solo_parts.count < SOLO_SAMPLES_MIN;
+            return self.leased_at.saturating_add_ns(if is_vain {
+                UNCLEAR_PAUSE_NS
+            } else {
+                SOLO_FRESH_NS / 2
+            });
+        } else {
+            return MonotonicNs::new(u64::MAX);
+        };
+        last.saturating_add_ns(SOLO_FRESH_NS / 2)
     }
 }
 
@@ -131,6 +222,12 @@ fn is_short(quartile: u64, slice: GpuNs) -> bool {
 /// when its work had not. A kernel's own scatter is less.
 fn is_far_above(solo: u64, quartile: u64) -> bool {
     solo > quartile.saturating_add(quartile / 2)
+}
+
+/// Whether some sample is far below most of them: these hold something foreign then.
+fn is_scattered(sorted: &[u64], quartile: u64) -> bool {
+    let least = sorted.first().copied().unwrap_or(0);
+    sorted.len() >= SAMPLES && is_far_above(quartile, least)
 }
 
 /// Mean of the samples that hold nothing foreign: those less than a sixth above the quartile.

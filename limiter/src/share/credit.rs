@@ -3,6 +3,8 @@
 //! A launch of short kernels sets aside time for the ones behind it, too: a part of what the thread has launched since its process last
 //! had nothing on the GPU. They are priced and taken off the credit, and that is all: no clock, no event, no word that others write. When it
 //! is used up, or has ceased to count, the next launch asks again, and the event behind that one tells that all before it have ended.
+//!
+//! Threads have nothing of it in common: what they have, the bucket and the window that it was set aside from, is modelled in `models.rs`.
 
 use crate::price::Draw;
 use crate::units::GpuNs;

@@ -6,7 +6,7 @@ use super::credit::Stamp;
 use super::{Obstacle, Reservation};
 use crate::board::turns::{Wanting, Weight};
 use crate::board::{Board, Lease, VirtualClock};
-use crate::price::{KernelKey, PriceTable, SLICE};
+use crate::price::{KernelKey, Measured, PriceTable, SLICE};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use crate::timing::{FairTimings, Timing};
 use crate::units::{GpuNs, MonotonicNs};
@@ -61,6 +61,10 @@ const MADE_UP_NS_MAX: u64 = 100_000_000;
 const STOPPED_NS: u64 = 80_000_000;
 /// A lease is for so many timings.
 const LEASE_TIMINGS: u32 = 3;
+/// Where short kernels run on several streams, for so many: a few beside each other on each.
+const LEASE_TIMINGS_BESIDE: u32 = 8;
+/// Those are shorter.
+const BESIDE_PRICE_MAX: GpuNs = GpuNs::new(800_000);
 /// How much longer the others' work on the GPU may take to end, before a lease is of use, than it should.
 const LEASE_DRAIN_NS: u64 = 5_000_000;
 /// How often the holder of a lease looks whether the others' work has ended.
@@ -175,18 +179,31 @@ impl Device {
                     return None;
                 }
                 let drain_ns = LEASE_DRAIN_NS.saturating_add(self.board.outstanding_ns(now));
-                let length_ns = price.get().saturating_mul(3).saturating_add(drain_ns);
+                let timings = self.lease_timings_of(price, now);
+                let length_ns = price
+                    .get()
+                    .saturating_mul(u64::from(timings))
+                    .saturating_add(drain_ns);
                 if !self.board.try_lease(now, length_ns) {
                     return None;
                 }
                 self.prices().leased(key, now);
-                self.lease_timings.store(LEASE_TIMINGS, Ordering::Relaxed);
+                self.lease_timings.store(timings, Ordering::Relaxed);
                 now.saturating_add_ns(LEASE_LOOK_NS)
             }
         };
         self.want(now);
         self.board.want_until(then.saturating_add_ns(LATE_NS));
         Some(then)
+    }
+
+    /// How many timings a lease for a launch of this price is for, and how many launches may be outstanding meanwhile.
+    fn lease_timings_of(&self, price: GpuNs, now: MonotonicNs) -> u32 {
+        if price < BESIDE_PRICE_MAX && self.prices().uses_several(now) {
+            LEASE_TIMINGS_BESIDE
+        } else {
+            LEASE_TIMINGS
+        }
     }
 
     /// When to ask again because it is another container's turn, or this process has enough on the GPU; `None`: it may go.
@@ -198,7 +215,9 @@ impl Device {
         taken: GpuNs,
         now: MonotonicNs,
     ) -> Option<(Obstacle, MonotonicNs)> {
-        if self.board.lease(now) == Lease::Ours && self.window.launches() < LEASE_TIMINGS {
+        if self.board.lease(now) == Lease::Ours
+            && self.window.launches() < self.lease_timings_of(charged, now)
+        {
             return None; // the others wait for it
         }
         let ahead = self.board.ahead_until(weight, wanting, taken, now);
@@ -319,15 +338,20 @@ impl Device {
         MonotonicNs::new(self.ticked_ns.load(Ordering::Relaxed))
     }
 
-    pub(super) fn learn(&self, key: KernelKey, timing: Timing, now: MonotonicNs) {
-        let Some(elapsed) = self.fair.elapsed(key, timing) else {
+    pub(super) fn learn(&self, reservation: &Reservation, timing: Timing, now: MonotonicNs) {
+        let Some(elapsed) = self.fair.elapsed(reservation.key, timing) else {
             return;
         };
         let began_at = MonotonicNs::new(timing.ended_at.get().saturating_sub(elapsed.get()));
         let clock = self.clock.lock().unwrap_or_else(PoisonError::into_inner);
         let own = clock.between(began_at, timing.ended_at);
         drop(clock);
-        self.prices().observe(key, elapsed, GpuNs::new(own), now);
+        let measured = Measured {
+            elapsed,
+            own: GpuNs::new(own),
+            part: timing.part.filter(|_| reservation.sees_beside),
+        };
+        self.prices().observe(reservation.key, measured, now);
         // Those that had begun before the others were gone count too: no lease is longer for them.
         if self.board.lease(now) == Lease::Ours
             && self.lease_timings.fetch_sub(1, Ordering::Relaxed) == 1

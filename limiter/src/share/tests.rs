@@ -54,6 +54,7 @@ impl Gpu {
             between: GpuNs::new(duration_ns),
             stood: Stood::Behind,
             ended_at: self.free_at,
+            part: None,
         }
     }
 }
@@ -77,7 +78,7 @@ fn share_of_gpu(
             launch += 1;
             continue;
         }
-        let reservation = match share.admit(&mut credit, key, now) {
+        let mut reservation = match share.admit(&mut credit, key, now) {
             Admit::NotBefore(then) => {
                 assert!(then > now);
                 share.heartbeat(then);
@@ -88,7 +89,7 @@ fn share_of_gpu(
             Admit::Granted(_) if now.saturating_ns_since(begin) >= window_ns => break,
             Admit::Granted(reservation) => reservation,
         };
-        let is_timed = share.should_time(&mut credit, key, now);
+        let is_timed = share.should_time(&mut credit, &mut reservation, now);
         let timing = gpu.run(now, duration_ns);
         now = timing.ended_at;
         share.completed(reservation, is_timed.then_some(timing), now);
@@ -156,6 +157,7 @@ fn two_processes_of_a_container_share_its_cap() {
         between: GpuNs::new(50 * MS),
         stood: Stood::Behind,
         ended_at: now,
+        part: None,
     };
     one.completed(reservation, Some(timing), now);
     assert!(matches!(
@@ -179,6 +181,7 @@ fn measure(share: &Share, now: MonotonicNs) {
         between: GpuNs::new(MS),
         stood: Stood::Behind,
         ended_at: now,
+        part: None,
     };
     share.completed(reservation, Some(timing), now);
 }
@@ -382,6 +385,7 @@ fn a_raised_cap_lets_waiting_launches_go() {
         between: GpuNs::new(100 * MS),
         stood: Stood::Behind,
         ended_at: now,
+        part: None,
     };
     share.completed(reservation, Some(timing), now);
     let gate = share.gate(0);
@@ -428,6 +432,7 @@ fn a_foreign_tenants_slices_are_not_charged() {
                 between: GpuNs::new(20 * MS),
                 stood: Stood::Behind,
                 ended_at: now,
+                part: None,
             }),
             now,
         );
@@ -467,6 +472,7 @@ fn who_waits_does_something_else_meanwhile() {
         between: GpuNs::new(100 * MS),
         stood: Stood::Behind,
         ended_at: begin,
+        part: None,
     };
     share.completed(reservation, Some(timing), begin);
     let looks = std::cell::Cell::new(0);
@@ -505,10 +511,10 @@ fn with_credit(
     let (mut now, mut before) = (begin, None);
     for _ in 0..1_000 {
         on_credit(share, credit);
-        let Admit::Granted(reservation) = share.admit(credit, KEY, now) else {
+        let Admit::Granted(mut reservation) = share.admit(credit, KEY, now) else {
             panic!("nothing is in its way");
         };
-        let is_timed = share.should_time(credit, KEY, now);
+        let is_timed = share.should_time(credit, &mut reservation, now);
         let is_settled = share.devices[0].prices().settled_price(KEY).is_some();
         if is_settled && credit.draw.is_early() && reservation.granted >= GpuNs::new(10_000) {
             if let Some((earlier, timing)) = before {
@@ -521,6 +527,7 @@ fn with_credit(
             between: GpuNs::new(5_000),
             stood: Stood::Behind,
             ended_at: now,
+            part: None,
         };
         // One is always outstanding.
         if let Some((reservation, timing)) =
@@ -546,10 +553,10 @@ fn nearly_all_launches_of_short_kernels_go_on_credit() {
         gone += on_credit(&share, &mut credit);
         asked += 1;
         now = now.saturating_add_ns(MS);
-        let Admit::Granted(next) = share.admit(&mut credit, KEY, now) else {
+        let Admit::Granted(mut next) = share.admit(&mut credit, KEY, now) else {
             panic!("it uses less than its cap");
         };
-        share.should_time(&mut credit, KEY, now);
+        share.should_time(&mut credit, &mut next, now);
         share.completed(std::mem::replace(&mut running, next), None, now);
     }
     assert!(gone > 8 * asked, "{gone} went on credit, {asked} asked");

@@ -193,8 +193,14 @@ impl Member {
     }
 
     /// How a launch goes that may, if at once.
-    fn watch(&self, launch: &Launch, credit: &mut Credit, now: MonotonicNs) -> Watch {
-        let is_drawn = self.share.should_time(credit, self.key(launch), now);
+    fn watch(
+        &self,
+        launch: &Launch,
+        credit: &mut Credit,
+        reservation: &mut Reservation,
+        now: MonotonicNs,
+    ) -> Watch {
+        let is_drawn = self.share.should_time(credit, reservation, now);
         let is_timed = match self.without {
             Some(Mechanism::Draw) => is_eighth(launch),
             Some(Mechanism::Relearning) if launch.id.0 > TIMED_FIRST => false,
@@ -218,9 +224,10 @@ impl Member {
         }
         match self.share.admit(credit, key, now) {
             Admit::NotBefore(earliest) => Admission::NotBefore(earliest.get() - BEGIN_NS),
-            Admit::Granted(reservation) => {
+            Admit::Granted(mut reservation) => {
+                let watch = self.watch(launch, credit, &mut reservation, now);
                 self.granted = Some(reservation);
-                Admission::Granted(self.watch(launch, credit, now))
+                Admission::Granted(watch)
             }
         }
     }
@@ -265,6 +272,7 @@ impl Controller for Member {
                 }
             },
             ended_at: now,
+            part: Some(GpuNs::new(timing.part_ns)),
         });
         if let Some(reservation) = self.reservations.remove(&ended.launch)
             && self.share.completed(reservation, timing, now)
