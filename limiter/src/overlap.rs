@@ -88,7 +88,7 @@ mod tests {
     #[test]
     fn a_launch_that_ran_by_itself_has_all_of_its_time() {
         let alone = span(-100, 200);
-        let spans = spans(&[span(-400, -100), alone, span(200, 300)]);
+        let spans = spans(&[span(-400, -150), alone, span(200, 300)]);
         assert_eq!(spans.part_ns(alone, &[span(200, 900)]), 300);
     }
 
