@@ -17,7 +17,7 @@ pub struct Timing {
     pub stood: Stood,
     /// When the second was reached, as nearly as the host knows.
     pub ended_at: MonotonicNs,
-    /// What of the launch's time is its own where others of its context ran beside it ([`Spans::part_ns`]); `None`: not known.
+    /// What of the launch's time is its own where others of its context ran beside it ([`Spans::part_ns`](crate::overlap::Spans::part_ns)); `None`: not known.
     pub part: Option<GpuNs>,
 }
 
