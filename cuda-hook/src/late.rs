@@ -68,7 +68,7 @@ macro_rules! late {
 late! {
     or 0: __errno_location dladdr1 dlerror dlopen getcwd getenv opendir readdir64 realpath;
     or -1:
-        __fxstat __fxstat64 __lxstat64 __register_atfork __xpg_strerror_r __xstat64 close closedir dirfd dlinfo faccessat fcntl
+        __fxstat __fxstat64 __lxstat64 __register_atfork __xpg_strerror_r __xstat64 close closedir dirfd dlinfo faccessat fchmod fcntl
         ftruncate64 getauxval geteuid getpid lseek64 mkdir mmap mmap64 mprotect munmap open64 pause poll
         posix_fallocate pread64 pthread_attr_destroy pthread_attr_getguardsize pthread_attr_getstack pthread_attr_init
         pthread_attr_setstacksize pthread_create pthread_detach pthread_getattr_np pthread_key_create pthread_key_delete pthread_self
