@@ -335,9 +335,13 @@ fn lent_mode(folder: &Path) -> u32 {
     found.map_or(0, |found| found.mode() & 0o066)
 }
 
-/// A file that others may use as they may use its folder, whatever this process's umask is.
+/// A file that others may use as they may use its folder, whatever this process's umask is; or the one that somebody has made meanwhile,
+/// which is that one's to lend.
 fn create(path: &Path, lent: u32) -> io::Result<File> {
-    let file = options().create(true).mode(0o600).open(path)?;
+    let file = match options().create_new(true).mode(0o600).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return options().open(path),
+        created => created?,
+    };
     if lent & 0o022 != 0 {
         file.set_permissions(Permissions::from_mode(0o600 | lent))?;
     }
