@@ -22,11 +22,7 @@ pub(crate) struct Artefacts {
 impl Artefacts {
     /// Those of the running command: beside it (a build folder), or in `../lib/cuda-hook/` (an installation).
     pub(crate) fn locate() -> Result<Self, Failure> {
-        let executable = std::env::current_exe().map_err(|error| {
-            Failure::failed(format_args!(
-                "cannot find out where this command lies: {error}"
-            ))
-        })?;
+        let executable = executable()?;
         Ok(Self::of(&executable, std::env::var_os(LIBRARY_VARIABLE)))
     }
 
@@ -101,7 +97,17 @@ impl Artefacts {
     }
 }
 
-fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+/// Where this command lies.
+pub(crate) fn executable() -> Result<PathBuf, Failure> {
+    std::env::current_exe().map_err(|error| {
+        Failure::failed(format_args!(
+            "cannot find out where this command lies: {error}"
+        ))
+    })
+}
+
+/// A path as it is from everywhere.
+pub(crate) fn absolute(path: &Path) -> Result<PathBuf, Failure> {
     std::path::absolute(path)
         .map_err(|error| Failure::failed(format_args!("{}: {error}", path.display())))
 }

@@ -5,8 +5,9 @@ use std::{fs, io};
 
 use serde_json::{Value, json};
 
-use super::{config, hook};
+use super::config;
 use crate::args::CdiGenerateArgs;
+use crate::artefacts;
 use crate::failure::Failure;
 use crate::output;
 
@@ -22,10 +23,18 @@ pub(crate) fn generate(args: &CdiGenerateArgs) -> Result<(), Failure> {
             args.slice
         )));
     }
-    let [file, dir] = [hook::absolute(&args.config)?, hook::absolute(&args.dir)?];
+    let [file, dir] = [
+        artefacts::absolute(&args.config)?,
+        artefacts::absolute(&args.dir)?,
+    ];
     config::check_slice(&file)?;
     let called = [file.as_path(), &dir];
-    let spec = spec(&args.slice, called, &hook::own_path()?, &device_nodes());
+    let spec = spec(
+        &args.slice,
+        called,
+        &artefacts::executable()?,
+        &device_nodes(),
+    );
     match &args.output {
         None => output::print_json(&spec),
         Some(path) => write(path, &spec),

@@ -9,7 +9,7 @@ use super::bundle::{Container, State};
 use super::root::{Access, Root};
 use super::{LIBRARY, PRELOADS, STATE, config, image};
 use crate::args::{OciHookArgs, OciHookCommand};
-use crate::artefacts::Artefacts;
+use crate::artefacts::{self, Artefacts};
 use crate::failure::Failure;
 use crate::output;
 
@@ -128,27 +128,13 @@ fn failed(path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Failure {
 
 /// The hook's own description (oci-hooks(5)).
 fn print_config(dir: &Path) -> Result<(), Failure> {
-    let (command, dir) = (own_path()?, absolute(dir)?);
+    let (command, dir) = (artefacts::executable()?, artefacts::absolute(dir)?);
     output::print_json(&serde_json::json!({
         "version": "1.0.0",
         "hook": { "path": command, "args": ["cuda-hook", "oci-hook", "--dir", dir] },
         "when": { "annotations": { "^cuda-hook\\.": ".*" } },
         "stages": ["createContainer", "poststop"],
     }))
-}
-
-/// A path as it is from everywhere: runtimes call the hook where they are.
-pub(super) fn absolute(path: &Path) -> Result<PathBuf, Failure> {
-    std::path::absolute(path).map_err(failed(path))
-}
-
-/// Where this command lies.
-pub(super) fn own_path() -> Result<PathBuf, Failure> {
-    std::env::current_exe().map_err(|error| {
-        Failure::failed(format_args!(
-            "cannot find out where this command lies: {error}"
-        ))
-    })
 }
 
 #[cfg(test)]

@@ -78,10 +78,15 @@ pub(crate) fn examine(args: &ExamineArgs) -> Result<(), Failure> {
 }
 
 fn check_glibc(needed: (u32, u32)) -> Result<(), Failure> {
-    let files = LIBRARY_FOLDERS.map(|folder| Path::new(folder).join("libc.so.6"));
-    let found = files
-        .iter()
-        .find_map(|file| Image::read(file).ok()?.glibc_defined());
+    let mut files = LIBRARY_FOLDERS
+        .map(|folder| Path::new(folder).join("libc.so.6"))
+        .into_iter();
+    let found = files.find_map(|file| Image::read(&file).ok()?.glibc_defined());
+    compare_glibc(found, needed)
+}
+
+/// What the image has, and what the library needs.
+fn compare_glibc(found: Option<(u32, u32)>, needed: (u32, u32)) -> Result<(), Failure> {
     let (major, minor) = needed;
     match found {
         Some(here) if here >= needed => Ok(()),
@@ -92,5 +97,25 @@ fn check_glibc(needed: (u32, u32)) -> Result<(), Failure> {
             "the image has no libc.so.6 in {}; use an image with glibc, as NVIDIA's own libcuda needs it too",
             LIBRARY_FOLDERS.join(", ")
         ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_with_an_older_glibc_than_the_library_needs_is_refused() {
+        assert_eq!(compare_glibc(Some((2, 34)), (2, 34)), Ok(()));
+        assert_eq!(compare_glibc(Some((2, 36)), (2, 4)), Ok(()));
+        let old = compare_glibc(Some((2, 31)), (2, 34))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            old.starts_with("the image's glibc is 2.31, and the library needs 2.34;"),
+            "{old}"
+        );
+        let none = compare_glibc(None, (2, 17)).unwrap_err().to_string();
+        assert!(none.starts_with("the image has no libc.so.6"), "{none}");
     }
 }
