@@ -36,7 +36,8 @@ pub(crate) fn ask(seconds: f64) -> Result<Value, String> {
                 .map(|sample| ((sample.time_us, sample.pid), *sample)),
         );
         busy.push(f64::from(nvml.gpu_percent()?));
-        // Nothing to wait for but time: NVML tells nobody of a new sample.
+        // There is nothing to wait for but time: NVML tells nobody of a new sample, and who asks without a pause keeps the driver busy
+        // that is measured.
         #[expect(
             clippy::disallowed_methods,
             reason = "a period of questions, not a wait for an event"
