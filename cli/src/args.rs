@@ -1,10 +1,16 @@
 //! The command line: what may be typed, and the help that teaches it.
 
+mod examples;
+
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{ArgGroup, Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use examples::*;
 
 /// Share one NVIDIA GPU between programs: a memory quota and an SM share for each of them.
 ///
@@ -31,6 +37,9 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Cdi(CdiCommand),
     OciHook(OciHookArgs),
+    Agent(AgentArgs),
+    Completions(CompletionsArgs),
+    Manual(ManualArgs),
 }
 
 impl Command {
@@ -45,6 +54,9 @@ impl Command {
             Self::Sim(_) => "sim",
             Self::Cdi(_) => "cdi",
             Self::OciHook(_) => "oci-hook",
+            Self::Agent(_) => "agent",
+            Self::Completions(_) => "completions",
+            Self::Manual(_) => "manual",
         };
         let mut all = CommandLine::command();
         all.build();
@@ -236,11 +248,22 @@ pub(crate) enum CdiCommand {
     Generate(CdiGenerateArgs),
 }
 
+/// By what a container's programs come to the library.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Preload {
+    /// /etc/ld.so.preload: whatever a program clears
+    #[default]
+    File,
+    /// LD_PRELOAD: a program can do without it
+    Environment,
+}
+
 /// Write the description of one slice: what a container that asks for it gets
 ///
 /// `--device cuda-hook/slice=NAME` gives a container the library, preloaded by /etc/ld.so.preload, which no program can clear, the
-/// slice's limits under a name of the container's own, the folder of the shared state, and the GPU's device nodes where this machine has
-/// them. The runtime calls `cuda-hook oci-hook` for each: a container that cannot be limited is not started.
+/// slice's limits, the folder of the shared state, and the GPU's device nodes where this machine has them. The runtime calls
+/// `cuda-hook oci-hook` for each: it gets a quota under a name of its own, and one that cannot be limited is not started. By a runtime
+/// that calls no hooks it is limited all the same, under the name of its cgroup or the one in the config file.
 #[derive(Args, Debug)]
 #[command(after_help = CDI_EXAMPLES)]
 pub(crate) struct CdiGenerateArgs {
@@ -255,6 +278,10 @@ pub(crate) struct CdiGenerateArgs {
     /// Where to write it; standard output where it is not said
     #[arg(long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
+
+    /// By what the container's programs come to the library
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) preload: Preload,
 
     /// The slice's name: letters, digits, dots, dashes and underscores
     #[arg(value_name = "NAME")]
@@ -275,6 +302,11 @@ pub(crate) struct OciHookArgs {
     /// A config file that sets the container's limits; its annotations must set none then
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
+
+    /// By what the container's programs come to the library; a hook can set no variable: of `environment` it only sees to it that the
+    /// container's description has it
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) preload: Preload,
 
     /// Folder of the shared state on this machine; in a container it is always /run/cuda-hook
     #[arg(
@@ -309,6 +341,82 @@ pub(crate) struct ExamineArgs {
     pub(crate) glibc: Option<String>,
 }
 
+/// Watch over the containers of a node: metrics for Prometheus, `status` and `set` for other programs
+///
+/// One process per node, or per folder of the shared state, which it makes where it is missing. It frees the places of processes that
+/// have died, answers /metrics (Prometheus text, or OpenMetrics where that is asked for) and /healthz on --listen, and on --socket these,
+/// `GET /status`, which is `cuda-hook status --json`, and `POST /set` with {"container": "trainer-7", "memory": "6GiB", "sm": 30}, which is
+/// `cuda-hook set --json`. Programs do not need it: it may end at any time, and nothing changes for them. It ends on SIGTERM and SIGINT,
+/// and says what happens on standard error, a line an event.
+#[derive(Args, Debug)]
+#[command(after_help = AGENT_EXAMPLES, args_conflicts_with_subcommands = true)]
+pub(crate) struct AgentArgs {
+    /// Folder of the shared state; default: $CUDA_HOOK_DIR, else /run/cuda-hook, else /dev/shm/cuda-hook-UID
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+
+    /// Address and port for /metrics and /healthz, or none; port 0 is any that is free
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9402")]
+    pub(crate) listen: Listen,
+
+    /// The unix socket for `status` and `set`; only its owner and root may use it
+    #[arg(
+        long,
+        value_name = "PATH",
+        default_value = "/run/cuda-hook-agent/socket"
+    )]
+    pub(crate) socket: PathBuf,
+
+    #[command(subcommand)]
+    pub(crate) command: Option<AgentCommand>,
+}
+
+/// Where metrics are served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Listen {
+    None,
+    At(SocketAddr),
+}
+
+impl FromStr for Listen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "none" {
+            return Ok(Self::None);
+        }
+        text.parse().map(Self::At).map_err(|_| {
+            "allowed is an address with its port, as 127.0.0.1:9402 or [::1]:9402, or none"
+                .to_owned()
+        })
+    }
+}
+
+/// What the agent has another process do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum AgentCommand {
+    /// Free the places of the dead in one file of the shared state
+    #[command(hide = true)]
+    Reap { file: PathBuf },
+}
+
+/// Print what a shell completes this command's words by
+#[derive(Args, Debug)]
+#[command(after_help = COMPLETIONS_EXAMPLES)]
+pub(crate) struct CompletionsArgs {
+    #[arg(value_enum)]
+    pub(crate) shell: Shell,
+}
+
+/// Write the manual's pages, one for each command, for `man` to show
+#[derive(Args, Debug)]
+#[command(after_help = MANUAL_EXAMPLES)]
+pub(crate) struct ManualArgs {
+    /// Where to write them; it is made where it is missing
+    #[arg(value_name = "FOLDER")]
+    pub(crate) folder: PathBuf,
+}
+
 /// Print the simulated machine's books again and again, until it ends
 ///
 /// The machine does not live on for it. Exit status 1 where none is running.
@@ -327,88 +435,6 @@ pub(crate) struct WatchArgs {
     #[arg(long)]
     pub(crate) wait: bool,
 }
-
-const WATCH_EXAMPLES: &str = "\
-Examples:
-  cuda-hook sim watch
-  cuda-hook sim watch --wait --json --every 100ms > books.jsonl &
-  cuda-hook run --sim t4 -- python3 train.py       and books.jsonl is whole when it ends
-
-Totals count from the machine's start: what happened between two lines is their difference.";
-
-const COMMAND_EXAMPLES: &str = "\
-Examples:
-  cuda-hook doctor                                       is this machine able to enforce?
-  cuda-hook run --memory 4GiB --sm 30 -- python3 train.py
-  cuda-hook run --memory 4GiB --sm 30 --sim t4 -- python3 train.py      without a GPU
-  cuda-hook status                                       what every container has and uses
-  cuda-hook top                                          the same, live
-  cuda-hook set trainer-7 --memory 6GiB                  change it while it runs
-
-Exit status: 0 done, 1 failed, 2 wrong usage; of `run`, the program's own.";
-
-const RUN_EXAMPLES: &str = "\
-Examples:
-  cuda-hook run --memory 2GiB --sm 30 -- python3 train.py
-      2 GiB of each GPU, 30 % of its SM time and never more
-  cuda-hook run --sm 30 --sm-max 60 --container trainer-7 -- ./train --epochs 3
-      30 % for sure, 60 % while the others are idle, under a name of your own
-  cuda-hook run --memory 8GiB --memory-soft 4GiB -- python3 train.py
-      4 GiB for sure, 4 GiB more while nobody else is guaranteed them
-  cuda-hook run --memory GPU-7c6c3c6e=8GiB,4GiB -- ./infer
-      8 GiB of the GPU whose UUID begins so, 4 GiB of every other
-  cuda-hook run --memory 2GiB --sim t4 -- python3 train.py
-      the same on a simulated T4
-  cuda-hook run --memory 2GiB --sim 2xa100 -- python3 train.py
-      on a machine with two simulated A100s
-
-Limits may only lower what a configuration file sets ($CUDA_HOOK_CONFIG, else
-/etc/cuda-hook/config.toml). What LD_PRELOAD names already stays, behind the library.
-  CUDA_HOOK_DIR      folder of the shared state
-  CUDA_HOOK_LOG      off, error, warn, info, debug, trace: what the library says on stderr
-  CUDA_HOOK_LIBRARY  path of another libcuda_hook.so than the one beside this command
-
-Exit status: the program's own; 2 wrong usage, 126 the program cannot be executed,
-127 it was not found.";
-
-const STATUS_EXAMPLES: &str = "\
-Examples:
-  cuda-hook status
-  cuda-hook status --json
-  CUDA_HOOK_DIR=/dev/shm/mine cuda-hook status";
-
-const TOP_EXAMPLES: &str = "\
-Examples:
-  cuda-hook top
-  cuda-hook top --sort gpu --every 250ms
-  cuda-hook top --once > frame.txt";
-
-const SET_EXAMPLES: &str = "\
-Examples:
-  cuda-hook set trainer-7 --memory 6GiB
-  cuda-hook set trainer-7 --memory 8GiB --memory-soft 4GiB --spill
-  cuda-hook set trainer-7 --sm 20 --sm-max 80
-  cuda-hook set trainer-7 --memory GPU-7c6c3c6e=8GiB       one of its GPUs
-
-Exit status: 0 changed, 1 no such container, or none of its programs runs, 2 wrong usage: then nothing was changed.";
-
-const CDI_EXAMPLES: &str = "\
-Examples:
-  cuda-hook cdi generate small --config /etc/cuda-hook/slices/small.toml --output /etc/cdi/cuda-hook-small.json
-  podman run --device cuda-hook/slice=small IMAGE python3 train.py";
-
-const OCI_HOOK_EXAMPLES: &str = "\
-Examples:
-  cuda-hook oci-hook config > /usr/share/containers/oci/hooks.d/cuda-hook.json
-  podman run --annotation cuda-hook.memory=4GiB --annotation cuda-hook.sm=30 IMAGE python3 train.py
-
-Exit status: 0 the container may start, 1 it must not, 2 wrong usage.";
-
-const DOCTOR_EXAMPLES: &str = "\
-Examples:
-  cuda-hook doctor
-  cuda-hook doctor ./train              is this program one that a preload can enter?
-  cuda-hook doctor --sim t4 --json";
 
 #[cfg(test)]
 mod tests {

@@ -1,11 +1,14 @@
 //! The `cuda-hook` command.
 
+mod agent;
 mod args;
 mod artefacts;
 mod doctor;
 mod failure;
+mod folders;
 mod inject;
 mod listed;
+mod manual;
 mod notes;
 mod output;
 mod quantity;
@@ -49,6 +52,9 @@ fn carry_out(command: &Command) -> Result<ExitCode, Failure> {
         Command::Cdi(CdiCommand::Generate(args)) => {
             inject::cdi::generate(args).map(|()| ExitCode::SUCCESS)
         }
+        Command::Agent(args) => agent::agent(args).map(|()| ExitCode::SUCCESS),
+        Command::Completions(args) => manual::completions(args).map(|()| ExitCode::SUCCESS),
+        Command::Manual(args) => manual::manual(args).map(|()| ExitCode::SUCCESS),
         Command::OciHook(args) => inject::hook::hook(args).map(|()| ExitCode::SUCCESS),
     }
 }

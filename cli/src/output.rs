@@ -26,12 +26,22 @@ pub(crate) fn print_line(text: impl Display) -> Result<Reader, Failure> {
 
 /// Writes `value` as JSON in one line.
 pub(crate) fn print_json_line(value: &impl Serialize) -> Result<Reader, Failure> {
-    print_line(serde_json::to_string(value).map_err(not_json)?)
+    print_line(json_line(value)?)
+}
+
+/// `value` as JSON in one line.
+pub(crate) fn json_line(value: &impl Serialize) -> Result<String, Failure> {
+    serde_json::to_string(value).map_err(not_json)
 }
 
 /// Writes `value` as indented JSON.
 pub(crate) fn print_json(value: &impl Serialize) -> Result<(), Failure> {
-    print(serde_json::to_string_pretty(value).map_err(not_json)?)
+    print(json(value)?)
+}
+
+/// `value` as indented JSON.
+pub(crate) fn json(value: &impl Serialize) -> Result<String, Failure> {
+    serde_json::to_string_pretty(value).map_err(not_json)
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "it is what map_err gives")]

@@ -1,7 +1,7 @@
 //! The ends of launches: an event behind each that is not on credit, two around those that are timed, and one thread that looks at them.
 //!
-//! The thread starts with the first limited launch of the process, sleeps while nothing is outstanding, and else looks
-//! every [`LOOK_EVERY_NS`]. It never synchronises and never makes a context: it borrows the launch's own. Events are
+//! The thread starts with the first limited launch of the process, looks while anything is outstanding, as often and for as
+//! long after as the share says, so that a launch that follows soon need not wake it; then it sleeps. It never synchronises and never makes a context: it borrows the launch's own. Events are
 //! recorded by the launching thread only, which has seen that the stream does not record into a graph.
 
 use std::collections::VecDeque;
@@ -18,7 +18,7 @@ use limiter::units::{GpuNs, MonotonicNs};
 use once_cell::sync::OnceCell;
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
-use rustix::thread::futex;
+use rustix::thread::{futex, nanosleep};
 use rustix::time::Timespec;
 
 use crate::config_file;
@@ -27,11 +27,12 @@ use crate::entry::Cx;
 use crate::runtime::{self, Attachment};
 use crate::timeline::Timeline;
 
-/// How often outstanding launches are looked at: an end is known too late by half of it on the average.
-const LOOK_EVERY_NS: i64 = 100_000;
-
 /// Streams without outstanding launches that are kept on record, so that a steady launch allocates nothing.
 const IDLE_STREAMS_MAX: usize = 64;
+
+/// The watching thread looks at nothing until it is woken.
+const ASLEEP: u32 = 1;
+const AWAKE: u32 = 0;
 
 /// A driver's handle, as a number that may go from thread to thread.
 type Handle = usize;
@@ -103,11 +104,9 @@ impl State {
         }
     }
 
-    /// Adds a launch; whether it is the only one outstanding.
-    fn push(&mut self, key: StreamKey, launch: Outstanding) -> bool {
+    fn push(&mut self, key: StreamKey, launch: Outstanding) {
         self.streams.entry(key).or_default().push_back(launch);
         self.outstanding_count = self.outstanding_count.saturating_add(1);
-        self.outstanding_count == 1
     }
 
     fn pop(&mut self, key: StreamKey) -> Option<Outstanding> {
@@ -170,8 +169,8 @@ pub(crate) struct Completion {
     state: Mutex<State>,
     /// Held during a look, that is, across queries of events, none of which waits: so that nobody destroys a context meanwhile.
     looking: Mutex<Timelines>,
-    /// Rises when the first launch becomes outstanding: the futex on which the watching thread sleeps.
-    woken: AtomicU32,
+    /// [`ASLEEP`] or not: the futex on which the watching thread sleeps.
+    sleep: AtomicU32,
     watch: OnceCell<()>,
 }
 
@@ -183,6 +182,28 @@ impl Completion {
                 .inspect_err(|reason| tracing::error!("no thread: {reason}"))
         };
         self.watch.get_or_try_init(start).is_ok()
+    }
+
+    /// Adds a launch to those that are watched.
+    fn push(&self, stream: StreamKey, launch: Outstanding) {
+        self.state.lock().push(stream, launch);
+        // What the watching thread wrote before it last saw that nothing was outstanding is seen here: it saw that under the same lock.
+        if self.sleep.load(Ordering::Relaxed) == ASLEEP
+            && self.sleep.swap(AWAKE, Ordering::Relaxed) == ASLEEP
+        {
+            // Nobody to wake: it has not gone to sleep yet, and will not.
+            let _ = futex::wake(&self.sleep, futex::Flags::PRIVATE, 1);
+        }
+    }
+
+    /// Sleeps until something is outstanding.
+    fn sleep(&self) {
+        self.sleep.store(ASLEEP, Ordering::Relaxed);
+        if self.state.lock().outstanding_count == 0 {
+            // Any way in which the wait ends is a reason to look.
+            let _ = futex::wait(&self.sleep, futex::Flags::PRIVATE, ASLEEP, None);
+        }
+        self.sleep.store(AWAKE, Ordering::Relaxed);
     }
 
     /// Lets go of a context that is about to end: its events end with it.
@@ -298,7 +319,8 @@ impl Completion {
             let timing = start.and_then(|start| {
                 let span = timeline.ended(driver, start, launch.end);
                 let part = span.map(|span| GpuNs::new(timeline.part_ns(span, &running)));
-                timing(driver, start, launch.end, at, part)
+                let ended_at = span.map_or(at, |span| timeline.end_of(span, at));
+                timing(driver, start, launch.end, ended_at, part)
             });
             share.completed(launch.reservation, timing, at);
             if let (true, Some(first)) = (is_known, streams.first()) {
@@ -363,7 +385,7 @@ fn timing(
     driver: &Driver,
     start: Start,
     end: Event,
-    now: MonotonicNs,
+    ended_at: MonotonicNs,
     part: Option<GpuNs>,
 ) -> Option<Timing> {
     let between_ms = driver.elapsed_ms(start.event.raw(), end.raw()).ok()?;
@@ -373,7 +395,7 @@ fn timing(
     Some(Timing {
         between: GpuNs::new(between_ns),
         stood: start.stood,
-        ended_at: now,
+        ended_at,
         part,
     })
 }
@@ -384,20 +406,26 @@ fn watch(cx: Cx) {
     let Attachment {
         completion, share, ..
     } = attachment;
-    let pause = Timespec {
-        tv_sec: 0,
-        tv_nsec: LOOK_EVERY_NS,
-    };
     loop {
-        let woken = completion.woken.load(Ordering::Acquire);
         let is_outstanding = completion.look(driver, share) > 0;
         if is_outstanding {
             config_file::look(attachment);
         }
-        let looks_again = share.heartbeat(clock::monotonic()) || is_outstanding;
-        // Any way in which the wait ends is a reason to look again.
-        let timeout = looks_again.then_some(&pause);
-        let _ = futex::wait(&completion.woken, futex::Flags::PRIVATE, woken, timeout);
+        let now = clock::monotonic();
+        if share.heartbeat(now) || is_outstanding {
+            // A signal that ends it early does no harm.
+            let _ = nanosleep(&pause(share.look_every_ns(now)));
+        } else {
+            completion.sleep();
+        }
+    }
+}
+
+fn pause(ns: u64) -> Timespec {
+    let length = Duration::from_nanos(ns);
+    Timespec {
+        tv_sec: i64::try_from(length.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: i64::from(length.subsec_nanos()),
     }
 }
 
@@ -455,18 +483,12 @@ impl Launch {
             share.completed(reservation, None, clock::monotonic());
             return;
         };
-        if completion.state.lock().push(
-            self.stream,
-            Outstanding {
-                start,
-                end,
-                reservation,
-            },
-        ) {
-            completion.woken.fetch_add(1, Ordering::Release);
-            // Nobody to wake: the thread is looking, and will see the number risen.
-            let _ = futex::wake(&completion.woken, futex::Flags::PRIVATE, 1);
-        }
+        let launch = Outstanding {
+            start,
+            end,
+            reservation,
+        };
+        completion.push(self.stream, launch);
     }
 
     /// The driver has refused the launch.

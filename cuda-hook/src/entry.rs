@@ -44,6 +44,9 @@ pub(crate) trait Api {
     fn open() -> &'static AtomicPtr<Self::Library>;
 }
 
+/// The driver of a process that is known to have no limits.
+pub(crate) static OPEN_DRIVER: AtomicPtr<Driver> = AtomicPtr::new(ptr::null_mut());
+
 /// The CUDA driver API.
 pub(crate) struct Cuda;
 
@@ -59,8 +62,7 @@ impl Api for Cuda {
     }
 
     fn open() -> &'static AtomicPtr<Driver> {
-        static OPEN: AtomicPtr<Driver> = AtomicPtr::new(ptr::null_mut());
-        &OPEN
+        &OPEN_DRIVER
     }
 }
 
@@ -224,27 +226,17 @@ pub(crate) fn enter_attached<A: Api<Library = Driver>>(
     )
 }
 
-/// Lets a call of an attached process through about which there is nothing to be done: it is `steady`, and no other call left anything to
-/// do. `None`: the door is to be taken, or the driver has no such function.
+/// The driver of an attached process, for a call about which there is nothing to be done: it is `steady`, and no other call left anything
+/// to do. The thread does not count as inside: should the driver's function call another that is hooked, that is its own to look at.
+/// `None`: the door is to be taken.
 #[inline]
-pub(crate) fn straight(
-    is_steady: impl FnOnce(Cx) -> bool,
-    call: impl FnOnce(&'static Driver) -> Option<u32>,
-) -> Option<u32> {
+pub(crate) fn straight(is_steady: impl FnOnce(Cx) -> bool) -> Option<&'static Driver> {
     let cx = runtime::attached()?;
     let passes = !POISONED.load(Ordering::Relaxed)
         && !config_file::is_due(cx.attachment)
         && !owed::is_due(cx)
         && is_steady(cx);
-    passes
-        .then(|| Thread::enter(|_inside| call(cx.driver)).flatten())
-        .flatten()
-}
-
-/// In a frame of its own, which who comes here seldom does not build otherwise.
-#[inline(never)]
-pub(crate) fn apart<T>(work: impl FnOnce() -> T) -> T {
-    work()
+    passes.then_some(cx.driver)
 }
 
 /// What becomes of a call that finds the process not attached.

@@ -18,6 +18,47 @@ macro_rules! jump {
 }
 pub(crate) use jump;
 
+/// An exported function, as lines of assembly that want `open` (a pointer to a library without limits, or null), `row` (the offset of
+/// the real function in it), `straight` and `hooked`, of the function's own type: without limits it jumps to the real function; else to what
+/// `straight` answers, unless that is null; else to `hooked`. For functions whose arguments in registers are integers and pointers.
+macro_rules! straight_jump {
+    () => {
+        ".cfi_startproc\n\
+         mov rax, [rip + {open}]\n\
+         test rax, rax\n\
+         jz 2f\n\
+         mov rax, [rax + {row}]\n\
+         test rax, rax\n\
+         jz 3f\n\
+         jmp rax\n\
+         2:\n\
+         push rdi\n\
+         push rsi\n\
+         push rdx\n\
+         push rcx\n\
+         push r8\n\
+         push r9\n\
+         sub rsp, 8\n\
+         .cfi_adjust_cfa_offset 56\n\
+         call {straight}\n\
+         add rsp, 8\n\
+         pop r9\n\
+         pop r8\n\
+         pop rcx\n\
+         pop rdx\n\
+         pop rsi\n\
+         pop rdi\n\
+         .cfi_adjust_cfa_offset -56\n\
+         test rax, rax\n\
+         jz 3f\n\
+         jmp rax\n\
+         3:\n\
+         jmp {hooked}\n\
+         .cfi_endproc"
+    };
+}
+pub(crate) use straight_jump;
+
 /// Defines what an empty slot leads to: asks `$target` for the address, as an `extern "C"` function of the number, and goes on there
 /// with every register that an argument may be in as it came.
 macro_rules! first_call {

@@ -14,6 +14,7 @@
 )]
 
 use std::ffi::{CStr, c_char, c_int, c_uint, c_ulonglong, c_void};
+use std::mem::offset_of;
 
 use cuda_sys_stubs::abi::*;
 use cuda_sys_stubs::nvml_abi::*;
@@ -26,6 +27,7 @@ use crate::hooks::{
     array, capture, context, graph_memory, green, launch, memory, module, nvml, pool, processes,
     report, spill, utilization, vmm,
 };
+use crate::jump::straight_jump;
 use crate::lookup;
 
 /// The hooked symbols of a library, as lookups see them. Few addresses stand in it, on purpose: each is set right in every process that
@@ -89,24 +91,41 @@ macro_rules! door {
     };
 }
 
-/// A row's call under limits: by its hook, `unless` there is nothing to be done about it.
-macro_rules! limited {
-    (Cuda $name:ident $hooked:ident ($($argument:ident),*)) => {
-        // SAFETY: the caller's own contract.
-        unsafe { $hooked($($argument),*) }
+/// The exported function of a row, and `hooked`, where its calls go under limits. Without limits a call is two loads and a jump: what comes
+/// after needs a frame of its own.
+macro_rules! export {
+    ($api:ident $name:ident ($($argument:ident: $type:ty),*) hooked $hooked:block) => {
+        #[cfg_attr(not(test), unsafe(no_mangle))] // a test binary must not interpose itself
+        unsafe extern "C" fn $name($($argument: $type),*) -> c_uint {
+            if let Some(real) = entry::without_limits::<$api>().and_then(|library| library.rows.$name) {
+                // SAFETY: the real function of that type, under the contract that the caller keeps with it.
+                return unsafe { real($($argument),*) };
+            }
+            #[inline(never)]
+            unsafe extern "C" fn hooked($($argument: $type),*) -> c_uint $hooked
+            // SAFETY: the caller's own contract.
+            unsafe { hooked($($argument),*) }
+        }
     };
-    (Cuda $name:ident $hooked:ident ($($argument:ident),*) unless $module:ident::$steady:ident($($told:expr),*)) => {
-        entry::straight(
-            |cx| $module::$steady(cx, $($told),*),
-            // SAFETY: the real function of that type, under the contract that the caller keeps with it.
-            |driver| driver.rows.$name.map(|real| unsafe { real($($argument),*) }),
-        )
-        // SAFETY: the caller's own contract.
-        .unwrap_or_else(|| entry::apart(|| unsafe { $hooked($($argument),*) }))
-    };
-    (Management $name:ident $hooked:ident ($($argument:ident),*)) => {
-        // SAFETY: the caller's own contract.
-        unsafe { $hooked($($argument),*) }
+    // Where there is nothing to be done about a call, which `unless` says, it is a jump, too: no argument is handed on twice.
+    (Cuda $name:ident ($($argument:ident: $type:ty),*) unless $module:ident::$steady:ident($($told:expr),*) hooked $hooked:block) => {
+        #[cfg_attr(not(test), unsafe(no_mangle))]
+        #[unsafe(naked)]
+        unsafe extern "C" fn $name($($argument: $type),*) -> c_uint {
+            /// Of the arguments only those in registers are there.
+            #[allow(unused_variables, reason = "what makes a call steady is the function that it launches")]
+            unsafe extern "C" fn straight($($argument: $type),*) -> Option<pfn::$name> {
+                entry::straight(|cx| $module::$steady(cx, $($told),*))?.rows.$name
+            }
+            unsafe extern "C" fn hooked($($argument: $type),*) -> c_uint $hooked
+            std::arch::naked_asm!(
+                straight_jump!(),
+                open = sym entry::OPEN_DRIVER,
+                row = const offset_of!(Driver, rows) + offset_of!(DriverRows, $name),
+                straight = sym straight,
+                hooked = sym hooked,
+            )
+        }
     };
 }
 
@@ -119,42 +138,28 @@ macro_rules! hooks {
         functions! { $(#[$rows_meta])* pub(crate) struct $rows from $types { $($name),* } }
 
         $(
-            #[cfg_attr(not(test), unsafe(no_mangle))] // a test binary must not interpose itself
-            unsafe extern "C" fn $name($($argument: $type),*) -> c_uint {
-                // Without limits a call is two loads and a jump: what comes after needs a frame of its own.
-                if let Some(real) = entry::without_limits::<$api>().and_then(|library| library.rows.$name) {
+            export! { $api $name ($($argument: $type),*) $(unless $steady_module::$steady($($told),*))? hooked {
+                let forward = |library: &'static $library| match library.rows.$name {
                     // SAFETY: the real function of that type, under the contract that the caller keeps with it.
-                    return unsafe { real($($argument),*) };
-                }
-                #[inline(never)]
-                unsafe fn limited($($argument: $type),*) -> c_uint {
-                    limited!($api $name hooked ($($argument),*) $(unless $steady_module::$steady($($told),*))?)
-                }
-                unsafe fn hooked($($argument: $type),*) -> c_uint {
-                    let forward = |library: &'static $library| match library.rows.$name {
-                        // SAFETY: the real function of that type, under the contract that the caller keeps with it.
-                        Some(real) => unsafe { real($($argument),*) },
-                        None => <$api as entry::Api>::NO_FUNCTION,
-                    };
-                    door!($api $effect)(
-                        Row { symbol: stringify!($name), effect: Effect::$effect },
-                        forward,
-                        |cx| {
-                            let library = cx.library();
-                            fault::point(stringify!($name), Moment::Before);
-                            let call = || {
-                                let status = forward(library);
-                                fault::point(stringify!($name), Moment::After);
-                                status
-                            };
-                            // SAFETY: the arguments are the caller's, under the driver's contract for them.
-                            unsafe { $module::$hook(cx, call, $($given),*) }
-                        },
-                    )
-                }
-                // SAFETY: the caller's own contract.
-                unsafe { limited($($argument),*) }
-            }
+                    Some(real) => unsafe { real($($argument),*) },
+                    None => <$api as entry::Api>::NO_FUNCTION,
+                };
+                door!($api $effect)(
+                    Row { symbol: stringify!($name), effect: Effect::$effect },
+                    forward,
+                    |cx| {
+                        let library = cx.library();
+                        fault::point(stringify!($name), Moment::Before);
+                        let call = || {
+                            let status = forward(library);
+                            fault::point(stringify!($name), Moment::After);
+                            status
+                        };
+                        // SAFETY: the arguments are the caller's, under the driver's contract for them.
+                        unsafe { $module::$hook(cx, call, $($given),*) }
+                    },
+                )
+            } }
             // A row that disagrees with the ABI does not compile.
             const _: $types::$name = $name;
         )*

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use limiter::overlap::{Span, Spans};
-use limiter::timing::Stood;
+use limiter::timing::{DeviceClock, Stood};
 use limiter::units::MonotonicNs;
 
 use crate::completion::{Event, Start};
@@ -19,6 +19,7 @@ const ORIGIN_NS_MAX: u64 = 1_000_000_000;
 #[derive(Default)]
 pub(crate) struct Timeline {
     origin: Option<(Event, MonotonicNs)>,
+    clock: DeviceClock,
     spans: Spans,
 }
 
@@ -31,6 +32,7 @@ impl Timeline {
             return None;
         }
         self.spans = Spans::default();
+        self.clock = DeviceClock::default();
         self.origin.replace((start, now)).map(|(event, _)| event)
     }
 
@@ -74,6 +76,11 @@ impl Timeline {
         } else {
             apart_ns
         })
+    }
+
+    /// When a span ended that was seen to have ended at `seen_at`.
+    pub(crate) fn end_of(&mut self, span: Span, seen_at: MonotonicNs) -> MonotonicNs {
+        self.clock.host_time(span.end_ns, seen_at)
     }
 
     /// Keeps when a launch ran.

@@ -146,7 +146,7 @@ impl Board {
     }
 
     /// Whether another process has work on the GPU.
-    fn is_shared(&self, now: MonotonicNs) -> bool {
+    pub(crate) fn is_shared(&self, now: MonotonicNs) -> bool {
         self.busy(now).any(|index| index != self.seat.index)
     }
 

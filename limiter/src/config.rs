@@ -34,6 +34,9 @@ use crate::units::{Bytes, DeviceUuid, Percent};
 /// Where the config file stands when `$CUDA_HOOK_CONFIG` names none.
 pub const CONFIG_PATH: &str = "/etc/cuda-hook/config.toml";
 
+/// Folder of the shared state, unless this process may not write there; in a container always.
+const RUN_DIR: &str = "/run/cuda-hook";
+
 /// Everything that was configured for this process.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -205,7 +208,7 @@ fn lossy(text: OsString) -> String {
 
 /// `/run/cuda-hook` where this process may write there, else a folder of the user's own in `/dev/shm`.
 fn default_dir() -> PathBuf {
-    let run = Path::new("/run/cuda-hook");
+    let run = Path::new(RUN_DIR);
     if shm::is_writable(run) || (!run.exists() && shm::is_writable(Path::new("/run"))) {
         return run.to_owned();
     }
@@ -242,7 +245,10 @@ fn resolve(host: &Host, default_config: &Path) -> Result<Settings, Refusal> {
     // Before it is read: what is written meanwhile is seen at the next look.
     let stamp = Stamp::of(path).unwrap_or_default();
     let file = match &variables.config {
-        Some(setting) => Some(file::read_named(setting)?),
+        Some(setting) => {
+            refuse_beside_sealed(setting, default_config)?;
+            Some(file::read_named(setting)?)
+        }
         None => file::read_default(default_config)?,
     };
     let file = file.unwrap_or_default();
@@ -274,19 +280,47 @@ fn resolve(host: &Host, default_config: &Path) -> Result<Settings, Refusal> {
     Ok(Settings {
         container,
         container_is_default: file.container.is_none() && variables.container.is_none(),
-        dir: variables.dir.map_or(Ok(host.dir.clone()), |setting| {
-            existing_or_new_folder(&setting)
-        })?,
+        dir: folder(variables.dir.as_ref(), file.sealed.as_ref(), &host.dir)?,
         log: variables
             .log
             .map_or(Ok(LogLevel::default()), |setting| log_level(&setting))?,
         driver: agreed("driver", file.driver.as_ref(), variables.driver.as_ref())?
             .map(existing_file)
             .transpose()?,
-        strict: is_strict(file.strict.as_ref())? || is_strict(variables.strict.as_ref())?,
+        strict: is_flagged(file.strict.as_ref())? || is_flagged(variables.strict.as_ref())?,
         source,
         limits: (!layers.is_empty()).then_some(Limits { layers }),
     })
+}
+
+/// A sealed file at the usual place is the one that counts: no variable names another.
+fn refuse_beside_sealed(named: &Setting, default_config: &Path) -> Result<(), Refusal> {
+    if Path::new(&named.value) == default_config {
+        return Ok(());
+    }
+    let usual = file::read_default(default_config)?.unwrap_or_default();
+    if is_flagged(usual.sealed.as_ref())? {
+        let usual = default_config.display();
+        return Err(named.refuse(format_args!("{usual} is sealed"), &usual.to_string()));
+    }
+    Ok(())
+}
+
+/// The folder of the shared state. Under a sealed file it is where all containers have theirs: books that are kept elsewhere would be a
+/// second quota.
+fn folder(
+    named: Option<&Setting>,
+    sealed: Option<&Setting>,
+    default: &Path,
+) -> Result<PathBuf, Refusal> {
+    match named {
+        Some(setting) if is_flagged(sealed)? && setting.value != RUN_DIR => {
+            Err(setting.refuse("the config file is sealed", RUN_DIR))
+        }
+        Some(setting) => existing_or_new_folder(setting),
+        None if is_flagged(sealed)? => Ok(RUN_DIR.into()),
+        None => Ok(default.to_owned()),
+    }
 }
 
 /// What the file says, or else the environment, which may not say anything else than the file.
@@ -315,7 +349,7 @@ fn container_name(
     }
 }
 
-fn is_strict(setting: Option<&Setting>) -> Result<bool, Refusal> {
+fn is_flagged(setting: Option<&Setting>) -> Result<bool, Refusal> {
     setting.map_or(Ok(false), is_true)
 }
 

@@ -218,7 +218,7 @@ impl Seen {
 }
 
 /// proc_pid_status(5): `NSpid:` lists the process's numbers, outermost namespace first. `None`: a kernel before 4.1.
-fn innermost_pid(status: &str) -> Option<u32> {
+pub(crate) fn innermost_pid(status: &str) -> Option<u32> {
     let line = status
         .lines()
         .find_map(|line| line.strip_prefix("NSpid:"))?;

@@ -7,7 +7,7 @@
 //!   `board::turns` whose turn it is and `window` how much may be outstanding; [`timing`] says what it took, [`board`] who
 //!   else was busy meanwhile;
 //! * what others read: [`sample`], held against what the driver lists by [`explain`]; what they change: [`control`];
-//!   what a rewritten config file changes: [`follow`].
+//!   what a rewritten config file changes: [`follow`]; what the dead left and nobody asked for: [`reap`].
 //!
 //! Time is always an argument: [`clock::monotonic`] is the one function here that reads a clock.
 //! `unsafe` stands in [`shm`] alone.
@@ -35,6 +35,7 @@ pub mod lending;
 mod limit;
 pub mod overlap;
 pub mod price;
+pub mod reap;
 mod refusals;
 pub mod sample;
 pub mod share;

@@ -256,7 +256,7 @@ impl Share {
         if let Some(then) = device.leased_not_before(key, charged, now) {
             return held(Obstacle::Share, then);
         }
-        let (weight, wanting) = (Weight::of(guarantee(row)), device.board.wanting(now));
+        let (weight, wanting) = (Weight::of(guarantee(row)), device.wanting(now));
         let taken = device.taken_so_far(now);
         if is_sharing(row)
             && let Some((by, then)) = device.turn_not_before(weight, wanting, whole, taken, now)
@@ -407,8 +407,8 @@ impl Share {
     }
 
     /// While launches are outstanding: call at least every few hundred milliseconds; every few hundred microseconds makes
-    /// timings more exact. Tells the other tenants that this one is alive and busy. Whether launches on credit may run still: to be called
-    /// again, though nothing is outstanding.
+    /// timings more exact. Tells the other tenants that this one is alive and busy. Whether launches on credit may run still, or be
+    /// made: to be called again, though nothing is outstanding.
     pub fn heartbeat(&self, now: MonotonicNs) -> bool {
         let mut lingers = false;
         for device in &self.devices {
@@ -419,6 +419,18 @@ impl Share {
             lingers |= device.lingers(now);
         }
         lingers
+    }
+
+    /// How often launches that are outstanding are to be looked at, in ns: beside other processes an end that is known late is a turn or a
+    /// timing that is wrong by as much; alone it is room that is made late where there is enough.
+    pub fn look_every_ns(&self, now: MonotonicNs) -> u64 {
+        const BESIDE_OTHERS_NS: u64 = 100_000;
+        const ALONE_NS: u64 = 400_000;
+        if self.devices.iter().all(|device| device.is_alone(now)) {
+            ALONE_NS
+        } else {
+            BESIDE_OTHERS_NS
+        }
     }
 
     /// What this process's launches used.

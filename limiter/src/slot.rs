@@ -105,13 +105,18 @@ pub(crate) fn start_time_of(stat: &str) -> Option<u64> {
 /// Nothing at all is mapped where the first thread has ended: the others may live, or the process is about to end. Then the kernel has
 /// taken its memory, and after that its locks, but the driver's descriptors are closed before it is a zombie, not before
 /// (Linux, kernel/exit.c, `do_exit`: `exit_mm`, `exit_files`, `exit_task_work`, `exit_notify`).
-fn has_mapped(pid: u32, inode: u64) -> bool {
+pub(crate) fn has_mapped(pid: u32, inode: u64) -> bool {
     fs::read_to_string(format!("/proc/{pid}/maps")).map_or(true, |maps| {
         let mut inodes = maps
             .lines()
             .filter_map(|line| line.split_ascii_whitespace().nth(4));
         maps.is_empty() || inodes.any(|mapped| mapped.parse() == Ok(inode))
     })
+}
+
+/// The process that took an entry and has not given it back, whether it lives or not.
+pub(crate) fn owner_of_entry(owner: &Owner) -> Option<Process> {
+    (owner.state.load(Ordering::Acquire) == TAKEN).then(|| Process::of(owner))
 }
 
 /// The process that owns an entry of the file of number `inode`, if it is taken and its owner lives.
@@ -121,10 +126,7 @@ pub(crate) fn living_owner(
     inode: u64,
     reader: &Process,
 ) -> Option<Process> {
-    if owner.state.load(Ordering::Acquire) != TAKEN {
-        return None;
-    }
-    let process = Process::of(owner);
+    let process = owner_of_entry(owner)?;
     // Where the lock cannot be asked for, nobody is declared dead.
     if is_locked().unwrap_or(true) {
         return Some(process);
@@ -222,7 +224,7 @@ pub(crate) fn used<T: Entries>(file: &T) -> std::ops::Range<usize> {
 }
 
 /// Write the new owner into a free entry; the state comes last. Returns the new generation.
-fn occupy(owner: &Owner, process: &Process) -> u32 {
+pub(crate) fn occupy(owner: &Owner, process: &Process) -> u32 {
     owner.pid.store(process.pid, Ordering::Relaxed);
     owner
         .start_time
@@ -314,6 +316,23 @@ fn reap<T: Entries>(_: &Exclusive<'_, T>, file: &Mapping<T>, reader: &Process, o
         lives_or_is_freed(file, index, reader);
     }
     compact(&**file);
+}
+
+/// Free the entries of those that `is_dead` says, and tell how many they were.
+pub(crate) fn reap_where<T: Entries>(
+    _: &Exclusive<'_, T>,
+    file: &Mapping<T>,
+    is_dead: impl Fn(usize) -> bool,
+) -> usize {
+    let mut reaped: usize = 0;
+    for index in used(&**file).filter(|index| is_dead(*index)) {
+        if let Some(owner) = file.owner(index) {
+            vacate(&**file, index, owner);
+            reaped = reaped.saturating_add(1);
+        }
+    }
+    compact(&**file);
+    reaped
 }
 
 /// Whether the entry's owner lives. Frees the entry of one that does not.

@@ -35,6 +35,27 @@ pub enum Stood {
     },
 }
 
+/// How a device's clock, by which events tell, stands to the host's. An end is seen some time after it; the one that was seen soonest says most
+/// nearly when the device's clock began to count. Clocks drift: it is to be made anew every second or so.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DeviceClock {
+    /// From the device's time to the host's, in ns, at the most.
+    lag_ns: Option<i128>,
+}
+
+impl DeviceClock {
+    /// When the host's clock showed what the device's did at `device_ns`, which the host saw at `seen_at`: then at the latest.
+    pub fn host_time(&mut self, device_ns: i64, seen_at: MonotonicNs) -> MonotonicNs {
+        let seen_after_ns = i128::from(seen_at.get()).saturating_sub(i128::from(device_ns));
+        let lag_ns = self
+            .lag_ns
+            .map_or(seen_after_ns, |lag_ns| lag_ns.min(seen_after_ns));
+        self.lag_ns = Some(lag_ns);
+        let host_ns = i128::from(device_ns).saturating_add(lag_ns);
+        u64::try_from(host_ns).map_or(seen_at, MonotonicNs::new)
+    }
+}
+
 /// For how long the timing of a launch that stood behind another one makes those of launches that stood alone unwelcome. A
 /// kernel that often stands behind others is timed so many times in this time.
 const FAIR_NS: u64 = 200_000_000;
@@ -97,6 +118,17 @@ mod tests {
             part: None,
         };
         timings.elapsed(key, timing).map(GpuNs::get)
+    }
+
+    #[test]
+    fn an_end_that_is_seen_late_is_told_by_those_that_were_seen_soon() {
+        let mut clock = DeviceClock::default();
+        let mut host_ns =
+            |device_ns, seen_ns| clock.host_time(device_ns, MonotonicNs::new(seen_ns)).get();
+        assert_eq!(host_ns(0, 1_400), 1_400, "nothing better is known");
+        assert_eq!(host_ns(5_000, 6_010), 6_010, "10 late");
+        assert_eq!(host_ns(9_000, 10_300), 10_010, "300 late");
+        assert_eq!(host_ns(-100, 2_000), 910, "before the origin");
     }
 
     #[test]

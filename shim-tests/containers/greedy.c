@@ -1,9 +1,9 @@
-/* Takes device memory in blocks of 64 MiB until it is refused, and says how much it got: "granted 1920 MiB, then 2". Then it holds it until its
- * standard input ends. With an argument it says so of one block, and ends. */
+/* Takes device memory until not a page of it is left to it, in blocks of 64 MiB and then of smaller ones, and says how much it got: "granted 1944 MiB,
+ * then 2". Then it holds it until its standard input ends. With an argument it says so of one page, and ends. */
 #include <dlfcn.h>
 #include <stdio.h>
 
-enum { BLOCK_MIB = 64, BLOCKS_MAX = 1024 };
+enum { BLOCK_MIB = 64, PAGE_MIB = 2, BLOCKS_MAX = 1024 };
 
 int main(int count, char **arguments)
 {
@@ -23,15 +23,21 @@ int main(int count, char **arguments)
         status = retain(&context, 0);
     if (!status)
         status = set_current(context);
-    int blocks = 0;
-    for (int most = count > 1 ? 1 : BLOCKS_MAX; !status && blocks < most;) {
+    int granted_mib = 0, is_one = count > 1;
+    int block_mib = is_one || status ? PAGE_MIB : BLOCK_MIB;
+    for (int blocks = 0; !status || block_mib > PAGE_MIB;) {
         unsigned long long block;
-        status = allocate(&block, (size_t)BLOCK_MIB << 20);
-        blocks += !status;
+        if (status)
+            block_mib /= 2;
+        status = allocate(&block, (size_t)block_mib << 20);
+        if (!status)
+            granted_mib += block_mib;
+        if (is_one || ++blocks == BLOCKS_MAX)
+            break;
     }
-    printf("granted %d MiB, then %d\n", blocks * BLOCK_MIB, status);
+    printf("granted %d MiB, then %d\n", granted_mib, status);
     fflush(stdout);
-    while (count < 2 && getchar() != EOF)
+    while (!is_one && getchar() != EOF)
         ;
     return 0;
 }

@@ -33,14 +33,22 @@ class Podman:
         storage = ["--root", folder / "storage", "--runroot", folder / "run", "--tmpdir", folder / "tmp"]
         options = ["--runtime=runc", "--cgroup-manager=cgroupfs", "--events-backend=none", "--hooks-dir", hooks]
         self.storage = folder / "storage"
+        scratch = folder / "scratch"  # of an import that is interrupted something stays there
+        scratch.mkdir(parents=True)
+        self.environment = {**os.environ, "TMPDIR": str(scratch)}
         self.command = ["podman", *map(str, storage), *map(str, options)]
 
     def start(self, *arguments: object, **options) -> subprocess.Popen:
-        return subprocess.Popen([*self.command, *map(str, arguments)], text=True, **options)
+        return subprocess.Popen([*self.command, *map(str, arguments)], text=True, env=self.environment, **options)
 
     def run(self, *arguments: object, **options) -> subprocess.CompletedProcess:
-        command = [*self.command, *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=SECONDS_MAX, **options)
+        with self.start(*arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options) as process:
+            try:
+                said, complained = process.communicate(timeout=SECONDS_MAX)
+            except BaseException:
+                process.terminate()  # not killed: it takes its own children along
+                raise
+        return subprocess.CompletedProcess(process.args, process.returncode, said, complained)
 
     def image(self, name: str, root: Path) -> None:
         """An image of one layer, with what is in a folder."""

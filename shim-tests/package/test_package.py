@@ -4,8 +4,12 @@ Debian 11 has glibc 2.31, which keeps threads and `dlopen` in libraries of their
 fetched: there is no libgcc_s in their folders, as in many a small image.
 """
 
+import gzip
+import hashlib
+import json
 import os
 import re
+import shutil
 import subprocess
 import tarfile
 import tempfile
@@ -64,6 +68,11 @@ def packed() -> Path:
     """The archive."""
     (archive,) = (TARGET / "package").glob("cuda-hook-*-linux-x86_64.tar.gz")
     return archive
+
+
+def debian_package() -> Path:
+    (package,) = (TARGET / "package").glob("cuda-hook_*_amd64.deb")
+    return package
 
 
 class Package(unittest.TestCase):
@@ -136,6 +145,108 @@ class Package(unittest.TestCase):
             content = file.read_bytes()
             for place in (ROOT, TARGET, Path.home() / ".cargo"):
                 self.assertNotIn(str(place).encode() + b"/", content, f"{file.relative_to(self.root)} names {place}")
+
+
+class DebianPackage(unittest.TestCase):
+    """As dpkg installs it, into a folder of its own."""
+
+    def setUp(self):
+        scratch = tempfile.TemporaryDirectory()
+        self.addCleanup(scratch.cleanup)
+        self.root = Path(scratch.name)
+        run("dpkg-deb", "--extract", debian_package(), self.root)
+        self.command = self.root / "usr/bin/cuda-hook"
+        self.doc = self.root / "usr/share/doc/cuda-hook"
+
+    def test_it_needs_only_the_c_library_and_runs_nothing_when_it_is_installed(self):
+        fields = run("dpkg-deb", "--field", debian_package(), "Package", "Architecture", "Depends")
+        self.assertEqual(fields, "Package: cuda-hook\nArchitecture: amd64\nDepends: libc6 (>= 2.17)\n")
+        control = self.root / "control"
+        run("dpkg-deb", "--control", debian_package(), control)
+        self.assertEqual({file.name for file in control.iterdir()}, {"control", "md5sums"})
+        subprocess.run(["md5sum", "--check", "--quiet", control / "md5sums"], check=True, cwd=self.root)
+
+    def test_all_of_it_is_roots_and_below_usr(self):
+        for line in run("dpkg-deb", "--contents", debian_package()).splitlines():
+            mode, owner, *_, path = line.split()
+            self.assertEqual(owner, "root/root", line)
+            self.assertRegex(path, r"^\./(usr/.*)?$")
+            self.assertIn(mode, ("drwxr-xr-x", "-rwxr-xr-x", "-rw-r--r--"), line)
+
+    def test_it_has_the_files_of_the_archive(self):
+        with tarfile.open(packed()) as archive:
+            names = {member.name.partition("/")[2] for member in archive.getmembers() if member.isfile()}
+        installed = {str(path.relative_to(self.root / "usr")) for path in self.root.rglob("*") if path.is_file()}
+        self.assertEqual(installed, names)
+
+    def test_the_command_finds_the_library_that_is_installed_with_it(self):
+        environment = {"CUDA_HOOK_DIR": str(self.root / "state"), "LD_LIBRARY_PATH": str(WORK / "driver")}
+        command = [self.command, "run", "--memory", "8MiB", "--sm", "50", "--", WORK / "tenant"]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+        self.assertEqual(done.returncode, 0, done.stderr)
+
+    def test_the_manual_is_what_groff_renders_without_a_warning(self):
+        if not shutil.which("groff"):
+            print("NOT CHECKED: the manual, as there is no groff", flush=True)
+            return
+        pages = sorted((self.root / "usr/share/man/man1").iterdir())
+        self.assertIn("cuda-hook-run.1.gz", [page.name for page in pages])
+        for page in pages:
+            command = ["groff", "-man", "-ww", "-Tascii", "-P-cbou"]
+            done = subprocess.run(command, input=gzip.decompress(page.read_bytes()), capture_output=True, check=True)
+            self.assertEqual(done.stderr, b"", page.name)
+            self.assertIn(b"SYNOPSIS", done.stdout, page.name)
+
+    def test_bash_completes_the_commands(self):
+        script = self.root / "usr/share/bash-completion/completions/cuda-hook"
+        ask = """
+            source "$1"
+            function=$(complete -p cuda-hook | sed 's/.* -F \\([^ ]*\\) .*/\\1/')
+            COMP_WORDS=(cuda-hook sta) COMP_CWORD=1
+            "$function" cuda-hook sta cuda-hook
+            echo "${COMPREPLY[@]}"
+        """
+        self.assertEqual(run("bash", "-c", ask, "bash", script), "status\n")
+
+    def test_the_service_starts_the_installed_command_with_options_that_it_has(self):
+        unit = (self.root / "usr/lib/systemd/system/cuda-hook-agent.service").read_text()
+        (start,) = re.findall(r"^ExecStart=(.*)$", unit, re.MULTILINE)
+        program, *words = start.split()
+        self.assertEqual(program, "/usr/bin/cuda-hook")
+        run(self.command, *words, "--help")
+        for line in unit.splitlines():
+            self.assertRegex(line, r"^(#.*|\[(Unit|Service|Install)\]|[A-Z]\w+=.*|)$")
+
+    def test_the_examples_are_ones_that_the_command_takes(self):
+        hook = json.loads((self.doc / "examples/oci-hook.json").read_text())
+        self.assertEqual(hook["hook"]["path"], "/usr/bin/cuda-hook")
+        for example in ("config.toml", "slices/small.toml"):
+            state = ("--dir", self.root / "state")
+            described = json.loads(run(self.command, "cdi", "generate", "small", "--config", self.doc / "examples" / example, *state))
+            self.assertEqual(described["kind"], "cuda-hook/slice")
+
+    def test_the_bill_of_materials_names_each_crate_that_is_linked_in(self):
+        bill = json.loads((self.doc / "sbom.cdx.json").read_text())
+        self.assertEqual((bill["bomFormat"], bill["specVersion"]), ("CycloneDX", "1.5"))
+        named = {component["bom-ref"]: component for component in bill["components"]}
+        self.assertEqual(len(named), len(bill["components"]))
+        for dependency in bill["dependencies"]:
+            self.assertLessEqual(set(dependency["dependsOn"]), set(named))
+        for component in named.values():
+            if component["type"] == "library":
+                self.assertTrue(component["version"] and component["licenses"][0]["expression"], component)
+        names = {component["name"] for component in named.values()}
+        content = self.command.read_bytes()  # panics in a crate's code bear its folder in the registry
+        crates = {name.decode() for name in re.findall(rb"cargo/registry/src/[^/]+/([a-z0-9_-]+?)-\d+\.\d+\.\d+", content)}
+        self.assertGreater(len(crates), 10)
+        self.assertLessEqual(crates, names)
+
+    def test_the_same_commit_gives_the_same_bytes(self):
+        before = [hashlib.sha256(path.read_bytes()).hexdigest() for path in (packed(), debian_package())]
+        environment = {**os.environ, "CARGO_TARGET_DIR": str(TARGET)}
+        subprocess.run([ROOT / "scripts/package"], check=True, env=environment, umask=0o077, capture_output=True)
+        after = [hashlib.sha256(path.read_bytes()).hexdigest() for path in (packed(), debian_package())]
+        self.assertEqual(after, before)
 
 
 if __name__ == "__main__":

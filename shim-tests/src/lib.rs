@@ -13,6 +13,7 @@
 )]
 
 pub mod accounts;
+pub mod agent;
 pub mod books;
 pub mod build;
 pub mod calls;

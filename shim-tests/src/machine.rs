@@ -285,6 +285,7 @@ impl Drop for Machine {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Read;
 
     #[test]
     #[should_panic(expected = "left")]
@@ -301,10 +302,16 @@ mod tests {
         let mut child = machine.command(&World::Bare, "cat");
         let mut child = child
             .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
             .spawn()
             .expect("cat");
+        // `spawn` may return before the new program's environment can be read; a program that answers runs.
+        let mut input = child.stdin.take().expect("its pipe");
+        let mut output = child.stdout.take().expect("its pipe");
+        input.write_all(b"?").expect("cat reads");
+        output.read_exact(&mut [0]).expect("cat writes");
         assert_eq!(machine.processes_left(), [child.id()]);
-        drop(child.stdin.take());
+        drop(input);
         child.wait().expect("it ends with its input");
         assert_eq!(machine.processes_left(), []);
     }

@@ -8,7 +8,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const BECOME_NOBODY: [&str; 5] = [
+/// What a command is started by to be nobody's.
+pub const BECOME_NOBODY: [&str; 5] = [
     "setpriv",
     "--reuid=65534",
     "--regid=65534",

@@ -357,3 +357,83 @@ fn without_a_share_a_program_is_not_slowed() {
         });
     }
 }
+
+/// How often the thread of the preload's that watches a tenant's launches has gone to sleep.
+fn sleeps_of_the_watching_thread(tenant: &Tenant) -> u64 {
+    let read = |path: std::path::PathBuf| std::fs::read_to_string(path).unwrap_or_default();
+    let threads = std::fs::read_dir(format!("/proc/{}/task", tenant.pid())).expect("it runs");
+    let mut threads = threads.map(|thread| thread.expect("it runs").path());
+    let watching = threads.find(|thread| read(thread.join("comm")).trim() == "cuda-hook");
+    let status = read(watching.expect("launches are watched").join("status"));
+    let mut lines = status.lines();
+    let sleeps = lines.find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+    sleeps
+        .and_then(|count| count.trim().parse().ok())
+        .expect("a count")
+}
+
+#[test]
+fn launches_of_a_process_alone_are_looked_at_every_400_us_and_none_never() {
+    let _turn = take_turns();
+    let machine = Machine::new();
+    let [mut works, mut rests] =
+        ["works", "rests"].map(|name| tenant(&machine, &World::sm(name, "49"), 1_000_000));
+    for tenant in [&mut works, &mut rests] {
+        launch(tenant, "kernel", 1_000_000, 50);
+    }
+    launch(&mut works, "kernel", 1_000_000, 1_000); // since when it is alone
+    let before = [&works, &rests].map(sleeps_of_the_watching_thread);
+    let begin_ns = gpu_sim::clock::monotonic_ns();
+    launch(&mut works, "kernel", 1_000_000, 1_000);
+    let looks_max = (gpu_sim::clock::monotonic_ns() - begin_ns) / 400_000;
+    let after = [&works, &rests].map(sleeps_of_the_watching_thread);
+    let [worked, rested] = [0, 1].map(|index| after[index] - before[index]);
+    // It also sleeps where it waits for a lock.
+    assert!(worked <= looks_max * 11 / 10, "{worked} of {looks_max}");
+    assert!(rested < 20, "{rested}");
+}
+
+/// `scripts/bench share --real`: a cap of 20 % becomes one of 60 halfway. A host that is late makes a share smaller, none larger.
+#[test]
+fn the_evaluation_in_real_time_has_what_the_device_says() {
+    let _turn = take_turns();
+    let program = build::artefacts().folder.join("evaluate-share");
+    let scenario = "20 % become 60, 1 ms, caps";
+    let output = std::process::Command::new(program)
+        .args(["--real", "--json", "--only", scenario])
+        .output()
+        .expect("the evaluation is built");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    let run: serde_json::Value = serde_json::from_slice(&output.stdout).expect("one line of JSON");
+    assert_eq!(run["scenario"], scenario);
+    // From the third second to the twelfth: four of 20 % and six of 60.
+    let share = run["shares"][0].as_f64().expect("a share") * 100.0;
+    assert!(
+        (24.0..=44.0 + OVER_POINTS_MAX).contains(&share),
+        "{share} %"
+    );
+}
+
+/// `scripts/bench cost` measures launches there, which would wait for each other if they were never timed.
+#[test]
+fn launches_on_the_driver_that_does_nothing_are_timed() {
+    let built = build::artefacts();
+    let driver = built.folder.join("libnull_driver.so");
+    let state = tempfile::tempdir().expect("a folder");
+    let output = std::process::Command::new(built.folder.join("call-cost"))
+        .args(["--side", "hooked", "--calls", "50", "--only"])
+        .args(["cuLaunchKernel, one in 20", "--hook"])
+        .arg(&built.hook)
+        .arg("--driver")
+        .arg(&driver)
+        .env("CUDA_HOOK_DRIVER", &driver)
+        .env("CUDA_HOOK_DIR", state.path())
+        .env("CUDA_HOOK_SM", "50")
+        .env("CUDA_HOOK_LOG", "trace")
+        .output()
+        .expect("call-cost is built");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("timed a launch between_ns=10000"), "{said}");
+}

@@ -2,13 +2,15 @@
 //!
 //! The simulated device is another process: a memory call's round trip to it hides what a hook adds. This library has the functions that
 //! [`call-cost`](../../src/call_cost/main.rs) measures and those that the preload asks under limits, and every one succeeds within a few
-//! instructions. One device, one context; memory is numbers that never come again; kernels are over before they are launched.
+//! instructions. One device, one context; memory is numbers that never come again; kernels are over before they are launched, and
+//! events say that each took 10 µs.
 #![expect(
     unsafe_code,
     reason = "exports the driver API, and writes through its callers' out-pointers"
 )]
 #![expect(non_snake_case, reason = "functions are named as the driver's")]
 
+use std::cell::Cell;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::ptr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -32,10 +34,9 @@ fn handle<T>(number: usize) -> *mut T {
 const CONTEXT: usize = 1;
 const MODULE: usize = 2;
 const FUNCTION: usize = 3;
-const EVENT: usize = 4;
-const POOL: usize = 5;
-const EXECUTABLE_GRAPH: usize = 6;
-const GRAPH: usize = 7;
+const POOL: usize = 4;
+const EXECUTABLE_GRAPH: usize = 5;
+const GRAPH: usize = 6;
 
 /// What a function writes where its caller told it to, if it did.
 fn put<T>(place: *mut T, value: T) {
@@ -51,6 +52,31 @@ fn allocate(place: *mut CUdeviceptr, bytes: usize) {
         .unwrap_or(u64::MAX)
         .next_multiple_of(BLOCK_ALIGNMENT_BYTES);
     put(place, NEXT_BLOCK.fetch_add(bytes, Ordering::Relaxed));
+}
+
+/// What a kernel takes, in ms.
+const KERNEL_MS: f32 = 0.01;
+
+thread_local! {
+    /// Launches of this thread: a clock of its own, that nobody waits for.
+    static LAUNCHES: Cell<u64> = const { Cell::new(0) };
+}
+
+fn launch() {
+    LAUNCHES.set(LAUNCHES.get().wrapping_add(1));
+}
+
+/// How many launches its thread had made when it was recorded.
+type Event = AtomicU64;
+
+/// The event behind a handle, if there is one.
+fn event<'a>(handle: CUevent) -> Option<&'a Event> {
+    // SAFETY: the driver API's demand on the caller: NULL, or an event of `cuEventCreate`, none of which ever ends here.
+    unsafe { handle.cast::<Event>().as_ref() }
+}
+
+fn launches_before(handle: CUevent) -> f32 {
+    event(handle).map_or(0.0, |event| event.load(Ordering::Relaxed) as f32)
 }
 
 /// Exports functions that succeed when they have done what their bodies say, and finds them by name.
@@ -105,6 +131,8 @@ exports! {
     }
     fn cuCtxGetCurrent(pctx: *mut CUcontext) { put(pctx, handle(CONTEXT)); }
     fn cuCtxSetCurrent(ctx: CUcontext) {}
+    fn cuCtxPushCurrent_v2(ctx: CUcontext) {}
+    fn cuCtxPopCurrent_v2(pctx: *mut CUcontext) { put(pctx, handle(CONTEXT)); }
     fn cuCtxGetDevice(device: *mut CUdevice) { put(device, 0); }
     fn cuCtxSynchronize() {}
 
@@ -139,10 +167,10 @@ exports! {
         hStream: CUstream,
         kernelParams: *mut *mut c_void,
         extra: *mut *mut c_void,
-    ) {}
-    fn cuLaunchKernelEx(config: *const CUlaunchConfig, f: CUfunction, kernelParams: *mut *mut c_void, extra: *mut *mut c_void) {}
+    ) { launch(); }
+    fn cuLaunchKernelEx(config: *const CUlaunchConfig, f: CUfunction, kernelParams: *mut *mut c_void, extra: *mut *mut c_void) { launch(); }
     fn cuGraphCreate(phGraph: *mut CUgraph, flags: c_uint) { put(phGraph, handle(GRAPH)); }
-    fn cuGraphLaunch(hGraph: CUgraphExec, hStream: CUstream) {}
+    fn cuGraphLaunch(hGraph: CUgraphExec, hStream: CUstream) { launch(); }
     fn cuGraphInstantiateWithFlags(phGraphExec: *mut CUgraphExec, hGraph: CUgraph, flags: u64) {
         put(phGraphExec, handle(EXECUTABLE_GRAPH));
     }
@@ -153,10 +181,15 @@ exports! {
     fn cuStreamGetCtx(hStream: CUstream, pctx: *mut CUcontext) { put(pctx, handle(CONTEXT)); }
     fn cuStreamSynchronize(hStream: CUstream) {}
     fn cuThreadExchangeStreamCaptureMode(mode: *mut CUstreamCaptureMode) {}
-    fn cuEventCreate(phEvent: *mut CUevent, Flags: c_uint) { put(phEvent, handle(EVENT)); }
-    fn cuEventRecord(hEvent: CUevent, hStream: CUstream) {}
+    fn cuEventCreate(phEvent: *mut CUevent, Flags: c_uint) { put(phEvent, Box::into_raw(Box::<Event>::default()).cast()); }
+    fn cuEventRecord(hEvent: CUevent, hStream: CUstream) {
+        let Some(event) = event(hEvent) else { return CUDA_ERROR_INVALID_HANDLE };
+        event.store(LAUNCHES.get(), Ordering::Relaxed);
+    }
     fn cuEventQuery(hEvent: CUevent) {}
-    fn cuEventElapsedTime(pMilliseconds: *mut f32, hStart: CUevent, hEnd: CUevent) { put(pMilliseconds, 0.01); }
+    fn cuEventElapsedTime(pMilliseconds: *mut f32, hStart: CUevent, hEnd: CUevent) {
+        put(pMilliseconds, KERNEL_MS * (launches_before(hEnd) - launches_before(hStart)));
+    }
 
     fn cuGetProcAddress_v2(
         symbol: *const c_char,

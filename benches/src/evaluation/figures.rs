@@ -37,7 +37,7 @@ pub struct Judged {
     pub shares: Vec<f64>,
 }
 
-/// Runs a case, and what it is compared with.
+/// Runs a case in virtual time, and what it is compared with.
 ///
 /// # Errors
 /// The setting's board is not built in, or there is no place for the limiter's state.
@@ -48,12 +48,29 @@ pub fn judge(
     seed: u64,
 ) -> Result<Judged, String> {
     let scenario = setting.scenario(case).map_err(failed)?;
+    let play = |scenario: &Scenario, variant: Variant| {
+        let mut policy = variant.policy(seed).map_err(failed)?;
+        Ok(run(scenario, policy.as_mut()))
+    };
+    judge_by(case, Scenario { seed, ..scenario }, variant, &play)
+}
+
+/// Plays a case's scenario, and what it is compared with, by whatever means.
+///
+/// # Errors
+/// That of `play`.
+pub fn judge_by(
+    case: &Case,
+    scenario: Scenario,
+    variant: Variant,
+    play: &Play,
+) -> Result<Judged, String> {
     let runs = Runs {
         case,
-        scenario: Scenario { seed, ..scenario },
-        seed,
+        scenario,
+        play,
     };
-    let report = runs.of(&runs.scenario, variant)?;
+    let report = play(&runs.scenario, variant)?;
     let figures = case
         .judged
         .iter()
@@ -67,25 +84,23 @@ pub fn judge(
     })
 }
 
+/// How a scenario is played under a controller.
+pub type Play<'a> = dyn Fn(&Scenario, Variant) -> Result<Report, String> + 'a;
+
 fn failed(failure: impl std::fmt::Display) -> String {
     failure.to_string()
 }
 
-/// A case under one setting and seed.
+/// A case and how it is played.
 struct Runs<'a> {
     case: &'a Case,
     scenario: Scenario,
-    seed: u64,
+    play: &'a Play<'a>,
 }
 
 impl Runs<'_> {
     fn settled(&self) -> Range<u64> {
         SETTLED_NS..self.scenario.duration_ns
-    }
-
-    fn of(&self, scenario: &Scenario, variant: Variant) -> Result<Report, String> {
-        let mut policy = variant.policy(self.seed).map_err(failed)?;
-        Ok(run(scenario, policy.as_mut()))
     }
 
     fn figure(
@@ -96,7 +111,7 @@ impl Runs<'_> {
     ) -> Result<Figure, String> {
         let native = || match variant {
             Variant::Native => Ok(report.clone()),
-            _ => self.of(&self.scenario, Variant::Native),
+            _ => (self.play)(&self.scenario, Variant::Native),
         };
         let busy_percent =
             |native: &Report| 100.0 * report.busy(self.settled()) / native.busy(self.settled());
@@ -184,7 +199,7 @@ impl Runs<'_> {
     fn added_p99_ms(&self, report: &Report) -> Result<f64, String> {
         let mut alone = self.scenario.clone();
         alone.processes.truncate(1);
-        let alone = self.of(&alone, Variant::Native)?;
+        let alone = (self.play)(&alone, Variant::Native)?;
         let p99_ns = |report: &Report| quantile(&report.processes[0].latencies_ns, 0.99) as f64;
         Ok((p99_ns(report) - p99_ns(&alone)) / MS as f64)
     }

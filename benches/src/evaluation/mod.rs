@@ -18,7 +18,7 @@ mod settings;
 mod variant;
 
 pub use case::{Axis, Case, Judgement, Wanted};
-pub use figures::{Figure, judge};
+pub use figures::{Figure, Judged, Play, judge, judge_by};
 pub use matrix::matrix;
 pub use plan::{Job, Outcome, Part, jobs, only, run_jobs};
 pub use row::Row;

@@ -59,6 +59,8 @@ pub enum Admission {
 /// What two events say about the launch between them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EventTiming {
+    /// When the second was reached, by the device's clock, in ns.
+    pub ended_ns: u64,
     /// What of the launch's time is its own where every moment is divided among the timed launches of the process that ran, in ns.
     pub part_ns: u64,
     /// Between the two, in ns, in steps of the events' resolution: own time, and that of whoever had the engine meanwhile.

@@ -199,6 +199,7 @@ impl Stream {
         } = self.watched.pop_front()?;
         let ended_ns = self.reached_ns(end_payload);
         let timing = start.map(|start| EventTiming {
+            ended_ns,
             part_ns: 0,
             elapsed_ns: ended_ns - self.reached_ns(start.payload),
             stood_behind: start.stood_behind,

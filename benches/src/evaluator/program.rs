@@ -66,14 +66,15 @@ impl Work {
         lengths.max().unwrap_or(0)
     }
 
-    pub(super) fn operations(&self) -> &[Operation] {
+    /// What it consists of.
+    pub fn operations(&self) -> &[Operation] {
         match self {
             Self::Sequence(operations) | Self::AnyOf(operations) => operations,
         }
     }
 
     /// Indices of the operations of one iteration.
-    pub(super) fn draw(&self, random: &mut Random) -> std::ops::Range<usize> {
+    pub fn draw(&self, random: &mut Random) -> std::ops::Range<usize> {
         match self {
             Self::Sequence(operations) => 0..operations.len(),
             Self::AnyOf(operations) => {

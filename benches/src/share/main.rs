@@ -3,11 +3,12 @@
 mod document;
 mod plots;
 mod progress;
+mod real;
 mod results;
 mod tables;
 
 use benches::evaluation::{jobs, only, run_jobs};
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use progress::Progress;
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -15,8 +16,13 @@ use std::process::ExitCode;
 
 /// Runs the limiter through every declared scenario in virtual time and tells what was met of what is wanted.
 #[derive(Parser)]
-#[command(version)]
+#[command(version, args_conflicts_with_subcommands = true)]
 struct Arguments {
+    #[command(subcommand)]
+    part: Option<Played>,
+    /// In real time instead: processes, the preload beside this program, and the simulated device. One scenario after the other.
+    #[arg(long, conflicts_with = "quick")]
+    real: bool,
     /// A part of the scenarios, one seed, no sweep, no comparison.
     #[arg(long)]
     quick: bool,
@@ -34,6 +40,17 @@ struct Arguments {
     write: Option<PathBuf>,
 }
 
+#[derive(Subcommand)]
+enum Played {
+    /// One process of a scenario, in real time; begins at the time that a line says.
+    #[command(hide = true)]
+    Play {
+        axis: String,
+        scenario: String,
+        process: usize,
+    },
+}
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let written = evaluate(&arguments)
@@ -49,6 +66,17 @@ fn main() -> ExitCode {
 }
 
 fn evaluate(arguments: &Arguments) -> Result<String, String> {
+    if let Some(Played::Play {
+        axis,
+        scenario,
+        process,
+    }) = &arguments.part
+    {
+        return real::play_process(axis, scenario, *process).map(|()| String::new());
+    }
+    if arguments.real {
+        return in_real_time(arguments);
+    }
     let mut jobs = jobs(arguments.seeds, arguments.quick);
     if !arguments.only.is_empty() {
         jobs = only(jobs, &arguments.only);
@@ -60,6 +88,17 @@ fn evaluate(arguments: &Arguments) -> Result<String, String> {
     }
     match &arguments.write {
         Some(dir) => document::write(dir, &outcomes, arguments.seeds).map(|()| String::new()),
+        None => Ok(tables::all(&outcomes)),
+    }
+}
+
+fn in_real_time(arguments: &Arguments) -> Result<String, String> {
+    let outcomes = real::run(real::cases(&arguments.only))?;
+    if arguments.json {
+        return outcomes.iter().map(results::line).collect();
+    }
+    match &arguments.write {
+        Some(dir) => real::write(dir, &outcomes).map(|()| String::new()),
         None => Ok(tables::all(&outcomes)),
     }
 }

@@ -15,7 +15,6 @@ use benches::table::{Table, microseconds, percent};
 use gpu_sim::client::{Environment, Machine};
 use gpu_sim::clock;
 use gpu_sim::profile::MachineProfile;
-use rustix::thread::{ClockId, Timespec, clock_nanosleep_absolute};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, Command, Stdio};
 
@@ -186,15 +185,6 @@ impl Drop for Player {
     }
 }
 
-/// Sleeps until CLOCK_MONOTONIC says so.
-fn sleep_until(at_ns: u64) -> Result<(), String> {
-    let at = Timespec {
-        tv_sec: (at_ns / S) as i64,
-        tv_nsec: (at_ns % S) as i64,
-    };
-    clock_nanosleep_absolute(ClockId::Monotonic, &at).map_err(failed)
-}
-
 fn real_tenants(environment: &Environment, seconds: u64) -> Result<Tenants, String> {
     let mut players = [Player::tenant()?, Player::tenant()?];
     let machine = Machine::observe(environment).map_err(failed)?;
@@ -210,12 +200,12 @@ fn real_tenants(environment: &Environment, seconds: u64) -> Result<Tenants, Stri
     };
     players.iter_mut().try_for_each(Player::begin)?;
     let mut at_ns = clock::monotonic_ns() + S; // settled by then
-    sleep_until(at_ns)?;
+    clock::sleep_until(at_ns).map_err(failed)?;
     let (from_ns, before_ns) = (clock::monotonic_ns(), busy_ns()?);
     let mut percent = Vec::new();
     for _ in 0..seconds {
         at_ns += S;
-        sleep_until(at_ns)?;
+        clock::sleep_until(at_ns).map_err(failed)?;
         let since_us = (clock::realtime_ns() - S) / 1_000;
         percent.push(nvml.utilization(pids[0], since_us)?.unwrap_or(0));
     }

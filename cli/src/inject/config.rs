@@ -33,6 +33,8 @@ const PREFIX: &str = "cuda-hook.";
 #[derive(Debug, Serialize)]
 pub(crate) struct File {
     container: String,
+    /// No variable of a program's leads to another file, or to other books.
+    sealed: bool,
     #[serde(flatten)]
     rest: Table,
 }
@@ -81,6 +83,7 @@ pub(crate) fn of(
     }
     Ok(Some(File {
         container: name.to_owned(),
+        sealed: true,
         rest,
     }))
 }
@@ -133,6 +136,7 @@ fn of_slice(slice: &Path) -> Result<Table, Failure> {
         .parse()
         .map_err(|error: toml::de::Error| unusable(&error))?;
     table.remove("container");
+    table.remove("sealed");
     if table.contains_key("limits") {
         Ok(table)
     } else {
@@ -189,8 +193,7 @@ mod tests {
             ("other", "x"),
         ];
         let text = text(&container(&asked, &["CUDA_HOOK_MEMORY=1GiB"]), None);
-        let expected =
-            "container = \"trainer\"\n\n[limits]\nmemory = \"2GiB\"\nsm = \"30\"\nspill = true\n";
+        let expected = "container = \"trainer\"\nsealed = true\n\n[limits]\nmemory = \"2GiB\"\nsm = \"30\"\nspill = true\n";
         assert_eq!(text.unwrap().unwrap(), expected);
     }
 
@@ -201,7 +204,7 @@ mod tests {
         let name = "ab".repeat(32);
         assert_eq!(
             limited,
-            format!("container = \"{name}\"\n\n[limits]\nsm = \"20\"\n")
+            format!("container = \"{name}\"\nsealed = true\n\n[limits]\nsm = \"20\"\n")
         );
         assert_eq!(
             text(&container(&[], &["CUDA_HOOK_LOG=info"]), None),
@@ -240,7 +243,7 @@ mod tests {
         );
         let limited = limited.unwrap().unwrap();
         assert!(
-            limited.starts_with("container = \"y\"\nstrict = true\n"),
+            limited.starts_with("container = \"y\"\nsealed = true\nstrict = true\n"),
             "{limited}"
         );
         let both = text(&container(&[("cuda-hook.sm", "20")], &[]), Some(&slice));

@@ -2,50 +2,58 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::bundle::{Container, State};
+use super::labels::{self, Labels};
 use super::root::{Access, Root};
-use super::{LIBRARY, PRELOADS, STATE, config, image};
-use crate::args::{OciHookArgs, OciHookCommand};
+use super::{
+    CONFIG, LIBRARY, PRELOAD_VARIABLE, PRELOADS, PRELOADS_ALONE, STATE, config, image,
+    names_library,
+};
+use crate::args::{OciHookArgs, OciHookCommand, Preload};
 use crate::artefacts::{self, Artefacts};
 use crate::failure::Failure;
+use crate::folders::{self, failed, lend};
 use crate::output;
 
-/// Where the library reads its limits.
-const CONFIG: &str = limiter::config::CONFIG_PATH;
+/// Of a folder's mode (inode(7), S_IWOTH).
+const OTHERS_MAY_WRITE: u32 = 0o002;
 
 /// Limits the container that the runtime is making, prints the hook's own configuration, or looks at an image.
 pub(crate) fn hook(args: &OciHookArgs) -> Result<(), Failure> {
     match &args.command {
         Some(OciHookCommand::Config) => print_config(&args.dir),
         Some(OciHookCommand::Examine(args)) => image::examine(args),
-        None => called(&args.dir, args.config.as_deref()),
+        None => called(args),
     }
 }
 
-fn called(dir: &Path, slice: Option<&Path>) -> Result<(), Failure> {
+fn called(args: &OciHookArgs) -> Result<(), Failure> {
     let state = State::read()?;
-    let made = folder_of(dir, &state);
+    let made = folder_of(&args.dir, &state);
     if state.status == "stopped" {
         return tidy(&made);
     }
     let container = state.container()?;
-    let Some(file) = config::of(&state, &container, slice)? else {
+    let Some(file) = config::of(&state, &container, args.config.as_deref())? else {
         return Ok(());
     };
-    inject((&state, &container), &file, dir, &made).inspect_err(|_| {
+    let injected =
+        inject((&state, &container), &file, &args.dir, &made).and_then(|root| match args.preload {
+            Preload::File => preload_by_file(&root, &made),
+            Preload::Environment => check_environment(&container),
+        });
+    injected.inspect_err(|_| {
         // Of a container that does not start the runtime tells no hook that it has stopped; why it does not is what counts.
         drop(tidy(&made));
     })
 }
 
-/// The folder of what is made for a container, which no container sees: beside that of the shared state.
+/// The folder of what is made for a container.
 fn folder_of(dir: &Path, state: &State) -> PathBuf {
-    let mut name = dir.file_name().unwrap_or_default().to_owned();
-    name.push("-containers");
-    dir.with_file_name(name).join(&state.id)
+    folders::of_containers(dir).join(&state.id)
 }
 
 fn tidy(folder: &Path) -> Result<(), Failure> {
@@ -55,38 +63,61 @@ fn tidy(folder: &Path) -> Result<(), Failure> {
     }
 }
 
+/// Mounts all but what preloads the library.
 fn inject(
     (state, container): (&State, &Container),
     file: &config::File,
     dir: &Path,
     made: &Path,
-) -> Result<(), Failure> {
+) -> Result<Root, Failure> {
     let (path, library) = (state.root(container), Artefacts::locate()?.preload()?);
     image::check(&path, &container.process, &library)?;
     let root = Root::open(&path).map_err(failed(&path))?;
-    let (config, preloads) = (made.join("config.toml"), made.join("ld.so.preload"));
-    let of_image = root.read(PRELOADS).map_err(failed(PRELOADS))?;
+    let config = made.join("config.toml");
     write(&config, &file.text()?)?;
-    write(&preloads, &with_library(&of_image))?;
     config::check(&config)?;
-    // Programs of all users meet there; the kernel's sticky bit keeps them from removing each other's.
-    lend(dir, 0o1777)?;
-    lend(&dir.join(file.container()), 0o777)?;
-    let mounts = [
-        (library.as_path(), LIBRARY, Access::Read),
-        (dir, STATE, Access::Write),
-        (config.as_path(), CONFIG, Access::Read),
-        (preloads.as_path(), PRELOADS, Access::Read),
-    ];
-    for (source, target, access) in mounts {
-        let bound = root.bind(source, target, access);
-        bound.map_err(|error| {
-            Failure::failed(format_args!(
-                "cannot mount {target} into the container: {error}"
-            ))
-        })?;
+    if let Some(labels) = Labels::of(container, file.container()) {
+        write(&made.join(labels::FILE), &output::json_line(&labels)?)?;
     }
-    Ok(())
+    lend(dir, folders::STATE_MODE)?;
+    check_lent(dir)?;
+    lend(&dir.join(file.container()), 0o777)?;
+    bind(&root, &library, LIBRARY, Access::Read)?;
+    bind(&root, dir, STATE, Access::Write)?;
+    bind(&root, &config, CONFIG, Access::Read)?;
+    Ok(root)
+}
+
+/// The loader of each of the container's programs reads a file, and finds the library named there.
+fn preload_by_file(root: &Root, made: &Path) -> Result<(), Failure> {
+    let preloads = made.join("ld.so.preload");
+    let mut of_image = root.read(PRELOADS).map_err(failed(PRELOADS))?;
+    if of_image == PRELOADS_ALONE {
+        // A slice's description has mounted this over what the image has there.
+        of_image = root.read_under_mounts(PRELOADS).map_err(failed(PRELOADS))?;
+    }
+    write(&preloads, &with_library(&of_image))?;
+    bind(root, &preloads, PRELOADS, Access::Read)
+}
+
+/// Whoever describes the container must have set the variable: a hook cannot.
+fn check_environment(container: &Container) -> Result<(), Failure> {
+    let preloads = container.process.variable(PRELOAD_VARIABLE);
+    if preloads.is_some_and(names_library) {
+        return Ok(());
+    }
+    Err(Failure::failed(format_args!(
+        "{PRELOAD_VARIABLE} of the container does not name {LIBRARY}: it is to be preloaded by the environment; leave the variable to the slice"
+    )))
+}
+
+fn bind(root: &Root, source: &Path, target: &str, access: Access) -> Result<(), Failure> {
+    let bound = root.bind(source, target, access);
+    bound.map_err(|error| {
+        Failure::failed(format_args!(
+            "cannot mount {target} into the container: {error}"
+        ))
+    })
 }
 
 /// What the image preloads, behind ours.
@@ -99,31 +130,23 @@ fn with_library(of_image: &str) -> String {
 fn write(path: &Path, text: &str) -> Result<(), Failure> {
     let written = path
         .parent()
-        .map_or(Ok(()), |folder| {
-            fs::DirBuilder::new()
-                .recursive(true)
-                .mode(0o711)
-                .create(folder)
-        })
+        .map_or(Ok(()), folders::keep)
         .and_then(|()| fs::write(path, text))
         .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(0o644)));
     written.map_err(failed(path))
 }
 
-/// A folder for several users. One that is there already is whose it is, and as it is.
-fn lend(folder: &Path, mode: u32) -> Result<(), Failure> {
-    match fs::create_dir(folder) {
-        Ok(()) => {
-            fs::set_permissions(folder, fs::Permissions::from_mode(mode)).map_err(failed(folder))
-        }
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        Err(error) => Err(failed(folder)(error)),
+/// Refuses a folder of the shared state in which a user of the container could keep no books: the library would keep them elsewhere, with a
+/// quota of that user's own.
+fn check_lent(dir: &Path) -> Result<(), Failure> {
+    let mode = fs::metadata(dir).map_err(failed(dir))?.mode();
+    if mode & OTHERS_MAY_WRITE != 0 {
+        return Ok(());
     }
-}
-
-fn failed(path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Failure {
-    let shown = path.as_ref().display().to_string();
-    move |error| Failure::failed(format_args!("{shown}: {error}"))
+    Err(Failure::failed(format_args!(
+        "{}: only its owner may write there, and a container's other users would each have a quota of their own; chmod 1777 it",
+        dir.display()
+    )))
 }
 
 /// The hook's own description (oci-hooks(5)).
@@ -140,6 +163,17 @@ fn print_config(dir: &Path) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_folder_in_which_only_root_may_write_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let set = |mode| fs::set_permissions(folder.path(), fs::Permissions::from_mode(mode));
+        set(folders::STATE_MODE).unwrap();
+        check_lent(folder.path()).unwrap();
+        set(0o755).unwrap();
+        let refused = check_lent(folder.path()).unwrap_err().to_string();
+        assert!(refused.contains("chmod 1777"), "{refused}");
+    }
 
     #[test]
     fn what_an_image_preloads_stays_behind_ours() {

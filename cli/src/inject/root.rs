@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, mkdirat, openat, openat2};
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, mount_bind, mount_remount};
+use rustix::mount::{MountFlags, OpenTreeFlags, mount_bind, mount_remount, open_tree};
 
 /// The root file system.
 pub(crate) struct Root(OwnedFd);
@@ -70,6 +70,13 @@ impl Root {
             Err(Errno::NOENT) => Ok(String::new()),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// The same of the root file system alone, without what is mounted on it.
+    pub(crate) fn read_under_mounts(&self, path: &str) -> io::Result<String> {
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        let at = descriptor_path(&self.0);
+        Self(open_tree(CWD, at, flags)?).read(path)
     }
 
     /// Mounts a file or folder of the node's at a path of the container.

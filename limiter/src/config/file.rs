@@ -15,6 +15,7 @@ pub(super) struct ConfigFile {
     pub(super) container: Option<Setting>,
     pub(super) driver: Option<Setting>,
     pub(super) strict: Option<Setting>,
+    pub(super) sealed: Option<Setting>,
     pub(super) limits: RawLayer,
 }
 
@@ -75,8 +76,9 @@ fn read(path: &Path, text: &str) -> Result<ConfigFile, Refusal> {
             "container" => config.container = Some(root.scalar((key, value))?),
             "driver" => config.driver = Some(root.scalar((key, value))?),
             "strict" => config.strict = Some(root.flag((key, value))),
+            "sealed" => config.sealed = Some(root.flag((key, value))),
             "limits" => config.limits = root.table((key, value))?.layer()?,
-            _ => return Err(root.unknown(key, "container, driver, strict, limits")),
+            _ => return Err(root.unknown(key, "container, driver, strict, sealed, limits")),
         }
     }
     Ok(config)

@@ -209,6 +209,29 @@ fn a_containers_name_in_the_file_stands() {
 }
 
 #[test]
+fn a_sealed_file_is_the_one_that_counts_and_its_books_are_where_all_containers_have_theirs() {
+    let sealed = "sealed = true\n[limits]\nmemory = \"1GiB\"";
+    let dir = |environment: &[(&str, &str)]| settings(environment, Some(sealed)).map(|it| it.dir);
+    assert_eq!(dir(&[]).unwrap(), Path::new(RUN_DIR));
+    assert_eq!(
+        dir(&[("CUDA_HOOK_DIR", RUN_DIR)]).unwrap(),
+        Path::new(RUN_DIR)
+    );
+    let own = tempfile::tempdir().unwrap();
+    let own_config = own.path().join("own.toml");
+    fs::write(&own_config, "").unwrap();
+    for (name, value) in [
+        ("CUDA_HOOK_DIR", own.path()),
+        ("CUDA_HOOK_CONFIG", own_config.as_path()),
+    ] {
+        let value = value.to_str().unwrap();
+        let line = refused(&[(name, value)], Some(sealed));
+        assert!(line.contains("is sealed"), "{line}");
+        assert!(settings(&[(name, value)], Some("sealed = false")).is_ok());
+    }
+}
+
+#[test]
 fn strict_is_what_either_source_says_and_neither_takes_it_back() {
     let is_strict = |environment: &[(&str, &str)], file: &str| {
         settings(environment, Some(file)).unwrap().strict
@@ -373,7 +396,7 @@ fn every_bad_line_of_the_file_is_refused_with_its_number_and_key() {
     for (file, wanted) in [
         (
             "memory = 1\n",
-            "config.toml:1: memory: is not a known key; allowed: container, driver, strict, limits",
+            "config.toml:1: memory: is not a known key; allowed: container, driver, strict, sealed, limits",
         ),
         (
             "[limits]\nmemroy = 1\n",

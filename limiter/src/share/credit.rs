@@ -1,7 +1,7 @@
 //! GPU time in hand: what a thread has set aside for its next launches on a stream, so that these ask nobody.
 //!
 //! A launch of short kernels sets aside time for the ones behind it, too: a part of what the thread has launched since its process last
-//! had nothing on the GPU. They are priced and taken off the credit, and that is all: no clock, no event, no word that others write. When it
+//! had nothing on the GPU for a while. They are priced and taken off the credit, and that is all: no clock, no event, no word that others write. When it
 //! is used up, or has ceased to count, the next launch asks again, and the event behind that one tells that all before it have ended.
 //!
 //! Threads have nothing of it in common: what they have, the bucket and the window that it was set aside from, is modelled in `models.rs`.
@@ -31,7 +31,7 @@ pub struct Credit {
 /// Credit ceases to count with any of these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Stamp {
-    /// How often the process has had nothing on the GPU.
+    /// How often the process has had nothing on the GPU for a while.
     pub(super) rests: u64,
     /// Up to when somebody has the GPU to itself, or had.
     pub(super) leased_until_ns: u64,

@@ -29,7 +29,11 @@ pub(super) struct Device {
     pub(super) outstanding: AtomicU32,
     /// What runs on credit has ended by then, where nothing is outstanding any more; 0: nothing does.
     lingers_until_ns: AtomicU64,
-    /// How often nothing was left. It begins anywhere, so that credit of one process is none of another's that was forked from it.
+    /// Since when nothing is left; 0: something is, or `rests` has counted it.
+    resting_since_ns: AtomicU64,
+    /// When another process was last seen to use the GPU, or another container to want it; 0: none was.
+    contended_ns: AtomicU64,
+    /// How often nothing was left for long enough that credit ceases to count. It begins anywhere, so that credit of one process is none of another's that was forked from it.
     rests: AtomicU64,
     /// Since when there always was one, or one waited for another's lease; 0: neither.
     wanting_since_ns: AtomicU64,
@@ -73,6 +77,10 @@ const LEASE_LOOK_NS: u64 = 100_000;
 pub(super) const LATE_NS: u64 = 1_000_000;
 /// For so long after its last launch's end.
 const REST_NS: u64 = 100_000;
+/// Credit outlives a rest that is shorter, of a process alone: a GPU that runs each kernel before the next is launched rests between any two.
+const CREDIT_OUTLIVES_NS: u64 = 1_000_000;
+/// It is alone when no other one has used the GPU, and no other container wanted it, for so long. Others would not know of what is launched on credit after a rest.
+const ALONE_NS: u64 = 1_000_000_000;
 /// The virtual clock is not advanced more often.
 const TICK_NS: u64 = 50_000;
 
@@ -88,6 +96,8 @@ impl Device {
             ticked_ns: AtomicU64::new(now.get()),
             outstanding: AtomicU32::new(0),
             lingers_until_ns: AtomicU64::new(0),
+            resting_since_ns: AtomicU64::new(0),
+            contended_ns: AtomicU64::new(0),
             rests: AtomicU64::new(seed),
             wanting_since_ns: AtomicU64::new(0),
             unmeasured: AtomicU32::new(0),
@@ -236,12 +246,32 @@ impl Device {
         held
     }
 
+    /// Who wants the GPU now.
+    pub(super) fn wanting(&self, now: MonotonicNs) -> Wanting {
+        let wanting = self.board.wanting(now);
+        if wanting.is_contended() {
+            self.contended_ns.store(now.get(), Ordering::Relaxed);
+        }
+        wanting
+    }
+
+    /// Whether no other process uses the GPU, or has of late.
+    pub(super) fn is_alone(&self, now: MonotonicNs) -> bool {
+        if self.board.is_shared(now) {
+            self.contended_ns.store(now.get(), Ordering::Relaxed);
+        }
+        let is_contended = self.wanting(now).is_contended();
+        let contended_ns = self.contended_ns.load(Ordering::Relaxed);
+        !is_contended && now.get() >= contended_ns.saturating_add(ALONE_NS)
+    }
+
     pub(super) fn begin(&self, is_measured: bool, charged: GpuNs, now: MonotonicNs) {
         if !is_measured {
             self.unmeasured.fetch_add(1, Ordering::Relaxed);
             self.progress_ns.store(now.get(), Ordering::Relaxed);
         }
         if self.outstanding.fetch_add(1, Ordering::AcqRel) == 0 {
+            self.resting_since_ns.store(0, Ordering::Relaxed);
             self.want(now);
             self.board.set_busy(now);
             self.tick(now);
@@ -277,30 +307,51 @@ impl Device {
         self.lingers_until_ns.store(until.get(), Ordering::Relaxed);
     }
 
-    /// Whether launches on credit may run still, behind the last one that was seen to end.
+    /// Whether launches on credit may run still, or may be made: to be asked again soon.
     pub(super) fn lingers(&self, now: MonotonicNs) -> bool {
         let until = self.lingers_until_ns.load(Ordering::Relaxed);
-        if until == 0 || now.get() < until {
-            return until != 0;
+        if now.get() < until {
+            return true;
         }
-        self.lingers_until_ns.store(0, Ordering::Relaxed);
-        if self.outstanding.load(Ordering::Acquire) == 0 {
-            self.rest(now);
+        if until != 0 {
+            self.lingers_until_ns.store(0, Ordering::Relaxed);
+            if self.outstanding.load(Ordering::Acquire) == 0 {
+                self.rest(now);
+            }
+        }
+        self.rests_briefly(now)
+    }
+
+    /// Whether nothing is left since so shortly that credit still counts. After that it does not.
+    fn rests_briefly(&self, now: MonotonicNs) -> bool {
+        let since = &self.resting_since_ns;
+        let since_ns = since.load(Ordering::Relaxed);
+        if since_ns == 0 {
+            return false;
+        }
+        if now.get() < since_ns.saturating_add(CREDIT_OUTLIVES_NS) && self.is_alone(now) {
+            return true;
+        }
+        let counted = since.compare_exchange(since_ns, 0, Ordering::Relaxed, Ordering::Relaxed);
+        if counted.is_ok() {
+            self.rests.fetch_add(1, Ordering::Relaxed);
         }
         false
     }
 
     /// Nothing of this process is on the GPU.
     fn rest(&self, now: MonotonicNs) {
-        self.rests.fetch_add(1, Ordering::Relaxed);
+        self.resting_since_ns.store(now.get(), Ordering::Relaxed);
         self.wanting_since_ns.store(0, Ordering::Relaxed);
         self.board.set_outstanding(self.window.rest());
         self.board.set_idle();
+        self.rests_briefly(now);
         if self.window.waiting_since_ns.load(Ordering::Relaxed) == 0 {
             self.board.want_until(now.saturating_add_ns(REST_NS));
         }
         // A launch may have begun between the two: its word is the last.
         if self.outstanding.load(Ordering::Acquire) > 0 {
+            self.resting_since_ns.store(0, Ordering::Relaxed);
             self.board.set_busy(now);
         }
     }

@@ -562,6 +562,52 @@ fn nearly_all_launches_of_short_kernels_go_on_credit() {
     assert!(gone > 8 * asked, "{gone} went on credit, {asked} asked");
 }
 
+/// As where each kernel has ended before the next is launched.
+#[test]
+fn credit_outlives_brief_rests() {
+    let Container {
+        share,
+        dir: _dir,
+        ledger: _ledger,
+    } = container(percent("99"));
+    let mut credit = nothing(&share);
+    let (running, mut now) = with_credit(&share, &mut credit, clock::monotonic());
+    share.completed(running, None, now);
+    let (mut gone, mut asked) = (0, 0);
+    for _ in 0..100 {
+        now = now.saturating_add_ns(MS / 2);
+        share.heartbeat(now);
+        gone += on_credit(&share, &mut credit);
+        asked += 1;
+        let Admit::Granted(reservation) = share.admit(&mut credit, KEY, now) else {
+            panic!("it uses less than its cap");
+        };
+        share.completed(reservation, None, now);
+    }
+    assert!(gone > 8 * asked, "{gone} went on credit, {asked} asked");
+}
+
+/// It would not know of what is launched on it.
+#[test]
+fn credit_ends_with_a_rest_where_another_container_has_wanted_the_gpu() {
+    let Container {
+        share,
+        dir,
+        ledger: _ledger,
+    } = container(percent("99"));
+    let (_other_ledger, other) = join(dir.path(), "b", percent("50"));
+    let mut credit = nothing(&share);
+    let (running, now) = with_credit(&share, &mut credit, clock::monotonic());
+    let others = other.acquire(&mut nothing(&other), KEY, now);
+    let launched = share.acquire(&mut credit, KEY, now);
+    share.completed(running, None, now);
+    share.completed(launched, None, now);
+    other.completed(others, None, now);
+    let ended = now.saturating_add_ns(10 * MS);
+    assert!(!share.heartbeat(ended));
+    assert_eq!(on_credit(&share, &mut credit), 0);
+}
+
 #[test]
 fn what_goes_on_credit_was_charged_and_is_counted() {
     let Container {
@@ -582,9 +628,10 @@ fn what_goes_on_credit_was_charged_and_is_counted() {
     assert!((launched_ns..=launched_ns + 200_000).contains(&charged_ns));
     share.completed(first, None, now);
     share.completed(later, None, now);
-    let rested = now.saturating_add_ns(10 * MS);
     assert!(share.heartbeat(now), "what went on credit may run still");
-    assert!(!share.heartbeat(rested));
+    let ended = now.saturating_add_ns(10 * MS);
+    assert!(share.heartbeat(ended), "others may be made on credit");
+    assert!(!share.heartbeat(ended.saturating_add_ns(MS)));
     assert_eq!(on_credit(&share, &mut credit), 0, "it ended with the work");
     share.give_back(&mut credit);
     assert_eq!(share.usage(0).charged_ns, launched_ns);

@@ -10,7 +10,7 @@ use limiter::control;
 use limiter::ledger::Ledger;
 use limiter::price::KernelKey;
 use limiter::share::{Admit, Credit, Reservation, Share};
-use limiter::timing::{Stood, Timing};
+use limiter::timing::{DeviceClock, Stood, Timing};
 use limiter::units::{DeviceUuid, GpuNs, MonotonicNs, Percent};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -22,8 +22,8 @@ use tempfile::TempDir;
 const DEVICE: DeviceUuid = DeviceUuid::from_bytes([0; 16]);
 /// Its index in the ledger and the share.
 const INDEX: usize = 0;
-/// As `cuda-hook` does (`completion.rs`).
-const LOOK_EVERY_NS: u64 = 100_000;
+/// As `cuda-hook` does (`timeline.rs`).
+const ORIGIN_NS_MAX: u64 = 1_000_000_000;
 /// A board counts silence from zero on: the run's clock begins later.
 const BEGIN_NS: u64 = 1_000_000_000_000;
 
@@ -155,13 +155,15 @@ impl Limited {
         let ledger = Ledger::attach(&dir, &container, &[(DEVICE, None)]).unwrap();
         let seed = self.seed.wrapping_add(seat.process as u64 + 1) << 32;
         let now = monotonic(now_ns);
-        let share = Share::attach(&ledger, &dir, &[limits(seat.limits)], now, seed);
+        let share = Share::attach(&ledger, &dir, &[limits(seat.limits)], now, seed).unwrap();
         Member {
             process: seat.process,
-            share: share.unwrap(),
             reservations: BTreeMap::new(),
             credits: BTreeMap::new(),
             granted: None,
+            look_every_ns: share.look_every_ns(now),
+            share,
+            clock: (0, DeviceClock::default()),
             ledger,
             without: self.without,
             left: Rc::clone(&self.left),
@@ -179,12 +181,23 @@ struct Member {
     credits: BTreeMap<usize, Credit>,
     /// Of the launch that is on its way to the driver.
     granted: Option<Reservation>,
+    look_every_ns: u64,
+    /// Since when it counts, by the device's clock, and how that stands to the host's.
+    clock: (u64, DeviceClock),
     ledger: Ledger,
     without: Option<Mechanism>,
     left: Left,
 }
 
 impl Member {
+    /// When a timed launch ended that was seen to have ended just now.
+    fn ended_at(&mut self, device_ns: u64, now: MonotonicNs) -> MonotonicNs {
+        if device_ns.saturating_sub(self.clock.0) > ORIGIN_NS_MAX {
+            self.clock = (device_ns, DeviceClock::default());
+        }
+        self.clock.1.host_time(device_ns as i64, now)
+    }
+
     fn key(&self, launch: &Launch) -> KernelKey {
         KernelKey(match self.without {
             Some(Mechanism::Prices) => 1,
@@ -262,7 +275,10 @@ impl Controller for Member {
 
     fn ended(&mut self, ended: &Ended, view: &mut View) {
         let now = monotonic(view.now_ns());
-        let timing = ended.timing.map(|timing| Timing {
+        let ended_at = ended
+            .timing
+            .map(|timing| self.ended_at(timing.ended_ns, now));
+        let timing = ended.timing.zip(ended_at).map(|(timing, ended_at)| Timing {
             between: GpuNs::new(timing.elapsed_ns),
             stood: if timing.stood_behind {
                 Stood::Behind
@@ -271,7 +287,7 @@ impl Controller for Member {
                     lead_ns: timing.lead_ns,
                 }
             },
-            ended_at: now,
+            ended_at,
             part: Some(GpuNs::new(timing.part_ns)),
         });
         if let Some(reservation) = self.reservations.remove(&ended.launch)
@@ -282,7 +298,7 @@ impl Controller for Member {
     }
 
     fn look_every_ns(&self) -> Option<u64> {
-        Some(LOOK_EVERY_NS)
+        Some(self.look_every_ns)
     }
 
     fn looked(&mut self, view: &mut View) -> bool {
@@ -291,6 +307,7 @@ impl Controller for Member {
         if let Some(reservation) = self.reservations.values().next() {
             self.share.began(reservation, now);
         }
+        self.look_every_ns = self.share.look_every_ns(now);
         self.share.heartbeat(now)
     }
 }
