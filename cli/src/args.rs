@@ -11,6 +11,7 @@ use std::time::Duration;
 use clap::{ArgGroup, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use examples::*;
+use limiter::config::ContainerName;
 
 /// Share one NVIDIA GPU between programs: a memory quota and an SM share for each of them.
 ///
@@ -344,7 +345,7 @@ pub(crate) struct ExamineArgs {
 /// Watch over the containers of a node: metrics for Prometheus, `status` and `set` for other programs
 ///
 /// One process per node, or per folder of the shared state, which it makes where it is missing. It frees the places of processes that
-/// have died, answers /metrics (Prometheus text, or OpenMetrics where that is asked for) and /healthz on --listen, and on --socket these,
+/// have died, removes what containers have left that ended a while ago, answers /metrics (Prometheus text, or OpenMetrics where that is asked for) and /healthz on --listen, and on --socket these,
 /// `GET /status`, which is `cuda-hook status --json`, and `POST /set` with {"container": "trainer-7", "memory": "6GiB", "sm": 30}, which is
 /// `cuda-hook set --json`. Programs do not need it: it may end at any time, and nothing changes for them. It ends on SIGTERM and SIGINT,
 /// and says what happens on standard error, a line an event.
@@ -366,6 +367,10 @@ pub(crate) struct AgentArgs {
         default_value = "/run/cuda-hook-agent/socket"
     )]
     pub(crate) socket: PathBuf,
+
+    /// How long a container that has ended stays in `status` and in the metrics: 1ms to 3600s
+    #[arg(long, value_name = "TIME", default_value = "600s", value_parser = crate::ticks::period)]
+    pub(crate) keep_ended: Duration,
 
     #[command(subcommand)]
     pub(crate) command: Option<AgentCommand>,
@@ -398,6 +403,13 @@ pub(crate) enum AgentCommand {
     /// Free the places of the dead in one file of the shared state
     #[command(hide = true)]
     Reap { file: PathBuf },
+    /// Remove what a container has left that has ended
+    #[command(hide = true)]
+    Forget {
+        dir: PathBuf,
+        container: ContainerName,
+        mark: String,
+    },
 }
 
 /// Print what a shell completes this command's words by

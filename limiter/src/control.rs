@@ -97,8 +97,9 @@ pub fn change(
         container: container.clone(),
         dir: dir.to_owned(),
     };
-    let file: Mapping<ContainerFile> =
-        Mapping::open_existing(&ledger::path(dir, container))?.ok_or_else(unknown)?;
+    let path = ledger::path(dir, container);
+    let (file, ()): (Mapping<ContainerFile>, _) =
+        Mapping::open_existing(&path, |_, _| Ok(()))?.ok_or_else(unknown)?;
     let locked = file.exclusive();
     let _exclusive = locked.map_err(|source| file.error("lock", source))?;
     let living = living_slots(&file);

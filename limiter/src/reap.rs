@@ -17,6 +17,7 @@ use crate::ledger;
 use crate::shm::layout::{BoardFile, ContainerFile, Entries};
 use crate::shm::{AttachError, Mapping, Snapshot, effective_uid};
 use crate::slot::{self, Process, has_mapped, living_owner, used};
+use crate::sync::Ordering;
 
 /// The places of a state folder.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,7 +26,28 @@ pub struct Places {
     pub taken: usize,
     /// The files in which the dead have some.
     pub with_dead: Vec<PathBuf>,
+    /// The containers of which nobody has one.
+    pub ended: Vec<Ended>,
 }
+
+/// A container of which nobody has a place: all its processes have ended, or none has begun.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Ended {
+    /// Its name.
+    pub container: ContainerName,
+    /// Another one whenever a process has been there since.
+    pub mark: String,
+}
+
+impl Ended {
+    /// Whether it has a ledger still, or a folder only.
+    pub fn has_ledger(&self) -> bool {
+        self.mark != NO_LEDGER
+    }
+}
+
+/// The mark of a container without a ledger.
+const NO_LEDGER: &str = "none";
 
 /// Looks for the dead in every file of the folder `dir`. Writes nothing and takes no lock; files that cannot be read are left out, as
 /// [`sample::read`](crate::sample::read) names them.
@@ -41,23 +63,82 @@ pub fn look(dir: &Path) -> io::Result<Places> {
     };
     for entry in entries {
         let path = entry?.path();
-        let (file, found) = if board::device_of(&path).is_some() {
-            let found = reader.look::<BoardFile>(&path);
-            (path, found)
+        if board::device_of(&path).is_some() {
+            if let Ok(found) = reader.look::<BoardFile>(&path) {
+                places.add(path, &found);
+            }
         } else if let Some(container) = container_of(&path) {
             let file = ledger::path(dir, &container);
-            let found = reader.look::<ContainerFile>(&file);
-            (file, found)
-        } else {
-            continue;
-        };
-        let Ok((taken, dead)) = found else { continue };
-        places.taken = places.taken.saturating_add(taken);
-        if dead > 0 {
-            places.with_dead.push(file);
+            let found = match reader.look::<ContainerFile>(&file) {
+                Ok(found) => found,
+                Err(error) if is_absent(&error) && path.is_dir() => Found::nothing(),
+                Err(_) => continue,
+            };
+            places.add(file, &found);
+            if found.taken == 0 {
+                let mark = found.mark;
+                places.ended.push(Ended { container, mark });
+            }
         }
     }
     Ok(places)
+}
+
+impl Places {
+    fn add(&mut self, file: PathBuf, found: &Found) {
+        self.taken = self.taken.saturating_add(found.taken);
+        if found.dead > 0 {
+            self.with_dead.push(file);
+        }
+    }
+}
+
+/// What a look at one file has found.
+struct Found {
+    taken: usize,
+    dead: usize,
+    mark: String,
+}
+
+impl Found {
+    fn nothing() -> Self {
+        Self {
+            taken: 0,
+            dead: 0,
+            mark: NO_LEDGER.to_owned(),
+        }
+    }
+}
+
+fn is_absent(error: &AttachError) -> bool {
+    matches!(error, AttachError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
+}
+
+/// Removes the ledger of a container that [`look`] has found ended, unless a process has been there since; whether it has none now. Counters
+/// go with it. Waits for whoever has the file's lock.
+///
+/// Who starts meanwhile has the one ledger or a new one, and never one that nobody else finds: it takes its place under the lock under
+/// which the file goes, and looks whether it is there still.
+///
+/// # Errors
+/// The file cannot be used, or not be removed.
+pub fn remove(dir: &Path, ended: &Ended) -> Result<bool, AttachError> {
+    let path = ledger::path(dir, &ended.container);
+    let opened = Mapping::<ContainerFile>::open_existing(&path, |file, exclusive| {
+        let is_taken = |index: usize| file.owner(index).and_then(slot::owner_of_entry).is_some();
+        if used(&**file).any(is_taken) || mark(file.inode(), &**file) != ended.mark {
+            return Ok(false);
+        }
+        file.remove(exclusive).map(|()| true)
+    })?;
+    Ok(opened.is_none_or(|(_, is_removed)| is_removed))
+}
+
+/// Whoever comes where nobody is takes the first entry.
+pub(crate) fn mark<T: Entries>(inode: u64, file: &T) -> String {
+    let owner = file.owner(0);
+    let generation = owner.map_or(0, |owner| owner.generation.load(Ordering::SeqCst));
+    format!("{inode}-{generation}")
 }
 
 /// Frees the places of the dead in one of the files that [`look`] has named, and says how many they were. Waits for whoever has the
@@ -95,9 +176,9 @@ impl Reader {
     }
 
     /// How many places of a file are taken, and how many of those by the dead.
-    fn look<T: Entries>(&self, path: &Path) -> Result<(usize, usize), AttachError> {
+    fn look<T: Entries>(&self, path: &Path) -> Result<Found, AttachError> {
         let mut file = Snapshot::<T>::read(path)?;
-        let bytes = used(&*file).len().saturating_mul(T::ENTRY_BYTES);
+        let bytes = used(&*file).len().max(1).saturating_mul(T::ENTRY_BYTES);
         let copied = file.read_entries(bytes);
         copied.map_err(|source| AttachError::Io {
             path: path.to_owned(),
@@ -115,11 +196,15 @@ impl Reader {
                 file.inode(),
             )
         };
-        Ok((taken.len(), taken.iter().filter(is_dead).count()))
+        Ok(Found {
+            taken: taken.len(),
+            dead: taken.iter().filter(is_dead).count(),
+            mark: mark(file.inode(), &*file),
+        })
     }
 
     fn reap<T: Entries>(&self, path: &Path) -> Result<usize, AttachError> {
-        let Some(file) = Mapping::<T>::open_existing(path)? else {
+        let Some((file, ())) = Mapping::<T>::open_existing(path, |_, _| Ok(()))? else {
             return Ok(0);
         };
         let locked = file.exclusive();
@@ -193,7 +278,6 @@ mod tests {
     use crate::ledger::Ledger;
     use crate::shm::Shared;
     use crate::slot::occupy;
-    use crate::sync::Ordering;
     use crate::units::{Bytes, DeviceUuid};
 
     fn attach(dir: &Path) -> Ledger {
@@ -291,6 +375,47 @@ mod tests {
             !outside.may_live(&inside, inode),
             "it has the file no longer"
         );
+    }
+
+    fn ended_in(dir: &Path) -> Vec<Ended> {
+        look(dir).unwrap().ended
+    }
+
+    #[test]
+    fn a_container_ends_with_its_last_process_and_its_ledger_can_be_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = attach(dir.path());
+        assert_eq!(ended_in(dir.path()), []);
+        drop(ledger);
+        let found = ended_in(dir.path());
+        assert_eq!(found[0].container.as_str(), "a");
+        assert!(remove(dir.path(), &found[0]).unwrap());
+        assert!(!dir.path().join("a/ledger").exists());
+        let without = ended_in(dir.path());
+        assert_ne!(without, found, "it has no ledger");
+        assert!(remove(dir.path(), &without[0]).unwrap());
+        let _again = attach(dir.path());
+        assert_eq!(ended_in(dir.path()), []);
+    }
+
+    #[test]
+    fn a_ledger_in_which_somebody_is_or_has_been_since_is_not_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(attach(dir.path()));
+        let found = ended_in(dir.path()).remove(0);
+        drop(attach(dir.path()));
+        assert!(!remove(dir.path(), &found).unwrap(), "it was used since");
+        let latest = ended_in(dir.path()).remove(0);
+        assert_ne!(latest, found);
+        // Marked as the file is now, and taken.
+        let ledger = attach(dir.path());
+        let file = &ledger.seat().file;
+        let taken = Ended {
+            mark: mark(file.inode(), &**file),
+            ..latest
+        };
+        assert!(!remove(dir.path(), &taken).unwrap(), "it is used");
+        assert!(dir.path().join("a/ledger").exists());
     }
 
     #[test]

@@ -243,7 +243,7 @@ pub fn read(dir: &Path, now: MonotonicNs) -> Result<Sample, std::io::Error> {
                 sample.boards.extend(board);
                 sample.gpus.extend(gpu);
             }),
-            None => read_container(dir, &path).map(|container| sample.containers.push(container)),
+            None => read_container(dir, &path).map(|container| sample.containers.extend(container)),
         };
         if let Err(reason) = told {
             sample.skipped.push(reason);
@@ -256,8 +256,9 @@ pub fn read(dir: &Path, now: MonotonicNs) -> Result<Sample, std::io::Error> {
     Ok(sample)
 }
 
-/// The container whose folder `path` is, or why it is none.
-fn read_container(dir: &Path, path: &Path) -> Result<ContainerSample, String> {
+/// The container whose folder `path` is, or why it is none. One without a ledger is not told of: none of its programs has begun, or it was
+/// [removed](crate::reap::remove).
+fn read_container(dir: &Path, path: &Path) -> Result<Option<ContainerSample>, String> {
     let name = path
         .file_name()
         .and_then(|name| name.to_str())
@@ -265,11 +266,12 @@ fn read_container(dir: &Path, path: &Path) -> Result<ContainerSample, String> {
     let container: ContainerName = name
         .parse()
         .map_err(|error| format!("{}: {error}", path.display()))?;
-    let file = open(dir, &container)
-        .map_err(|error| error.to_string())?
-        .ok_or_else(|| format!("{}: has no ledger", path.display()))?;
+    let opened = open(dir, &container).map_err(|error| error.to_string())?;
+    let Some(file) = opened else {
+        return Ok(None);
+    };
     let living = living(&file);
-    Ok(ContainerSample {
+    Ok(Some(ContainerSample {
         container: name.to_owned(),
         devices: rows(&file)
             .map(|(row, device)| device_sample(&file, row, device, &living))
@@ -280,7 +282,7 @@ fn read_container(dir: &Path, path: &Path) -> Result<ContainerSample, String> {
             .collect(),
         refusals: calls(&file, every(&file).chain([&file.retired])),
         last_refusal: last_refusal(&file),
-    })
+    }))
 }
 
 /// A copy of a container's ledger; `None`: it has none.
@@ -597,7 +599,7 @@ mod tests {
         fs::write(dir.path().join("file"), "x").unwrap();
         let sample = look(dir.path());
         assert_eq!(sample.containers.len(), 1);
-        assert_eq!(sample.skipped.len(), 4);
+        assert_eq!(sample.skipped.len(), 3);
         assert!(
             sample
                 .skipped

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use limiter::ledger::Ledger;
+use limiter::reap;
 use limiter::sample;
 use limiter::units::{Bytes, DeviceUuid};
 
@@ -126,6 +127,11 @@ fn worker() {
                 answer("done");
             }
             "race" => answer(&race(held, &dir, number)),
+            "come-and-go" => {
+                drop(ledger.take());
+                answer(&come_and_go(&dir, max, number));
+                ledger = Some(attach(&dir, max));
+            }
             "lose-locks" => {
                 drop(File::open(dir.join("race/ledger")).unwrap());
                 answer("lost");
@@ -195,6 +201,21 @@ fn race(ledger: &Ledger, dir: &Path, rounds: u64) -> String {
     format!("{granted} {refused} {exceeded}")
 }
 
+/// Attaches anew `rounds` times, and races once each time; sums of what [`race`] answers.
+fn come_and_go(dir: &Path, max: u64, rounds: u64) -> String {
+    let mut sums = [0; 3];
+    for _ in 0..rounds {
+        add(&mut sums, &race(&attach(dir, max), dir, 1));
+    }
+    sums.map(|sum| sum.to_string()).join(" ")
+}
+
+fn add(sums: &mut [u64; 3], answer: &str) {
+    for (sum, number) in sums.iter_mut().zip(answer.split(' ')) {
+        *sum += number.parse::<u64>().unwrap();
+    }
+}
+
 /// The child lets go of its parent's place, attaches, and must hold nothing; the parent keeps what it had.
 fn in_a_fork(ledger: Ledger, dir: &Path, max: u64) -> Ledger {
     // SAFETY: this process has no other thread that could hold a lock: the harness waits for this test.
@@ -251,24 +272,25 @@ fn in_a_fork_without_its_first_thread(
     unreachable!("a thread that has ended")
 }
 
+/// Processes that may race for `places` chunks, for each of which there is a token.
+fn racers(dir: &Path, processes: usize, places: u64) -> Vec<Worker> {
+    for token in 0..places {
+        fs::create_dir_all(dir.join("tokens").join(token.to_string())).unwrap();
+    }
+    let start = |_| Worker::start(dir, places * CHUNK);
+    (0..processes).map(start).collect()
+}
+
 /// `processes` race for `places` chunks; sums of granted, refused, exceeded.
 fn race_of(processes: usize, places: u64, rounds: u64) -> [u64; 3] {
     let dir = tempfile::tempdir().unwrap();
-    for token in 0..places {
-        fs::create_dir_all(dir.path().join("tokens").join(token.to_string())).unwrap();
-    }
-    let mut workers: Vec<Worker> = (0..processes)
-        .map(|_| Worker::start(dir.path(), places * CHUNK))
-        .collect();
+    let mut workers = racers(dir.path(), processes, places);
     workers
         .iter_mut()
         .for_each(|worker| worker.order(&format!("race {rounds}")));
     let mut sums = [0; 3];
     for worker in &mut workers {
-        let answer = worker.answer();
-        for (sum, number) in sums.iter_mut().zip(answer.split(' ')) {
-            *sum += number.parse::<u64>().unwrap();
-        }
+        add(&mut sums, &worker.answer());
     }
     assert!(attach(dir.path(), places * CHUNK).peak(0) <= Bytes::new(places * CHUNK));
     sums
@@ -299,6 +321,40 @@ fn eight_processes_at_the_edge_never_exceed_it() {
         granted >= 5_000 && refused > 0,
         "{granted} granted, {refused} refused"
     );
+}
+
+/// Three that start and end again and again, and one that removes the ledger whenever nobody has a place in it.
+#[test]
+fn processes_that_start_while_their_ledger_is_removed_share_one() {
+    const ROUNDS: u64 = 4_000;
+    let dir = tempfile::tempdir().unwrap();
+    let mut workers = racers(dir.path(), 3, 1);
+    let mut sums = [0; 3];
+    let mut removed = 0;
+    for worker in &mut workers {
+        worker.order(&format!("come-and-go {ROUNDS}"));
+    }
+    std::thread::scope(|scope| {
+        let racing = scope.spawn(|| workers.iter_mut().map(Worker::answer).collect::<Vec<_>>());
+        while !racing.is_finished() {
+            removed += remove_ended(dir.path());
+        }
+        for answer in racing.join().unwrap() {
+            add(&mut sums, &answer);
+        }
+    });
+    let [granted, refused, exceeded] = sums;
+    assert_eq!((granted + refused, exceeded), (3 * ROUNDS, 0));
+    assert!(removed > 0, "{removed} of {granted}");
+}
+
+/// How many ledgers of ended containers were removed.
+fn remove_ended(dir: &Path) -> u32 {
+    let ended = reap::look(dir).unwrap().ended;
+    let with_ledger = ended.iter().filter(|ended| ended.has_ledger());
+    with_ledger
+        .map(|ended| u32::from(reap::remove(dir, ended).unwrap()))
+        .sum()
 }
 
 #[test]

@@ -52,8 +52,15 @@ impl Agent {
     /// Starts the agent of a machine, and waits until it answers.
     #[track_caller]
     pub fn start(machine: &Machine) -> Self {
+        Self::start_with(machine, &[])
+    }
+
+    /// The same, with these options.
+    #[track_caller]
+    pub fn start_with(machine: &Machine, options: &[&str]) -> Self {
         let (reader, writer) = pipe().expect("a pipe");
         let mut command = command(machine);
+        command.args(options);
         let running = Running::start(command.stdout(Stdio::null()).stderr(writer));
         drop(command); // its end of the pipe
         let (sender, log) = channel();

@@ -321,6 +321,34 @@ fn the_places_of_the_killed_in_another_pid_namespace_are_freed_by_the_hosts_agen
     ));
 }
 
+#[test]
+fn an_ended_container_is_kept_for_a_while_and_then_forgotten() {
+    let machine = Machine::new();
+    let world = World::memory("one", "600MiB");
+    let mut ends = Tenant::with_context(&machine, &world);
+    assert_eq!(ends.alloc("held", "cuMemAlloc_v2", 200 * MIB), 0);
+    let _stays = Tenant::with_context(&machine, &World::memory("two", "600MiB"));
+    let peak = of_one(&machine, "memory_peak_bytes");
+    let processes = |container: &str| format!("cuda_hook_processes{{container=\"{container}\"}}");
+    ends.end();
+    let patient = Agent::start(&machine);
+    assert!(patient.value(&peak) >= Some(200.0 * MIB as f64));
+    assert_eq!(patient.value(&processes("one")), Some(0.0));
+    patient.end_by(Signal::TERM);
+    let hasty = Agent::start_with(&machine, &["--keep-ended", "1ms"]);
+    hasty.hear("removed what ended container one has left");
+    assert_eq!(hasty.value(&processes("one")), None);
+    assert_eq!(hasty.value(&processes("two")), Some(1.0));
+    assert!(!machine.hook_dir().join("one").exists());
+    assert_eq!(hasty.value("cuda_hook_skipped_entries{}"), Some(0.0));
+    let mut again = Tenant::with_context(&machine, &world);
+    assert_eq!(
+        again.alloc("more", "cuMemAlloc_v2", 600 * MIB),
+        OUT_OF_MEMORY
+    );
+    assert_eq!(hasty.value(&processes("one")), Some(1.0));
+}
+
 /// As a tenant could, to whom the folder is lent.
 #[test]
 fn a_lock_that_is_never_let_go_of_stops_nobodys_metrics() {

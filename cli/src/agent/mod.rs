@@ -4,6 +4,7 @@
 //! state and writes to none: whatever takes their locks runs in a process of its own ([`own_command`]), because a container may hold a
 //! lock for ever, or cut a file short under whoever has it mapped.
 
+mod ending;
 mod http;
 mod metrics;
 mod own_command;
@@ -28,10 +29,16 @@ use http::Node;
 use socket::Socket;
 use tenure::Tenure;
 
-/// Watches until a signal ends it, or frees the places of the dead in one file.
+/// Watches until a signal ends it, or does what an agent has another process do.
 pub(crate) fn agent(args: &AgentArgs) -> Result<(), Failure> {
-    if let Some(AgentCommand::Reap { file }) = &args.command {
-        return reaping::reap(file);
+    match &args.command {
+        None => {}
+        Some(AgentCommand::Reap { file }) => return reaping::reap(file),
+        Some(AgentCommand::Forget {
+            dir,
+            container,
+            mark,
+        }) => return ending::forget(dir, container, mark),
     }
     let dir = folder(args)?;
     let _tenure = Tenure::begin(&dir)?;
@@ -77,7 +84,7 @@ async fn watch(args: &AgentArgs, dir: PathBuf) -> Result<(), Failure> {
     let served = tokio::select! {
         served = metrics => served,
         served = axum::serve(socket.listener()?, http::for_owner(&node)) => served,
-        () = reaping::for_ever(&node) => Ok(()),
+        () = reaping::for_ever(&node, args.keep_ended) => Ok(()),
         signal = ended => {
             tell(format_args!("ends: {signal}"));
             Ok(())

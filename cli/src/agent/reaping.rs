@@ -1,10 +1,11 @@
-//! The places of processes that have died, freed a moment after their death.
+//! The places of processes that have died, freed a moment after their death, and what containers have left, a while after their end.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use limiter::reap;
 
+use super::ending::{self, Endings};
 use super::http::Node;
 use super::{own_command, tell};
 use crate::failure::Failure;
@@ -15,9 +16,10 @@ const WHILE_PROGRAMS_RUN: Duration = Duration::from_secs(1);
 /// Between two looks, while none does.
 const WHILE_NONE_DOES: Duration = Duration::from_secs(10);
 
-/// Looks for the dead again and again, and has another process free their places.
-pub(crate) async fn for_ever(node: &Node) {
+/// Looks for the dead again and again, and has another process free their places; and for containers that ended as long ago as `keep_ended`.
+pub(crate) async fn for_ever(node: &Node, keep_ended: Duration) {
     let mut told = String::new();
+    let mut endings = Endings::default();
     loop {
         // A folder that cannot be listed is told at each scrape.
         let places = reap::look(node.dir()).unwrap_or_default();
@@ -26,12 +28,20 @@ pub(crate) async fn for_ever(node: &Node) {
                 tell_once(&mut told, format!("{}: {failure}", file.display()));
             }
         }
+        for ended in endings.due(places.ended, Instant::now(), keep_ended) {
+            let name = &ended.container;
+            match ending::have_forgotten(node, &ended).await {
+                Ok(true) => tell(format_args!("removed what ended container {name} has left")),
+                Ok(false) => {}
+                Err(failure) => tell_once(&mut told, format!("{name}: {failure}")),
+            }
+        }
         let pause = if places.taken > 0 {
             WHILE_PROGRAMS_RUN
         } else {
             WHILE_NONE_DOES
         };
-        tokio::time::sleep(pause).await;
+        tokio::time::sleep(pause.min(keep_ended)).await;
     }
 }
 

@@ -3,15 +3,17 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
+use std::io;
 use std::path::Path;
 
 use limiter::config::ContainerName;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use super::STATE;
 use super::bundle::{Container, State};
 use crate::failure::Failure;
+use crate::folders::failed;
 use crate::settings;
 
 /// What may be said of a container: a key of the config file, its annotation and its variable.
@@ -28,6 +30,32 @@ const LIMITS: [(&str, &str, &str); 5] = [
 ];
 const NAME: &str = "cuda-hook.container";
 const PREFIX: &str = "cuda-hook.";
+
+/// The file's name in the folder of what is made for a container.
+pub(crate) const FILE: &str = "config.toml";
+
+/// Whether a container was made, and is there still, whose programs share the quota of that name. `folder` is that of what is made for
+/// containers.
+pub(crate) fn is_in_use(folder: &Path, name: &ContainerName) -> Result<bool, Failure> {
+    #[derive(Deserialize)]
+    struct Named {
+        container: String,
+    }
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        entries => entries.map_err(failed(folder))?,
+    };
+    for entry in entries {
+        let path = entry.map_err(failed(folder))?.path().join(FILE);
+        // What is half written, or gone by now, is of a container that does not run.
+        let text = fs::read_to_string(path).unwrap_or_default();
+        let named = toml::from_str::<Named>(&text);
+        if named.is_ok_and(|named| named.container == name.as_str()) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
 
 /// The config file of one container.
 #[derive(Debug, Serialize)]

@@ -73,7 +73,8 @@ fn inject(
     let (path, library) = (state.root(container), Artefacts::locate()?.preload()?);
     image::check(&path, &container.process, &library)?;
     let root = Root::open(&path).map_err(failed(&path))?;
-    let config = made.join("config.toml");
+    let names = folders::lock_names(&folders::of_containers(dir))?;
+    let config = made.join(config::FILE);
     write(&config, &file.text()?)?;
     config::check(&config)?;
     if let Some(labels) = Labels::of(container, file.container()) {
@@ -81,7 +82,8 @@ fn inject(
     }
     lend(dir, folders::STATE_MODE)?;
     check_lent(dir)?;
-    lend(&dir.join(file.container()), 0o777)?;
+    lend(&dir.join(file.container()), folders::CONTAINER_MODE)?;
+    drop(names); // from here on the config file says that the folder is in use
     bind(&root, &library, LIBRARY, Access::Read)?;
     bind(&root, dir, STATE, Access::Write)?;
     bind(&root, &config, CONFIG, Access::Read)?;

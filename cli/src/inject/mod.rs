@@ -3,11 +3,11 @@
 //! A container that was to be limited and cannot be is not started.
 
 pub(crate) mod cdi;
+pub(crate) mod config;
 pub(crate) mod hook;
 pub(crate) mod labels;
 
 mod bundle;
-mod config;
 mod image;
 mod root;
 

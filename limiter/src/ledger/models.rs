@@ -13,7 +13,8 @@ use crate::board::Board;
 use crate::config::{Change, Wanted};
 use crate::control;
 use crate::lending::Physical;
-use crate::shm::become_process;
+use crate::reap;
+use crate::shm::{Mapping, become_process};
 use crate::units::MonotonicNs;
 
 const MAX: u64 = 10;
@@ -303,6 +304,45 @@ fn die_after(process: Process, steps: usize) {
     }
     process.ledger.seat.file.die();
     std::mem::forget(process.ledger);
+}
+
+fn mark_of_ledger() -> String {
+    let path = path(dir(), &container());
+    let opened = Mapping::<ContainerFile>::open_existing(&path, |file, _| {
+        Ok(reap::mark(file.inode(), &**file))
+    });
+    opened.unwrap().unwrap().1
+}
+
+/// A container's ledger is removed while its next programs start: whatever they find, they find the same.
+#[test]
+fn who_starts_while_the_ledger_is_removed_shares_one_with_all_others() {
+    model(|| {
+        drop(Process::start(8).ledger);
+        let ended = reap::Ended {
+            container: container(),
+            mark: mark_of_ledger(),
+        };
+        let remover = thread::spawn(move || {
+            become_process(9);
+            reap::remove(dir(), &ended).unwrap()
+        });
+        let device = Device::default();
+        let starter = thread::spawn({
+            let device = device.clone();
+            move || {
+                let process = Process::start(1);
+                (device.alloc(&process, 6, MAX), process)
+            }
+        });
+        let here = Process::start(2);
+        let granted = device.alloc(&here, 6, MAX);
+        let (other, there) = starter.join().unwrap();
+        remover.join().unwrap();
+        assert!(granted != other, "of 10 bytes 6 were granted to each");
+        device.assert_balanced(&here);
+        device.assert_balanced(&there);
+    });
 }
 
 /// `cuda-hook set --memory`, by a process that has no place in the ledger.

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::MetadataExt;
 use std::ptr::{self, NonNull};
 
 /// Device and inode of an open file.
@@ -14,6 +15,11 @@ pub(super) fn identity(descriptor: RawFd) -> io::Result<(u64, u64)> {
         return Ok((status.st_dev, status.st_ino));
     }
     Err(io::Error::last_os_error())
+}
+
+/// Whether an open file has a name still: one that has none is nobody's but of those who have it open.
+pub(super) fn has_name(file: &File) -> io::Result<bool> {
+    Ok(file.metadata()?.nlink() > 0)
 }
 
 /// Put storage behind a range of a file, extending it where needed.

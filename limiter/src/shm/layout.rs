@@ -376,7 +376,7 @@ const _: () = {
 // SAFETY: `repr(C)`, begins with a `Preamble`, atomics and arrays and structs of them only.
 unsafe impl Shared for ContainerFile {
     const MAGIC: u64 = u64::from_be_bytes(*b"cuhkledg");
-    const LAYOUT_VERSION: u32 = 5;
+    const LAYOUT_VERSION: u32 = 6;
     const HEADER_BYTES: usize = offset_of!(Self, slots);
 
     fn preamble(&self) -> &Preamble {

@@ -1,6 +1,6 @@
 //! A shared file, mapped; the locks on it; a copy of it for who only looks.
 
-use std::fs::{DirBuilder, File, OpenOptions, Permissions};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io;
 use std::ops::Deref;
 use std::os::fd::{AsRawFd, IntoRawFd, RawFd};
@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 
 pub(crate) use super::futex::{futex_wait, futex_wake_all};
-use super::kernel::{fallocate, identity, map, record_lock, unmap};
+use super::kernel::{fallocate, has_name, identity, map, record_lock, unmap};
 use super::process_lock::{ProcessGuard, ProcessLock};
 use super::system::above_programs_numbers;
 use super::{AttachError, Preamble, Shared};
@@ -59,42 +59,40 @@ impl<T: Shared> Mapping<T> {
         path: &Path,
         work: impl FnOnce(&Self, &Exclusive<'_, T>) -> Result<R, AttachError>,
     ) -> Result<(Self, R), AttachError> {
-        Self::of(open_or_create(path)?, path, work)
-    }
-
-    /// Open `path` and check that it is a `T`; `None` where there is no file.
-    pub(crate) fn open_existing(path: &Path) -> Result<Option<Self>, AttachError> {
-        match options().open(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            opened => {
-                let file = opened.map_err(io_error(path, "open"))?;
-                let (mapping, ()) = Self::of(above_programs_numbers(file), path, |_, _| Ok(()))?;
-                Ok(Some(mapping))
+        loop {
+            if let Some(locked) = lock(open_or_create(path)?, path)? {
+                return Self::of(locked, path, work);
             }
         }
     }
 
+    /// Open `path`, check that it is a `T`, and do `work` under the same exclusive lock; `None` where there is no file.
+    pub(crate) fn open_existing<R>(
+        path: &Path,
+        work: impl FnOnce(&Self, &Exclusive<'_, T>) -> Result<R, AttachError>,
+    ) -> Result<Option<(Self, R)>, AttachError> {
+        let file = match options().open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            opened => above_programs_numbers(opened.map_err(io_error(path, "open"))?),
+        };
+        lock(file, path)?
+            .map(|locked| Self::of(locked, path, work))
+            .transpose()
+    }
+
     fn of<R>(
-        file: File,
+        Locked {
+            threads,
+            file,
+            identity,
+        }: Locked,
         path: &Path,
         work: impl FnOnce(&Self, &Exclusive<'_, T>) -> Result<R, AttachError>,
     ) -> Result<(Self, R), AttachError> {
-        let metadata = file.metadata().map_err(io_error(path, "read the size"))?;
-        if !metadata.is_file() {
-            return Err(wrong_layout(path, "is not a file"));
-        }
-        let threads = THREADS.lock();
-        record_lock(
-            file.as_raw_fd(),
-            libc::F_SETLKW,
-            libc::F_WRLCK,
-            EXCLUSIVE_BYTE,
-        )
-        .map_err(io_error(path, "lock"))?;
         complete::<T>(&file, path)?;
         let mapping = Self {
             content: map::<T>(&file).map_err(io_error(path, "map"))?,
-            identity: (metadata.dev(), metadata.ino()),
+            identity,
             descriptor: AtomicI32::new(file.into_raw_fd()),
             path: path.to_owned(),
         };
@@ -106,6 +104,12 @@ impl<T: Shared> Mapping<T> {
         let done = work(&mapping, &exclusive)?;
         drop(exclusive);
         Ok((mapping, done))
+    }
+
+    /// Takes the file's name away: who opens the path from here on makes a new file, and who has opened this one already sees under its
+    /// lock that nobody else will find it. For a file in which nobody has an entry.
+    pub(crate) fn remove(&self, _: &Exclusive<'_, T>) -> Result<(), AttachError> {
+        fs::remove_file(&self.path).map_err(|source| self.error("remove", source))
     }
 
     /// Under the exclusive lock: the file is new, or of this very layout.
@@ -312,9 +316,57 @@ impl<T: Shared> Drop for Exclusive<'_, T> {
     }
 }
 
+/// An open file whose exclusive lock this process has.
+struct Locked {
+    threads: ProcessGuard<'static>,
+    file: File,
+    identity: (u64, u64),
+}
+
+/// Waits for the file's exclusive lock. `None`: it was [removed](Mapping::remove) meanwhile, so that at its path is another one, or none.
+fn lock(file: File, path: &Path) -> Result<Option<Locked>, AttachError> {
+    let metadata = file.metadata().map_err(io_error(path, "read the size"))?;
+    if !metadata.is_file() {
+        return Err(wrong_layout(path, "is not a file"));
+    }
+    let threads = THREADS.lock();
+    record_lock(
+        file.as_raw_fd(),
+        libc::F_SETLKW,
+        libc::F_WRLCK,
+        EXCLUSIVE_BYTE,
+    )
+    .map_err(io_error(path, "lock"))?;
+    let has_name = has_name(&file).map_err(io_error(path, "look at"))?;
+    Ok(has_name.then_some(Locked {
+        threads,
+        file,
+        identity: (metadata.dev(), metadata.ino()),
+    }))
+}
+
 /// The file at `path`, made with its folder where missing, under a high descriptor number.
 fn open_or_create(path: &Path) -> Result<File, AttachError> {
     let folder = path.parent().unwrap_or(path);
+    for _ in 1..REMOVALS_MAX {
+        match try_open_or_create(path, folder) {
+            Err(AttachError::Io { source, .. }) if may_have_been_removed(&source) => {}
+            opened => return opened,
+        }
+    }
+    try_open_or_create(path, folder)
+}
+
+/// So often in a row nobody removes a file under who opens it: what is not found then is something else, as a link that leads nowhere.
+const REMOVALS_MAX: u32 = 100;
+
+/// Whether that is what comes of a file or a folder that was there a moment before.
+fn may_have_been_removed(error: &io::Error) -> bool {
+    use io::ErrorKind::{AlreadyExists, NotFound};
+    matches!(error.kind(), NotFound | AlreadyExists)
+}
+
+fn try_open_or_create(path: &Path, folder: &Path) -> Result<File, AttachError> {
     let lent = lent_mode(folder);
     let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
     made.map_err(io_error(path, "create the folder"))?;

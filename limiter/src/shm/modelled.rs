@@ -24,6 +24,15 @@ loom::thread_local! {
 loom::lazy_static! {
     /// The files of one execution. Never held across anything that loom would interrupt.
     static ref FILES: Mutex<HashMap<PathBuf, Arc<dyn Any + Send + Sync>>> = Mutex::default();
+    /// The files that have no name any more.
+    static ref REMOVED: Mutex<Vec<Arc<dyn Any + Send + Sync>>> = Mutex::default();
+    /// The kernel's lock of a folder: who finds a file in it sees what its maker did before.
+    static ref FOLDER: loom::sync::Mutex<()> = loom::sync::Mutex::new(());
+}
+
+fn in_folder<R>(work: impl FnOnce(&mut HashMap<PathBuf, Arc<dyn Any + Send + Sync>>) -> R) -> R {
+    let _folder = FOLDER.lock().unwrap_or_else(PoisonError::into_inner);
+    work(&mut FILES.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
 /// Numbers of processes that no machine has: nobody finds them in `/proc`.
@@ -80,24 +89,44 @@ impl<T: Shared> Mapping<T> {
         path: &Path,
         work: impl FnOnce(&Self, &Exclusive<'_, T>) -> Result<R, AttachError>,
     ) -> Result<(Self, R), AttachError> {
-        let mapping = Self::at(path)?;
-        let locked = mapping.exclusive();
-        let exclusive = locked.map_err(|source| mapping.error("lock", source))?;
-        let done = work(&mapping, &exclusive)?;
-        drop(exclusive);
-        Ok((mapping, done))
+        loop {
+            let mapping = Self::at(path)?;
+            let locked = mapping.exclusive();
+            let exclusive = locked.map_err(|source| mapping.error("lock", source))?;
+            if mapping.has_name() {
+                let done = work(&mapping, &exclusive)?;
+                drop(exclusive);
+                return Ok((mapping, done));
+            }
+        }
+    }
+
+    fn has_name(&self) -> bool {
+        in_folder(|files| {
+            let named = files.get(&self.path).map(Arc::as_ptr);
+            named.is_some_and(|named| std::ptr::addr_eq(named, Arc::as_ptr(&self.inode)))
+        })
+    }
+
+    pub(crate) fn remove(&self, _: &Exclusive<'_, T>) -> Result<(), AttachError> {
+        let removed = in_folder(|files| files.remove(&self.path));
+        let mut all = REMOVED.lock().unwrap_or_else(PoisonError::into_inner);
+        all.extend(removed);
+        Ok(())
     }
 
     fn at(path: &Path) -> Result<Self, AttachError> {
-        let mut files = FILES.lock().unwrap_or_else(PoisonError::into_inner);
-        let inode = files.entry(path.to_owned()).or_insert_with(|| {
-            Arc::new(Inode {
-                content: T::empty(),
-                exclusive: loom::sync::Mutex::new(()),
-                holders: Default::default(),
-            })
+        let inode = in_folder(|files| {
+            let found = files.entry(path.to_owned()).or_insert_with(|| {
+                Arc::new(Inode {
+                    content: T::empty(),
+                    exclusive: loom::sync::Mutex::new(()),
+                    holders: Default::default(),
+                })
+            });
+            Arc::clone(found)
         });
-        match Arc::clone(inode).downcast() {
+        match inode.downcast() {
             Ok(inode) => Ok(Self {
                 inode,
                 path: path.to_owned(),
@@ -109,12 +138,22 @@ impl<T: Shared> Mapping<T> {
         }
     }
 
-    pub(crate) fn open_existing(path: &Path) -> Result<Option<Self>, AttachError> {
-        let is_there = FILES
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .contains_key(path);
-        is_there.then(|| Self::at(path)).transpose()
+    pub(crate) fn open_existing<R>(
+        path: &Path,
+        work: impl FnOnce(&Self, &Exclusive<'_, T>) -> Result<R, AttachError>,
+    ) -> Result<Option<(Self, R)>, AttachError> {
+        if !in_folder(|files| files.contains_key(path)) {
+            return Ok(None);
+        }
+        let mapping = Self::at(path)?;
+        let locked = mapping.exclusive();
+        let exclusive = locked.map_err(|source| mapping.error("lock", source))?;
+        if !mapping.has_name() {
+            return Ok(None);
+        }
+        let done = work(&mapping, &exclusive)?;
+        drop(exclusive);
+        Ok(Some((mapping, done)))
     }
 
     pub(crate) fn path(&self) -> &Path {
