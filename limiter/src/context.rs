@@ -77,10 +77,11 @@ impl<'a> ContextCost<'a> {
         }
         let word = &self.row.measuring_since_ns;
         let since = word.load(Ordering::SeqCst);
-        // In the future: the clock began anew.
         let since_ns = MonotonicNs::new(since);
-        let is_free =
-            since == 0 || since_ns > now || now.saturating_ns_since(since_ns) > MEASURING_NS_MAX;
+        // Far in the future: the clock began anew. A little: another took its turn after this one had looked at the clock.
+        let is_free = since == 0
+            || since_ns > now.saturating_add_ns(MEASURING_NS_MAX)
+            || now.saturating_ns_since(since_ns) > MEASURING_NS_MAX;
         let is_ours = is_free
             && word
                 .compare_exchange(since, now.get(), Ordering::SeqCst, Ordering::SeqCst)
@@ -221,8 +222,18 @@ mod tests {
         let (_dir, board) = board();
         let cost = board.context_cost(DRIVER);
         let now = clock::monotonic();
-        let _before = cost.try_turn(now.saturating_add_ns(1)).unwrap();
+        let before = now.saturating_add_ns(MEASURING_NS_MAX + 1);
+        let _before = cost.try_turn(before).unwrap();
         assert!(cost.try_turn(now).is_some());
+    }
+
+    #[test]
+    fn a_turn_that_was_taken_since_the_clock_was_read_is_not_over() {
+        let (_dir, board) = board();
+        let cost = board.context_cost(DRIVER);
+        let now = clock::monotonic();
+        let _turn = cost.try_turn(now.saturating_add_ns(1)).unwrap();
+        assert!(cost.try_turn(now).is_none());
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! The memory quota: exact, shared by a container's processes, and what a program is told about it.
 #![cfg(test)]
 
-use shim_tests::{Door, MIB, Machine, Tenant, World, two_gpus};
+use shim_tests::child::can_number;
+use shim_tests::{Door, MIB, Machine, Tenant, World, program, two_gpus};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 const OUT_OF_MEMORY: u64 = 2;
@@ -155,6 +156,38 @@ fn contexts_made_at_once_are_each_charged_their_own() {
     }
     let mut latest = Tenant::with_context(&machine, &container("latest"));
     assert_eq!(latest.free_bytes(), QUOTA_BYTES - context_bytes);
+}
+
+/// The same in containers, where NVML lists none of them by its own number and what a context takes shows only as the board's difference.
+#[test]
+fn contexts_made_at_once_in_containers_are_each_charged_their_own() {
+    if !can_number() {
+        return;
+    }
+    for _ in 0..3 {
+        let machine = Machine::new();
+        let (_bystander, context_bytes) = bystander(&machine);
+        let start = |at: usize| {
+            let mut command = machine.command(&container(&format!("starter-{at}")), "unshare");
+            command
+                .args(["--pid", "--fork", "--mount-proc", "--kill-child"])
+                .arg(program("tenant", Door::Linked))
+                .arg(Door::Linked.name());
+            Tenant::spawn(&mut command)
+        };
+        let mut tenants: Vec<Tenant> = (0..8).map(start).collect();
+        for tenant in &mut tenants {
+            tenant.tell("context");
+        }
+        for tenant in &mut tenants {
+            assert_eq!(tenant.hear(), "0");
+        }
+        let charged: Vec<u64> = tenants
+            .iter_mut()
+            .map(|tenant| QUOTA_BYTES - tenant.free_bytes())
+            .collect();
+        assert_eq!(charged, [context_bytes; 8]);
+    }
 }
 
 /// Physical memory lives on after its release for as long as it is mapped, and so does its charge.
