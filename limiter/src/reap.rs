@@ -274,6 +274,8 @@ fn own_pid(pid: u32) -> Option<u32> {
 #[cfg(not(loom))]
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
     use crate::ledger::Ledger;
     use crate::shm::Shared;
@@ -292,6 +294,14 @@ mod tests {
         let file = &ledger.seat().file;
         occupy(file.owner(1).unwrap(), process);
         file.preamble().entries_high.store(2, Ordering::SeqCst);
+    }
+
+    /// `scripts/test` counts these lines; the harness would not show what is printed.
+    fn say_skipped() {
+        let thread = std::thread::current();
+        let test = thread.name().unwrap_or_default();
+        let line = format!("NOT CHECKED: test {test}: nobody can be looked up here\n");
+        io::stderr().write_all(line.as_bytes()).unwrap();
     }
 
     /// Of this pid namespace, and ended long ago.
@@ -316,7 +326,7 @@ mod tests {
         assert!(look(dir.path()).unwrap().with_dead.is_empty());
         let dead = ended(&Reader::new());
         if dead.pid_namespace == 0 {
-            return; // nobody can be looked up here
+            return say_skipped();
         }
         without_lock(&ledger, &dead);
         let file = dir.path().join("a/ledger");
@@ -362,7 +372,7 @@ mod tests {
         let ledger = attach(dir.path());
         let (inode, inside) = (ledger.seat().file.inode(), Process::current());
         if inside.pid_namespace == 0 {
-            return; // nobody can be looked up here
+            return say_skipped();
         }
         let mut outside = Reader {
             process: inside,

@@ -2,7 +2,7 @@
 //! their own.
 
 use crate::build::artefacts;
-use crate::child::{DEADLINE, can_look_up, ends_within, try_open_pidfd};
+use crate::child::{DEADLINE, ends_within, finds_itself, try_open_pidfd};
 use crate::trace::Trace;
 use crate::world::World;
 use gpu_sim::client::{self, Environment};
@@ -230,7 +230,7 @@ impl Machine {
 
     fn check_that_nothing_is_left(&mut self) {
         drop(self.truth.take());
-        if !can_look_up() {
+        if !finds_itself() {
             return; // whose end to wait for cannot be found out
         }
         for pid in self.processes_left() {
