@@ -147,6 +147,51 @@ class Package(unittest.TestCase):
                 self.assertNotIn(str(place).encode() + b"/", content, f"{file.relative_to(self.root)} names {place}")
 
 
+class Installed(unittest.TestCase):
+    """By dpkg, into roots that have the C library of a Debian release and nothing else."""
+
+    def root_of(self, release: str) -> Path:
+        scratch = tempfile.TemporaryDirectory()
+        self.addCleanup(scratch.cleanup)
+        root = Path(scratch.name) / "root"
+        shutil.copytree(WORK / release, root, symlinks=True, ignore=shutil.ignore_patterns("apt", "done"))
+        for folder in ("lib", "lib64"):  # of Debian's base-files, since these folders are below /usr
+            if not (root / folder).exists():
+                (root / folder).symlink_to(f"usr/{folder}")
+        for folder in ("info", "updates", "triggers"):
+            (root / "var/lib/dpkg" / folder).mkdir(parents=True)
+        changes = gzip.decompress((root / "usr/share/doc/libc6/changelog.Debian.gz").read_bytes()).decode()
+        version = re.match(r"\S+ \((\S+)\)", changes)[1]
+        fields = ("Package: libc6", "Status: install ok installed", "Architecture: amd64", "Maintainer: Debian", f"Version: {version}")
+        (root / "var/lib/dpkg/status").write_text("\n".join((*fields, "Description: the C library", "", "")))
+        return root
+
+    def test_it_installs_starts_and_leaves_nothing_when_it_is_removed(self):
+        if os.geteuid():
+            print("NOT CHECKED: the package in a root of its own, which takes root", flush=True)
+            self.skipTest("not root")
+        for release in C_LIBRARIES:
+            with self.subTest(release):
+                root = self.root_of(release)
+                before = files_of(root)
+                dpkg = ("dpkg", f"--root={root}")
+                run(*dpkg, "--install", debian_package())
+                state = run("dpkg-query", f"--root={root}", "--show", "--showformat=${Status}", "cuda-hook")
+                self.assertEqual(state, "install ok installed")
+                version = run("dpkg-deb", "--field", debian_package(), "Version").strip()
+                self.assertEqual(run("chroot", root, "/usr/bin/cuda-hook", "--version"), f"cuda-hook {version}\n")
+                run(*dpkg, "--remove", "cuda-hook")
+                self.assertEqual(files_of(root), before)
+                known = run("dpkg-query", f"--root={root}", "--show", "--showformat=${Package}\n")
+                self.assertEqual(known, "libc6\n")
+
+
+def files_of(root: Path) -> set[str]:
+    """All but dpkg's own books."""
+    books = root / "var"
+    return {str(path.relative_to(root)) for path in root.rglob("*") if not path.is_relative_to(books)}
+
+
 class DebianPackage(unittest.TestCase):
     """As dpkg installs it, into a folder of its own."""
 
@@ -207,6 +252,14 @@ class DebianPackage(unittest.TestCase):
             echo "${COMPREPLY[@]}"
         """
         self.assertEqual(run("bash", "-c", ask, "bash", script), "status\n")
+
+    def test_systemd_finds_nothing_wrong_with_the_service(self):
+        if not shutil.which("systemd-analyze"):
+            print("NOT CHECKED: the service by systemd-analyze, as there is none", flush=True)
+            self.skipTest("no systemd-analyze")
+        verify = ["systemd-analyze", "verify", f"--root={self.root}", "--man=no", "--recursive-errors=no", "cuda-hook-agent.service"]
+        done = subprocess.run(verify, capture_output=True, text=True, timeout=120)
+        self.assertEqual((done.returncode, done.stdout + done.stderr), (0, ""))
 
     def test_the_service_starts_the_installed_command_with_options_that_it_has(self):
         unit = (self.root / "usr/lib/systemd/system/cuda-hook-agent.service").read_text()
