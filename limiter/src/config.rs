@@ -17,6 +17,7 @@ mod raw;
 mod source;
 mod variables;
 
+use std::cell::LazyCell;
 use std::ffi::OsString;
 use std::fs;
 use std::io::ErrorKind;
@@ -165,15 +166,15 @@ struct Keys {
     sm_max: Option<Percent>,
 }
 
-/// What the settings depend on besides the file, as plain data.
-#[derive(Clone, Debug, Default)]
+/// What the settings depend on besides the file. What a named container and a named folder make needless is not looked at.
+#[derive(Debug)]
 struct Host {
     /// The process's environment.
     environment: Vec<(String, String)>,
     /// Text of `/proc/self/cgroup`.
-    cgroup: String,
+    cgroup: LazyCell<String>,
     /// Folder of the shared state when none is named.
-    dir: PathBuf,
+    dir: LazyCell<PathBuf>,
 }
 
 /// The settings of this process, from its environment and its config file.
@@ -192,11 +193,12 @@ pub fn load_from(
             .filter(|(name, _)| variables::is_ours(name))
             .collect(),
         // No cgroup to be read is a container without a name of its own.
-        cgroup: fs::read_to_string("/proc/self/cgroup").unwrap_or_default(),
-        dir: default_dir(),
+        cgroup: LazyCell::new(|| fs::read_to_string("/proc/self/cgroup").unwrap_or_default()),
+        dir: LazyCell::new(default_dir),
     };
     let settings = resolve(&host, Path::new(CONFIG_PATH))?;
-    if settings.limits.is_some() && settings.dir == host.dir {
+    let may_be_default = settings.dir == Path::new(RUN_DIR) || settings.dir == users_dir();
+    if settings.limits.is_some() && may_be_default && settings.dir == *host.dir {
         refuse_foreign_folder(&settings.dir)?;
     }
     Ok(settings)
@@ -212,6 +214,10 @@ fn default_dir() -> PathBuf {
     if shm::is_writable(run) || (!run.exists() && shm::is_writable(Path::new("/run"))) {
         return run.to_owned();
     }
+    users_dir()
+}
+
+fn users_dir() -> PathBuf {
     PathBuf::from(format!("/dev/shm/cuda-hook-{}", shm::effective_uid()))
 }
 
@@ -311,7 +317,7 @@ fn refuse_beside_sealed(named: &Setting, default_config: &Path) -> Result<(), Re
 fn folder(
     named: Option<&Setting>,
     sealed: Option<&Setting>,
-    default: &Path,
+    default: &LazyCell<PathBuf>,
 ) -> Result<PathBuf, Refusal> {
     match named {
         Some(setting) if is_flagged(sealed)? && setting.value != RUN_DIR => {
@@ -319,7 +325,7 @@ fn folder(
         }
         Some(setting) => existing_or_new_folder(setting),
         None if is_flagged(sealed)? => Ok(RUN_DIR.into()),
-        None => Ok(default.to_owned()),
+        None => Ok(PathBuf::clone(default)),
     }
 }
 
@@ -341,7 +347,7 @@ fn agreed<'a>(
 fn container_name(
     file: Option<&Setting>,
     environment: Option<&Setting>,
-    cgroup: &str,
+    cgroup: &LazyCell<String>,
 ) -> Result<ContainerName, Refusal> {
     match agreed("container", file, environment)? {
         Some(setting) => setting.parse(ContainerName::ALLOWED),

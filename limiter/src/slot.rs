@@ -53,12 +53,13 @@ impl Process {
     /// speak for it.
     pub(crate) fn current() -> Self {
         let pid = process_id();
-        let is_shown =
-            fs::read_link("/proc/self").is_ok_and(|own| own == Path::new(&pid.to_string()));
-        let namespace = fs::metadata("/proc/self/ns/pid").ok().filter(|_| is_shown);
+        let own = own_stat(pid);
+        let namespace = own
+            .as_ref()
+            .and_then(|_| fs::metadata("/proc/self/ns/pid").ok());
         Self {
             pid,
-            start_time: start_time(pid).filter(|_| is_shown).unwrap_or(0),
+            start_time: own.as_deref().and_then(start_time_of).unwrap_or(0),
             pid_namespace: namespace.map_or(0, |namespace| namespace.ino()),
             image: *IMAGE.get_or_init(some_number),
         }
@@ -76,11 +77,25 @@ impl Process {
 
 /// Start time of a running process of this pid namespace in clock ticks since boot.
 fn start_time(pid: u32) -> Option<u64> {
+    start_time_of(&read_stat(&format!("/proc/{pid}/stat"))?)
+}
+
+/// What such a file tells of a process.
+fn read_stat(path: &str) -> Option<String> {
     // All that is wanted stands in the first half of this, whatever the process calls itself.
     let mut stat = [0; 1024];
-    let mut file = fs::File::open(format!("/proc/{pid}/stat")).ok()?;
-    let length = file.read(&mut stat).ok()?;
-    start_time_of(&String::from_utf8_lossy(stat.get(..length)?))
+    let length = fs::File::open(path).ok()?.read(&mut stat).ok()?;
+    Some(String::from_utf8_lossy(stat.get(..length)?).into_owned())
+}
+
+/// What `/proc` tells of this process, if it shows it under this number: else it is mounted for another pid namespace.
+fn own_stat(pid: u32) -> Option<String> {
+    read_stat("/proc/self/stat").filter(|stat| pid_of(stat) == Some(pid))
+}
+
+/// The process's number in the pid namespace that `/proc` shows: the first field.
+fn pid_of(stat: &str) -> Option<u32> {
+    stat.split_ascii_whitespace().next()?.parse().ok()
 }
 
 /// The start time that a process's `stat` tells, unless it has ended.
@@ -454,6 +469,15 @@ mod tests {
         format!(
             "77 (a) Z (b) {state} 1 77 77 0 -1 4 0 0 0 0 0 0 0 0 20 0 {threads} 0 {start_time} 0 0"
         )
+    }
+
+    #[test]
+    fn a_process_that_is_shown_under_another_number_is_not_looked_up() {
+        let process = Process::current();
+        assert_eq!(pid_of(&stat('R', 1, 815)), Some(77));
+        let own = own_stat(process.pid).unwrap();
+        assert_eq!(start_time_of(&own), Some(process.start_time));
+        assert_eq!(own_stat(process.pid + 1), None);
     }
 
     #[test]

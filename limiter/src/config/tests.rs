@@ -22,10 +22,30 @@ fn settings(environment: &[(&str, &str)], file: Option<&str>) -> Result<Settings
             .iter()
             .map(|(name, value)| (name.to_string(), value.to_string()))
             .collect(),
-        cgroup: "0::/pod/abc\n".to_owned(),
-        dir: PathBuf::from("/run/cuda-hook"),
+        cgroup: LazyCell::new(|| "0::/pod/abc\n".to_owned()),
+        dir: LazyCell::new(|| PathBuf::from("/run/cuda-hook")),
     };
     resolve(&host, &path)
+}
+
+/// Each would be system calls of every start.
+#[test]
+fn neither_cgroup_nor_default_folder_is_looked_at_where_both_are_named() {
+    let named = [
+        ("CUDA_HOOK_CONTAINER", "trainer-7"),
+        ("CUDA_HOOK_DIR", "/run/elsewhere"),
+    ];
+    let host = Host {
+        environment: named
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .to_vec(),
+        cgroup: LazyCell::new(|| panic!("the cgroup is looked at")),
+        dir: LazyCell::new(|| panic!("the default folder is looked at")),
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let settings = resolve(&host, &folder.path().join("config.toml")).unwrap();
+    assert_eq!(settings.container.as_str(), "trainer-7");
+    assert_eq!(settings.dir, Path::new("/run/elsewhere"));
 }
 
 /// The refusal's line, the config file's folder taken out.

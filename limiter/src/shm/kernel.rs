@@ -1,6 +1,6 @@
 //! What the kernel does to a shared file: space behind it, memory, locks. Each system call in a safe dress.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::MetadataExt;
@@ -18,8 +18,8 @@ pub(super) fn identity(descriptor: RawFd) -> io::Result<(u64, u64)> {
 }
 
 /// Whether an open file has a name still: one that has none is nobody's but of those who have it open.
-pub(super) fn has_name(file: &File) -> io::Result<bool> {
-    Ok(file.metadata()?.nlink() > 0)
+pub(super) fn has_name(metadata: &Metadata) -> bool {
+    metadata.nlink() > 0
 }
 
 /// Put storage behind a range of a file, extending it where needed.

@@ -85,11 +85,12 @@ impl<T: Shared> Mapping<T> {
             threads,
             file,
             identity,
+            length,
         }: Locked,
         path: &Path,
         work: impl FnOnce(&Self, &Exclusive<'_, T>) -> Result<R, AttachError>,
     ) -> Result<(Self, R), AttachError> {
-        complete::<T>(&file, path)?;
+        complete::<T>(&file, path, length)?;
         let mapping = Self {
             content: map::<T>(&file).map_err(io_error(path, "map"))?,
             identity,
@@ -201,12 +202,20 @@ impl<T: Shared> Mapping<T> {
 
     /// Whether another process has the lock of entry `index`.
     pub(crate) fn is_entry_locked_elsewhere(&self, index: usize) -> io::Result<bool> {
-        is_entry_locked(self.descriptor()?, index)
+        let descriptor = self.descriptor.load(Ordering::Acquire);
+        if is_entry_locked(descriptor, index)? {
+            return Ok(true);
+        }
+        // So much is said of the dead only: they are seldom, and it must be this file that says it.
+        self.confirm(descriptor).map(|_| false)
     }
 
     /// The descriptor, if it is still ours: programs exist that close every number they find.
     fn descriptor(&self) -> io::Result<RawFd> {
-        let descriptor = self.descriptor.load(Ordering::Acquire);
+        self.confirm(self.descriptor.load(Ordering::Acquire))
+    }
+
+    fn confirm(&self, descriptor: RawFd) -> io::Result<RawFd> {
         if identity(descriptor)? == self.identity {
             return Ok(descriptor);
         }
@@ -321,14 +330,12 @@ struct Locked {
     threads: ProcessGuard<'static>,
     file: File,
     identity: (u64, u64),
+    /// In bytes; nobody changes it but who has the lock.
+    length: u64,
 }
 
 /// Waits for the file's exclusive lock. `None`: it was [removed](Mapping::remove) meanwhile, so that at its path is another one, or none.
 fn lock(file: File, path: &Path) -> Result<Option<Locked>, AttachError> {
-    let metadata = file.metadata().map_err(io_error(path, "read the size"))?;
-    if !metadata.is_file() {
-        return Err(wrong_layout(path, "is not a file"));
-    }
     let threads = THREADS.lock();
     record_lock(
         file.as_raw_fd(),
@@ -337,16 +344,25 @@ fn lock(file: File, path: &Path) -> Result<Option<Locked>, AttachError> {
         EXCLUSIVE_BYTE,
     )
     .map_err(io_error(path, "lock"))?;
-    let has_name = has_name(&file).map_err(io_error(path, "look at"))?;
-    Ok(has_name.then_some(Locked {
+    // One look tells all, and under the lock it stays true.
+    let metadata = file.metadata().map_err(io_error(path, "look at"))?;
+    if !metadata.is_file() {
+        return Err(wrong_layout(path, "is not a file"));
+    }
+    Ok(has_name(&metadata).then_some(Locked {
         threads,
         file,
         identity: (metadata.dev(), metadata.ino()),
+        length: metadata.len(),
     }))
 }
 
 /// The file at `path`, made with its folder where missing, under a high descriptor number.
 fn open_or_create(path: &Path) -> Result<File, AttachError> {
+    // Nearly always it is there. Whatever is in the way otherwise is met again below, and told there.
+    if let Ok(file) = options().open(path) {
+        return Ok(above_programs_numbers(file));
+    }
     let folder = path.parent().unwrap_or(path);
     for _ in 1..REMOVALS_MAX {
         match try_open_or_create(path, folder) {
@@ -411,11 +427,7 @@ fn options() -> OpenOptions {
 }
 
 /// Under the exclusive lock: give a new file its size; finish what a maker that died has begun.
-fn complete<T: Shared>(file: &File, path: &Path) -> Result<(), AttachError> {
-    let mut length = file
-        .metadata()
-        .map_err(io_error(path, "read the size"))?
-        .len();
+fn complete<T: Shared>(file: &File, path: &Path, mut length: u64) -> Result<(), AttachError> {
     if length == 0 {
         fallocate(file.as_raw_fd(), 0, T::HEADER_BYTES).map_err(io_error(path, "reserve space"))?;
         length = header_in_file::<T>();
@@ -482,4 +494,23 @@ fn wrong_layout(path: &Path, what: &str) -> AttachError {
 /// This process, in its own pid namespace.
 pub(crate) fn process_id() -> u32 {
     std::process::id()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shm::layout::BoardFile;
+
+    #[test]
+    fn another_file_under_the_number_says_of_nobody_that_he_is_dead() {
+        let dir = tempfile::tempdir().unwrap();
+        let opened = Mapping::<BoardFile>::open(&dir.path().join("board"), |_, _| Ok(()));
+        let (mapping, ()) = opened.unwrap();
+        assert!(!mapping.is_entry_locked_elsewhere(0).unwrap());
+        let other = tempfile::tempfile().unwrap();
+        let descriptor = mapping.descriptor.swap(other.as_raw_fd(), Ordering::AcqRel);
+        let answer = mapping.is_entry_locked_elsewhere(0);
+        mapping.descriptor.store(descriptor, Ordering::Release);
+        assert_eq!(answer.unwrap_err().raw_os_error(), Some(libc::EBADF));
+    }
 }
