@@ -2,11 +2,16 @@
 //!
 //! The thread starts with the first limited launch of the process, looks while anything is outstanding, as often and for as
 //! long after as the share says, so that a launch that follows soon need not wake it; then it sleeps. It never synchronises and never makes a context: it borrows the launch's own. Events are
-//! recorded by the launching thread only, which has seen that the stream does not record into a graph.
+//! recorded by the launching thread only, which has seen that the stream does not record into a graph. A launch that waits looks, too, and more
+//! often: it is its own turn that it may see.
+//!
+//! While a stream records into a graph, the driver forbids all threads to ask after events, unless they say that they leave recordings alone:
+//! who looks says so.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::ptr;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use cuda_sys_stubs::abi::*;
@@ -171,6 +176,8 @@ pub(crate) struct Completion {
     looking: Mutex<Timelines>,
     /// [`ASLEEP`] or not: the futex on which the watching thread sleeps.
     sleep: AtomicU32,
+    /// Whether a launch that waited has looked since the watching thread last did.
+    waiter_looked: AtomicBool,
     watch: OnceCell<()>,
 }
 
@@ -244,15 +251,48 @@ impl Completion {
     /// What the launch met that was just made on `stream`, `lead_ns` behind its first event.
     fn stood(&self, driver: &Driver, stream: StreamKey, lead_ns: u64) -> Stood {
         let earlier = self.state.lock().last_end(stream);
-        match earlier.map(|end| driver.event_reached(end.raw())) {
-            Some(Ok(false)) => Stood::Behind,
-            Some(Ok(true) | Err(_)) | None => Stood::Alone { lead_ns },
+        let is_reached =
+            |end: Event| driver.with_captures_left_alone(|| driver.event_reached(end.raw()));
+        match earlier.map(is_reached) {
+            Some(Ok(Ok(false))) => Stood::Behind,
+            Some(Ok(Ok(true) | Err(_)) | Err(_)) | None => Stood::Alone { lead_ns },
         }
+    }
+
+    /// For a launch that waits: looks if it is time, unless somebody is at it; when it is time again. `looks_at`: what it said last.
+    pub(crate) fn look_while_waiting(
+        &self,
+        cx: Cx,
+        looks_at: &Cell<Option<MonotonicNs>>,
+        now: MonotonicNs,
+    ) -> MonotonicNs {
+        let (driver, share) = (cx.driver, &cx.attachment.share);
+        if looks_at.get().is_some_and(|at| now < at) {
+            return looks_at.get().unwrap_or(now);
+        }
+        if looks_at.get().is_some()
+            && let Some(mut timelines) = self.looking.try_lock()
+        {
+            // Where the driver does not know of recordings, there is none to disturb.
+            let look = || self.look_at_all(driver, share, &mut timelines);
+            if driver.with_captures_left_alone(look).is_ok() {
+                self.waiter_looked.store(true, Ordering::Relaxed);
+                share.heartbeat(now);
+            }
+        }
+        let next = share
+            .waiter_looks_every_ns(now)
+            .map(|ns| now.saturating_add_ns(ns));
+        looks_at.set(next);
+        next.unwrap_or(MonotonicNs::new(u64::MAX))
     }
 
     /// Looks once at the oldest launch of every stream, and at its next if that has ended; how many are left.
     fn look(&self, driver: &Driver, share: &Share) -> usize {
-        let mut timelines = self.looking.lock();
+        self.look_at_all(driver, share, &mut self.looking.lock())
+    }
+
+    fn look_at_all(&self, driver: &Driver, share: &Share, timelines: &mut Timelines) -> usize {
         let mut streams: Vec<StreamKey> = self.state.lock().busy_streams().collect();
         streams.sort_unstable_by_key(|key| key.context);
         for same_context in streams.chunk_by(|a, b| a.context == b.context) {
@@ -406,15 +446,20 @@ fn watch(cx: Cx) {
     let Attachment {
         completion, share, ..
     } = attachment;
+    if let Err(status) = driver.leave_captures_alone() {
+        tracing::debug!("recordings are not left alone: {status}");
+    }
     loop {
-        let is_outstanding = completion.look(driver, share) > 0;
-        if is_outstanding {
+        let outstanding = completion.look(driver, share);
+        if outstanding > 0 {
             config_file::look(attachment);
         }
         let now = clock::monotonic();
-        if share.heartbeat(now) || is_outstanding {
+        let waiter_looks = completion.waiter_looked.swap(false, Ordering::Relaxed);
+        if share.heartbeat(now) || outstanding > 0 {
+            let every_ns = share.look_every_ns(waiter_looks && outstanding > 1, now);
             // A signal that ends it early does no harm.
-            let _ = nanosleep(&pause(share.look_every_ns(now)));
+            let _ = nanosleep(&pause(every_ns));
         } else {
             completion.sleep();
         }

@@ -66,7 +66,7 @@ functions! {
         cuDriverGetVersion,
         cuMemGetInfo_v2,
         cuEventCreate, cuEventElapsedTime, cuEventQuery, cuEventRecord,
-        cuStreamGetCtx, cuStreamIsCapturing,
+        cuStreamGetCtx, cuStreamIsCapturing, cuThreadExchangeStreamCaptureMode,
     }
 }
 
@@ -450,6 +450,32 @@ impl Driver {
             Ok(()) => Ok(true),
             Err(CUDA_ERROR_NOT_READY) => Ok(false),
             Err(status) => Err(status),
+        }
+    }
+
+    /// From now on nothing that this thread does disturbs a recording into a graph.
+    pub(crate) fn leave_captures_alone(&self) -> Result<(), Status> {
+        let mut mode = CU_STREAM_CAPTURE_MODE_RELAXED;
+        self.set_capture_mode(&mut mode)
+    }
+
+    /// Does what would otherwise disturb a recording into a graph on some other stream.
+    pub(crate) fn with_captures_left_alone<T>(
+        &self,
+        work: impl FnOnce() -> T,
+    ) -> Result<T, Status> {
+        let mut mode = CU_STREAM_CAPTURE_MODE_RELAXED;
+        self.set_capture_mode(&mut mode)?;
+        let answer = work();
+        self.set_capture_mode(&mut mode)?;
+        Ok(answer)
+    }
+
+    /// Sets how this thread minds recordings, and gives how it did. A driver that does not know of it (before CUDA 10.1) forbids nobody anything.
+    fn set_capture_mode(&self, mode: &mut CUstreamCaptureMode) -> Result<(), Status> {
+        match ask!(self.cuThreadExchangeStreamCaptureMode(mode)) {
+            Err(CUDA_ERROR_NOT_FOUND) => Ok(()),
+            answer => answer,
         }
     }
 

@@ -3,6 +3,8 @@
 //! What is launched on a stream that records into a graph is not run now: it passes, and is paid for when its graph is
 //! launched.
 
+use std::cell::Cell;
+
 use cuda_sys_stubs::abi::*;
 use limiter::clock;
 use limiter::price::KernelKey;
@@ -98,9 +100,14 @@ fn in_turn(
     let Some(mut credit) = in_hand.or_else(|| share.credit(place.device_index)) else {
         return call(); // not a device of the share: not limited
     };
+    let looks_at = Cell::new(None);
     let mut reservation = share.acquire_beside(&mut credit, key, clock::monotonic(), |now| {
         config_file::look(cx.attachment);
-        config_file::next_look(cx.attachment, now)
+        let looks_at = cx
+            .attachment
+            .completion
+            .look_while_waiting(cx, &looks_at, now);
+        config_file::next_look(cx.attachment, now).min(looks_at)
     });
     let timed = share.should_time(&mut credit, &mut reservation, clock::monotonic());
     keep(share, place, credit);

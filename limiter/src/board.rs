@@ -1,9 +1,10 @@
 //! Who has work on a GPU: one file per GPU, shared by all containers.
 //!
 //! The GPU gives each busy process a time slice in turn. How many were busy while a kernel ran says how much of the time
-//! was its own ([`VirtualClock`]). Nothing here limits anybody: a wrong entry costs accuracy, and for a second at most,
+//! was its own ([`clock`]). Nothing here limits anybody: a wrong entry costs accuracy, and for a second at most,
 //! for who does not say that it is busy no longer counts.
 
+pub(crate) mod clock;
 pub(crate) mod turns;
 
 use std::io;
@@ -129,13 +130,17 @@ impl Board {
     pub fn set_busy(&self, now: MonotonicNs) {
         if let Some(activity) = self.own() {
             activity.heartbeat_ns.store(now.get(), Ordering::Relaxed);
-            activity.busy.store(1, Ordering::Release);
+            if activity.busy.load(Ordering::Relaxed) == 0 {
+                self.virtual_ns(now); // up to here there was one less
+                activity.busy.store(1, Ordering::Release);
+            }
         }
     }
 
     /// This process has no work on the GPU.
-    pub fn set_idle(&self) {
+    pub fn set_idle(&self, now: MonotonicNs) {
         if let Some(activity) = self.own() {
+            self.virtual_ns(now); // up to here there was one more
             activity.busy.store(0, Ordering::Release);
         }
     }
@@ -248,114 +253,6 @@ impl Entries for BoardFile {
     }
 }
 
-/// Pieces of constant speed that a clock remembers.
-const PIECES: usize = 512;
-
-/// A clock that runs at the speed at which one of the busy processes gets the GPU: `dV/dt = 1 / n_busy`.
-///
-/// Each process integrates its own from what it reads off the board; nobody has to be trusted with a shared one.
-#[derive(Debug)]
-pub struct VirtualClock {
-    /// Beginnings of pieces, in time order, as a ring that ends before `next`.
-    pieces: Box<[Piece]>,
-    next: usize,
-    /// Up to where the last piece reaches.
-    end: Point,
-}
-
-/// From `begin` on, `1 / n_busy`.
-#[derive(Clone, Copy, Debug)]
-struct Piece {
-    begin: Point,
-    n_busy: u32,
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-struct Point {
-    at: MonotonicNs,
-    virtual_ns: u64,
-}
-
-impl VirtualClock {
-    /// A clock that begins `now`; until then nobody else was busy.
-    pub fn new(now: MonotonicNs) -> Self {
-        let begin = Point {
-            at: now,
-            virtual_ns: now.get(),
-        };
-        Self {
-            pieces: vec![Piece { begin, n_busy: 1 }; PIECES].into_boxed_slice(),
-            next: 0,
-            end: begin,
-        }
-    }
-
-    /// Since the last call, `n_busy` processes were busy (this one among them; 0 counts as 1).
-    pub fn advance(&mut self, now: MonotonicNs, n_busy: u32) {
-        let n_busy = n_busy.max(1);
-        if now <= self.end.at {
-            return;
-        }
-        if self.last().is_none_or(|piece| piece.n_busy != n_busy) {
-            if let Some(place) = self.pieces.get_mut(self.next) {
-                *place = Piece {
-                    begin: self.end,
-                    n_busy,
-                };
-            }
-            self.next = self.next.saturating_add(1).checked_rem(PIECES).unwrap_or(0);
-        }
-        // From the beginning of the piece, so that no rounding adds up.
-        if let Some(piece) = self.last() {
-            self.end = Point {
-                at: now,
-                virtual_ns: piece.virtual_at(now),
-            };
-        }
-    }
-
-    /// Virtual nanoseconds between two moments: the part that one of the busy processes had of them.
-    pub fn between(&self, begin: MonotonicNs, end: MonotonicNs) -> u64 {
-        self.virtual_at(end).saturating_sub(self.virtual_at(begin))
-    }
-
-    fn last(&self) -> Option<&Piece> {
-        self.pieces
-            .get(self.next.checked_sub(1).unwrap_or(PIECES.saturating_sub(1)))
-    }
-
-    /// Before the oldest piece and after the last call, its neighbour's speed holds.
-    fn virtual_at(&self, at: MonotonicNs) -> u64 {
-        let (older, newer) = self
-            .pieces
-            .split_at_checked(self.next)
-            .unwrap_or((&[], &self.pieces));
-        let in_order = newer.iter().chain(older);
-        let mut found = None;
-        for piece in in_order {
-            if found.is_none() || piece.begin.at <= at {
-                found = Some(piece);
-            }
-        }
-        found.map_or(0, |piece| piece.virtual_at(at))
-    }
-}
-
-impl Piece {
-    fn virtual_at(&self, at: MonotonicNs) -> u64 {
-        let share = |ns: u64| ns.checked_div(u64::from(self.n_busy)).unwrap_or(ns);
-        if at >= self.begin.at {
-            self.begin
-                .virtual_ns
-                .saturating_add(share(at.saturating_ns_since(self.begin.at)))
-        } else {
-            self.begin
-                .virtual_ns
-                .saturating_sub(share(self.begin.at.saturating_ns_since(at)))
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -380,7 +277,7 @@ mod tests {
             1,
             "one was silent for more than a second"
         );
-        boards[1].set_idle();
+        boards[1].set_idle(at(500));
         assert_eq!(boards[2].n_busy(at(500)), 1);
     }
 
@@ -419,7 +316,7 @@ mod tests {
         other.set_busy(at(0));
         assert!(holder.try_lease(at(0), 20 * MS));
         assert_eq!(holder.lease(at(1)), Lease::OursSoon);
-        other.set_idle();
+        other.set_idle(at(1));
         assert_eq!(holder.lease(at(1)), Lease::Ours);
     }
 
@@ -440,52 +337,5 @@ mod tests {
         assert!(boards[0].try_lease(at(3_600_000), 20 * MS));
         assert_eq!(boards[1].lease(at(0)), Lease::Nobody);
         assert!(boards[1].try_lease(at(0), 20 * MS));
-    }
-
-    #[test]
-    fn the_virtual_clock_gives_each_of_the_busy_its_part() {
-        let mut clock = VirtualClock::new(at(0));
-        for (until, n_busy) in [(10, 1), (30, 2), (35, 2), (65, 3), (70, 0)] {
-            clock.advance(at(until), n_busy);
-        }
-        for (begin, end, wanted_us) in [
-            (0, 10, 10_000),
-            (10, 35, 12_500),
-            (5, 20, 10_000),
-            (35, 65, 10_000),
-            (0, 70, 37_500),
-            (64, 67, 2_333),
-        ] {
-            assert_eq!(
-                clock.between(at(begin), at(end)) / 1_000,
-                wanted_us,
-                "{begin} to {end}"
-            );
-        }
-        assert_eq!(clock.between(at(20), at(20)), 0);
-        assert_eq!(
-            clock.between(at(70), at(80)),
-            10 * MS,
-            "the future is as the present"
-        );
-    }
-
-    #[test]
-    fn a_clock_that_is_read_often_loses_nothing() {
-        let mut clock = VirtualClock::new(at(0));
-        for step in 1..=1_000_000 {
-            clock.advance(MonotonicNs::new(at(0).get() + step * 1_000), 3);
-        }
-        assert_eq!(clock.between(at(0), at(1_000)), 1_000 * MS / 3);
-    }
-
-    #[test]
-    fn what_is_too_long_ago_is_as_the_oldest_that_is_known() {
-        let mut clock = VirtualClock::new(at(0));
-        for step in 1..=10_000 {
-            clock.advance(at(step), 2 + u32::try_from(step % 2).unwrap());
-        }
-        let wanted = (1_000 * MS / 2 + 1_000 * MS / 3) / 2;
-        assert!(clock.between(at(9_000), at(10_000)).abs_diff(wanted) < 100 * MS);
     }
 }

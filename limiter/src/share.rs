@@ -113,6 +113,9 @@ pub struct Usage {
     pub throttled_by_window_ns: u64,
 }
 
+/// A launch that is held asks again after this at the latest: limits may have changed.
+const ASK_AGAIN_NS: u64 = 100_000_000;
+
 /// How much longer than it must a launch waits, once it has to: several may then go at once. A GPU that is given one small
 /// kernel at a time by each of its tenants spends its time switching between them, and a launch that stands behind
 /// another can be timed more exactly than one that stands alone.
@@ -238,7 +241,7 @@ impl Share {
         else {
             return Ok(free);
         };
-        device.notice_stop(now);
+        device.tick(now);
         let stamp = device.stamp();
         if credit.stamp != Some(stamp) {
             self.give_back(credit);
@@ -312,7 +315,8 @@ impl Share {
         self.acquire_beside(credit, key, now, |_| MonotonicNs::new(u64::MAX))
     }
 
-    /// The same for who has something else to do while it waits: `meanwhile` does it, and says when it is to be called again.
+    /// The same for who has something else to do while it waits: `meanwhile` does it, and says when it is to be called again. It holds no lock
+    /// when it is called, and may tell of launches that have [`completed`](Self::completed).
     pub fn acquire_beside(
         &self,
         credit: &mut Credit,
@@ -329,11 +333,11 @@ impl Share {
             let held = match self.ask(credit, key, now) {
                 Ok(reservation) => return reservation,
                 Err(held) => Held {
-                    until: held.until.min(meanwhile(now)),
+                    until: held.until.min(now.saturating_add_ns(ASK_AGAIN_NS)),
                     ..held
                 },
             };
-            now = self.sleep(device_index, gate, held, !has_waited);
+            now = self.sleep(device_index, gate, held, !has_waited, &meanwhile);
             has_waited = true;
         }
     }
@@ -421,16 +425,38 @@ impl Share {
         lingers
     }
 
-    /// How often launches that are outstanding are to be looked at, in ns: beside other processes an end that is known late is a turn or a
-    /// timing that is wrong by as much; alone it is room that is made late where there is enough.
-    pub fn look_every_ns(&self, now: MonotonicNs) -> u64 {
+    /// How often the thread that watches looks at launches that are outstanding, in ns: seldom where a launch that waits looks as
+    /// [`waiter_looks_every_ns`](Self::waiter_looks_every_ns) says, and little is lost meanwhile if it goes.
+    pub fn look_every_ns(&self, waiter_looks: bool, now: MonotonicNs) -> u64 {
+        const BESIDE_OTHERS_NS: u64 = 200_000;
+        const ALONE_NS: u64 = 400_000;
+        const BESIDE_WAITER_NS: u64 = 1_000_000;
+        match (waiter_looks, self.is_alone(now)) {
+            (true, _) => BESIDE_WAITER_NS,
+            (false, true) => ALONE_NS,
+            (false, false) => BESIDE_OTHERS_NS,
+        }
+    }
+
+    /// How often a launch that waits looks, in ns; `None`: there is nothing to see. Beside other processes an end that is known late is a
+    /// turn that is late, for them, too; alone it is room that is made late where there is enough.
+    pub fn waiter_looks_every_ns(&self, now: MonotonicNs) -> Option<u64> {
         const BESIDE_OTHERS_NS: u64 = 100_000;
         const ALONE_NS: u64 = 400_000;
-        if self.devices.iter().all(|device| device.is_alone(now)) {
-            ALONE_NS
-        } else {
-            BESIDE_OTHERS_NS
-        }
+        let is_any_watched = self.devices.iter().any(Device::is_watched);
+        let every_ns = || {
+            if self.is_alone(now) {
+                ALONE_NS
+            } else {
+                BESIDE_OTHERS_NS
+            }
+        };
+        is_any_watched.then(every_ns)
+    }
+
+    /// Whether no other process uses these GPUs, or has of late.
+    fn is_alone(&self, now: MonotonicNs) -> bool {
+        self.devices.iter().all(|device| device.is_alone(now))
     }
 
     /// What this process's launches used.
@@ -512,12 +538,20 @@ impl Share {
     }
 
     /// Sleeps while the gate stands as it was `seen`, but no longer than the launch is held.
-    fn sleep(&self, device_index: usize, seen: u32, held: Held, is_first: bool) -> MonotonicNs {
+    fn sleep(
+        &self,
+        device_index: usize,
+        seen: u32,
+        held: Held,
+        is_first: bool,
+        meanwhile: impl Fn(MonotonicNs) -> MonotonicNs,
+    ) -> MonotonicNs {
         let begin = clock::monotonic();
         let mut now = begin;
         if let Some(slot) = self.slot_device(self.seat.index, device_index) {
             while now < held.until && slot.gate.load(Ordering::SeqCst) == seen {
-                shm::futex_wait(&slot.gate, seen, held.until);
+                let until = meanwhile(now).min(held.until);
+                shm::futex_wait(&slot.gate, seen, until);
                 now = clock::monotonic();
             }
         }

@@ -348,6 +348,24 @@ static void do_capture(char *answer, char *rest)
     answer_status(answer, status ? status : CU(cuGraphDestroy)(graph));
 }
 
+/* Between launches that a graph records, launches on a stream that does not record. */
+static void do_capture_beside(char *answer, char *rest)
+{
+    CUstream beside = NULL;
+    CUgraph graph = NULL;
+    unsigned long count = strtoul(rest, NULL, 10);
+    CUresult status = CU(cuStreamCreate)(&beside, STREAM_NON_BLOCKING);
+    status = status ? status : CU(cuStreamBeginCapture_v2)(stream, CAPTURE_GLOBAL);
+    while (!status && count--) {
+        status = launch_plain(stream);
+        status = status ? status : launch_plain(beside);
+    }
+    status = status ? status : CU(cuStreamEndCapture)(stream, &graph);
+    status = status ? status : CU(cuGraphDestroy)(graph);
+    status = status ? status : CU(cuStreamSynchronize)(beside);
+    answer_status(answer, status ? status : CU(cuStreamDestroy_v2)(beside));
+}
+
 static void count_status(unsigned long counts[3], CUresult status)
 {
     counts[status == CUDA_SUCCESS ? 0 : status == CUDA_ERROR_OUT_OF_MEMORY ? 1 : 2]++;
@@ -559,6 +577,7 @@ static const struct {
     { "measure", do_measure },
     { "launch", do_launch },
     { "capture", do_capture },
+    { "capture-beside", do_capture_beside },
     { "churn", do_churn },
     { "stir", do_stir },
     { "threads", do_threads },

@@ -330,6 +330,22 @@ fn capture_is_not_throttled() {
     );
 }
 
+/// While a stream records into a graph, in the mode that programs take unless they ask for another, the driver forbids all threads to ask after events,
+/// and a recording that one of them disturbs so is lost. The preload asks after each launch's, from several places.
+#[test]
+fn a_recording_is_not_disturbed_by_those_that_watch_launches() {
+    let _turn = take_turns();
+    for world in [World::Bare, World::sm("recording", "40")] {
+        for kernel_ns in [50_000, 2_000_000] {
+            let machine = Machine::new();
+            let mut tenant = tenant(&machine, &world, kernel_ns);
+            let launches = 400_000_000 / kernel_ns;
+            let status = tenant.status(&format!("capture-beside {launches}"));
+            assert_eq!(status, 0, "{world:?}, kernels of {kernel_ns} ns");
+        }
+    }
+}
+
 /// A program without an SM limit keeps the device busy, whether the preload is there or not.
 #[test]
 fn without_a_share_a_program_is_not_slowed() {

@@ -110,6 +110,8 @@ pub enum Judgement {
     LostAlone,
     /// GPU time used, of what is used without a controller.
     LostContended,
+    /// Processor time of the busiest process's helper.
+    Watching,
 }
 
 /// A scenario and what is asked of it.

@@ -133,6 +133,7 @@ impl Runs<'_> {
                 let kept = kernels(report) / kernels(&native()?);
                 (Row::LostAlone, 100.0 * (1.0 - kept))
             }
+            Judgement::Watching => (Row::Watching, self.watching_percent(report)),
             Judgement::AddedP99 => (Row::AddedP99, self.added_p99_ms(report)?),
         };
         Ok(Figure { row, value })
@@ -160,6 +161,11 @@ impl Runs<'_> {
     fn sigma_points(&self, report: &Report) -> f64 {
         let sigma = |(index, _)| 100.0 * report.sigma_of(index, self.settled(), WINDOW_NS);
         self.wanted().map(sigma).fold(0.0, f64::max)
+    }
+
+    fn watching_percent(&self, report: &Report) -> f64 {
+        let times_ns = report.processes.iter().map(|process| process.helper_cpu_ns);
+        100.0 * times_ns.max().unwrap_or(0) as f64 / self.scenario.duration_ns as f64
     }
 
     /// (Σx)² / (n Σx²) of what each container got of what it was to get, in the worst second (Jain, Chiu and Hawe 1984).

@@ -48,6 +48,7 @@ mod tests {
                 Judgement::AddedP99 => row == Row::AddedP99,
                 Judgement::LostAlone => row == Row::LostAlone,
                 Judgement::LostContended => row == Row::LostContended,
+                Judgement::Watching => row == Row::Watching,
             })
         };
         assert_eq!(Row::ALL.into_iter().find(|row| !asked(*row)), None);

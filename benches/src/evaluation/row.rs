@@ -39,11 +39,13 @@ pub enum Row {
     LostAlone,
     /// GPU time that tenants who all want everything lose together, of what they use without a controller.
     LostContended,
+    /// Processor time of the thread that watches a process's launches, of one processor.
+    Watching,
 }
 
 impl Row {
     /// All of them, in the order of tables.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::MeanShort,
         Self::MeanCrowd,
         Self::MeanLong,
@@ -62,6 +64,7 @@ impl Row {
         Self::AddedP99,
         Self::LostAlone,
         Self::LostContended,
+        Self::Watching,
     ];
 
     /// As tables say it.
@@ -91,6 +94,7 @@ impl Row {
             Self::AddedP99 => "p99 added to a 2 ms inference within its share",
             Self::LostAlone => "throughput lost alone, without a cap",
             Self::LostContended => "throughput lost contended, all tenants together",
+            Self::Watching => "processor time of a process's watching thread",
         }
     }
 
@@ -115,6 +119,7 @@ impl Row {
             Self::AddedP99 => "added_p99_ms",
             Self::LostAlone => "lost_alone_percent",
             Self::LostContended => "lost_contended_percent",
+            Self::Watching => "watching_percent",
         }
     }
 
@@ -122,7 +127,7 @@ impl Row {
     pub fn unit(self) -> &'static str {
         match self {
             Self::Settle | Self::SettleFaults | Self::Stall | Self::AddedP99 => " ms",
-            Self::IdleUsed | Self::LostAlone | Self::LostContended => " %",
+            Self::IdleUsed | Self::LostAlone | Self::LostContended | Self::Watching => " %",
             Self::Jain => "",
             _ => " points",
         }
@@ -142,6 +147,7 @@ impl Row {
             Self::AddedP99 => (4.0, 2.0), // a slice and 2 ms; 2 ms
             Self::LostAlone => (1.0, 0.3),
             Self::LostContended => (2.0, 1.0),
+            Self::Watching => (2.0, 1.0),
             Self::MeanCrowd
             | Self::MeanVeryLong
             | Self::MeanPrograms

@@ -115,6 +115,9 @@ pub trait Controller {
         false
     }
 
+    /// A launch that waits has looked; the ends that it saw were told.
+    fn looked_while_waiting(&mut self, _view: &mut View) {}
+
     /// The program waited for the device, and that wait is over.
     fn synchronized(&mut self, _view: &mut View) {}
 

@@ -178,6 +178,12 @@ impl Run<'_> {
             return Step::Next;
         };
         let now_ns = self.now_ns();
+        if wanted_ns != 0 {
+            self.settle_ended(index);
+            self.controller(index, |controller, view| {
+                controller.looked_while_waiting(view)
+            });
+        }
         let wanted_ns = if wanted_ns == 0 { now_ns } else { wanted_ns };
         let passes = self.alive(index).is_some_and(|process| {
             matches!(

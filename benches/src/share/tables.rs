@@ -136,6 +136,7 @@ fn column(row: Row) -> String {
         Row::IdleUsed => "idle used",
         Row::AddedP99 => "p99 added",
         Row::LostAlone | Row::LostContended => "lost",
+        Row::Watching => "watching thread",
     };
     match row.unit() {
         "" => title.to_owned(),

@@ -19,7 +19,7 @@ functions! {
         cuMemAdvise,
         cuMemGetAddressRange_v2,
         cuMemGetDefaultMemPool, cuMemPoolGetAttribute,
-        cuStreamSynchronize, cuThreadExchangeStreamCaptureMode,
+        cuStreamSynchronize,
     }
 }
 
@@ -179,15 +179,6 @@ impl Driver {
     /// Waits for everything that was submitted to `stream`, which must not be recording.
     pub(crate) fn wait_for(&self, stream: CUstream) -> Result<(), Status> {
         self.with_captures_left_alone(|| ask!(self.cuStreamSynchronize(stream)))?
-    }
-
-    /// Does what would otherwise disturb a recording into a graph on some other stream.
-    fn with_captures_left_alone<T>(&self, work: impl FnOnce() -> T) -> Result<T, Status> {
-        let mut mode = CU_STREAM_CAPTURE_MODE_RELAXED;
-        ask!(self.cuThreadExchangeStreamCaptureMode(&raw mut mode))?;
-        let answer = work();
-        ask!(self.cuThreadExchangeStreamCaptureMode(&raw mut mode))?;
-        Ok(answer)
     }
 
     /// Where the block of memory begins that an address lies in.

@@ -1,7 +1,8 @@
 //! Stream capture: what a capturing stream is asked to do becomes nodes of a graph.
 //!
 //! Rules and statuses: CUDA C++ Programming Guide, "Creating a Graph Using Stream Capture"; CUDA Driver API,
-//! `cuStreamBeginCapture`, `cuThreadExchangeStreamCaptureMode`.
+//! `cuStreamBeginCapture`, `cuThreadExchangeStreamCaptureMode`. That to ask after an event is forbidden, too, and to a thread that captures nothing:
+//! pytorch/pytorch pull requests 104487, 105182 and 148594.
 
 pub(crate) mod recapture;
 
@@ -59,7 +60,7 @@ pub(crate) fn exchange_mode(mode: CUstreamCaptureMode) -> Answer<CUstreamCapture
     }
 }
 
-/// Refuses a call that a capture forbids, such as one that waits or allocates. The capture is void then.
+/// Refuses a call that a capture forbids, such as one that waits, asks after an event, or allocates. The capture is void then.
 pub(crate) fn forbid(state: &mut State) -> Answer {
     let mode = MODE.get();
     if mode == CU_STREAM_CAPTURE_MODE_RELAXED {

@@ -296,6 +296,7 @@ fn outside_capture(
         capture::invalidate(&mut state, capture);
         return Err(CUDA_ERROR_CAPTURED_EVENT);
     }
+    capture::forbid(&mut state)?;
     Ok(answer)
 }
 

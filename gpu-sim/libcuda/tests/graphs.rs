@@ -404,6 +404,10 @@ fn what_a_capture_forbids_is_refused_and_voids_it() {
         CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED,
     );
     refused(
+        &|_| cu!(cuEventQuery(outside)),
+        CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED,
+    );
+    refused(
         &|stream| cu!(cuStreamSynchronize(stream)),
         CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED,
     );

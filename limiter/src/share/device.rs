@@ -4,8 +4,9 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 use super::credit::Stamp;
 use super::{Obstacle, Reservation};
+use crate::board::clock::Readings;
 use crate::board::turns::{Wanting, Weight};
-use crate::board::{Board, Lease, VirtualClock};
+use crate::board::{Board, Lease};
 use crate::price::{KernelKey, Measured, PriceTable, SLICE};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use crate::timing::{FairTimings, Timing};
@@ -22,8 +23,8 @@ pub(super) struct Device {
     prices: OnceLock<PriceTable>,
     seed: u64,
     pub(super) fair: FairTimings,
-    clock: Mutex<VirtualClock>,
-    /// When `clock` was last advanced.
+    clock: Mutex<Readings>,
+    /// When `clock` was last read.
     ticked_ns: AtomicU64,
     /// Launches admitted and not completed.
     pub(super) outstanding: AtomicU32,
@@ -81,18 +82,19 @@ const REST_NS: u64 = 100_000;
 const CREDIT_OUTLIVES_NS: u64 = 1_000_000;
 /// It is alone when no other one has used the GPU, and no other container wanted it, for so long. Others would not know of what is launched on credit after a rest.
 const ALONE_NS: u64 = 1_000_000_000;
-/// The virtual clock is not advanced more often.
+/// The clock of the busy is not read more often.
 const TICK_NS: u64 = 50_000;
 
 impl Device {
     pub(super) fn new(row: usize, board: Board, now: MonotonicNs, seed: u64) -> Self {
+        let readings = Readings::new(now, board.virtual_ns(now));
         Self {
             row,
             board,
             prices: OnceLock::new(),
             seed,
             fair: FairTimings::default(),
-            clock: Mutex::new(VirtualClock::new(now)),
+            clock: Mutex::new(readings),
             ticked_ns: AtomicU64::new(now.get()),
             outstanding: AtomicU32::new(0),
             lingers_until_ns: AtomicU64::new(0),
@@ -307,6 +309,12 @@ impl Device {
         self.lingers_until_ns.store(until.get(), Ordering::Relaxed);
     }
 
+    /// Whether anything is outstanding, or may run on credit still.
+    pub(super) fn is_watched(&self) -> bool {
+        self.outstanding.load(Ordering::Relaxed) > 0
+            || self.lingers_until_ns.load(Ordering::Relaxed) != 0
+    }
+
     /// Whether launches on credit may run still, or may be made: to be asked again soon.
     pub(super) fn lingers(&self, now: MonotonicNs) -> bool {
         let until = self.lingers_until_ns.load(Ordering::Relaxed);
@@ -344,7 +352,7 @@ impl Device {
         self.resting_since_ns.store(now.get(), Ordering::Relaxed);
         self.wanting_since_ns.store(0, Ordering::Relaxed);
         self.board.set_outstanding(self.window.rest());
-        self.board.set_idle();
+        self.board.set_idle(now);
         self.rests_briefly(now);
         if self.window.waiting_since_ns.load(Ordering::Relaxed) == 0 {
             self.board.want_until(now.saturating_add_ns(REST_NS));
@@ -367,11 +375,11 @@ impl Device {
             .compare_exchange(ticked, now.get(), Ordering::Relaxed, Ordering::Relaxed)
             .is_ok()
         {
-            let n_busy = self.board.n_busy(now);
+            let virtual_ns = self.board.virtual_ns(now);
             self.clock
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
-                .advance(now, n_busy);
+                .add(now, virtual_ns);
         }
     }
 

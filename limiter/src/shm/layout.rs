@@ -266,6 +266,7 @@ pub(crate) struct BoardFile {
     pub(crate) lease: LeaseRow,
     pub(crate) memory: PhysicalRow,
     pub(crate) turns: TurnsRow,
+    pub(crate) clock: ClockRow,
     pub(crate) tenants: [TenantRow; TENANTS_MAX],
     pub(crate) entries: [BoardEntry; ENTRIES_MAX],
 }
@@ -315,6 +316,17 @@ pub(crate) struct PhysicalRow {
 pub(crate) struct TurnsRow {
     /// The least clock among the containers that wanted the GPU, when last looked at. Never falls.
     pub(crate) least_vt: AtomicU64,
+}
+
+/// How long one of the busy processes had the GPU: see `board::clock`.
+#[derive(Debug)]
+#[cfg_attr(loom, derive(Default))]
+#[repr(C, align(64))]
+pub(crate) struct ClockRow {
+    /// When it was last read, `CLOCK_MONOTONIC`; 0: never.
+    pub(crate) at_ns: AtomicU64,
+    /// What it showed then.
+    pub(crate) virtual_ns: AtomicU64,
 }
 
 /// A container on a GPU.
@@ -392,7 +404,7 @@ unsafe impl Shared for ContainerFile {
 // SAFETY: as above.
 unsafe impl Shared for BoardFile {
     const MAGIC: u64 = u64::from_be_bytes(*b"cuhkbord");
-    const LAYOUT_VERSION: u32 = 4;
+    const LAYOUT_VERSION: u32 = 5;
     const HEADER_BYTES: usize = offset_of!(Self, entries);
 
     fn preamble(&self) -> &Preamble {

@@ -100,7 +100,8 @@ impl Tenants {
     }
 
     /// A scenario of 12 s with these questions.
-    pub(super) fn asked(self, axis: Axis, name: &str, judged: Vec<Judgement>) -> Case {
+    pub(super) fn asked(self, axis: Axis, name: &str, mut judged: Vec<Judgement>) -> Case {
+        judged.push(Judgement::Watching);
         let sum: f64 = self.programs.iter().map(|(share, _)| share).sum();
         let mut case = Case {
             axis,

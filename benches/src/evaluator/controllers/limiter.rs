@@ -161,7 +161,9 @@ impl Limited {
             reservations: BTreeMap::new(),
             credits: BTreeMap::new(),
             granted: None,
-            look_every_ns: share.look_every_ns(now),
+            look_every_ns: share.look_every_ns(false, now),
+            waiter_looked: false,
+            held_until: None,
             share,
             clock: (0, DeviceClock::default()),
             ledger,
@@ -182,6 +184,10 @@ struct Member {
     /// Of the launch that is on its way to the driver.
     granted: Option<Reservation>,
     look_every_ns: u64,
+    /// Since the helper last looked.
+    waiter_looked: bool,
+    /// A launch waits until then, unless it is woken before.
+    held_until: Option<MonotonicNs>,
     /// Since when it counts, by the device's clock, and how that stands to the host's.
     clock: (u64, DeviceClock),
     ledger: Ledger,
@@ -235,9 +241,19 @@ impl Member {
         if !is_fixed && self.share.spend(credit, key).is_some() {
             return Admission::Granted(Watch::No);
         }
-        match self.share.admit(credit, key, now) {
-            Admit::NotBefore(earliest) => Admission::NotBefore(earliest.get() - BEGIN_NS),
+        let admit = match self.held_until.filter(|until| now < *until) {
+            Some(until) => Admit::NotBefore(until),
+            None => self.share.admit(credit, key, now),
+        };
+        match admit {
+            Admit::NotBefore(until) => {
+                self.held_until = Some(until);
+                let every_ns = self.share.waiter_looks_every_ns(now);
+                let next = every_ns.map_or(until, |ns| until.min(now.saturating_add_ns(ns)));
+                Admission::NotBefore(next.get() - BEGIN_NS)
+            }
             Admit::Granted(mut reservation) => {
+                self.held_until = None;
                 let watch = self.watch(launch, credit, &mut reservation, now);
                 self.granted = Some(reservation);
                 Admission::Granted(watch)
@@ -293,6 +309,7 @@ impl Controller for Member {
         if let Some(reservation) = self.reservations.remove(&ended.launch)
             && self.share.completed(reservation, timing, now)
         {
+            self.held_until = None;
             view.wake(self.process);
         }
     }
@@ -301,13 +318,23 @@ impl Controller for Member {
         Some(self.look_every_ns)
     }
 
+    fn looked_while_waiting(&mut self, view: &mut View) {
+        self.waiter_looked = true;
+        let now = monotonic(view.now_ns());
+        if let Some(reservation) = self.reservations.values().next() {
+            self.share.began(reservation, now);
+        }
+        self.share.heartbeat(now);
+    }
+
     fn looked(&mut self, view: &mut View) -> bool {
         let now = monotonic(view.now_ns());
         // What was launched first runs: nothing else is waited for on the model's streams.
         if let Some(reservation) = self.reservations.values().next() {
             self.share.began(reservation, now);
         }
-        self.look_every_ns = self.share.look_every_ns(now);
+        let waiter_looked = std::mem::take(&mut self.waiter_looked) && self.reservations.len() > 1;
+        self.look_every_ns = self.share.look_every_ns(waiter_looked, now);
         self.share.heartbeat(now)
     }
 }

@@ -3,7 +3,9 @@
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::ffi::CString;
+use std::fs;
 use std::io::{self, BufRead, Write};
+use std::path::PathBuf;
 use std::ptr;
 
 use benches::driver::checked;
@@ -41,6 +43,9 @@ enum Ready {
     Graph(CUgraphExec),
 }
 
+/// As the preload calls it.
+const WATCHING_THREAD: &str = "cuda-hook";
+
 /// Threads of every block, as the evaluation's kernels have.
 const BLOCK_THREADS: u32 = 256;
 
@@ -65,9 +70,10 @@ pub(crate) fn play(plan: &ProcessPlan, duration_ns: u64, seed: u64) -> Result<()
         held_ns_max,
         ..
     } = &player.report;
+    let helper_cpu_ns = watching_ns()?;
     let report = json!({
         "launches": launches, "kernels": kernels, "iterations": iterations, "latencies_ns": latencies_ns,
-        "held_ns_max": held_ns_max,
+        "held_ns_max": held_ns_max, "helper_cpu_ns": helper_cpu_ns,
     });
     say(&report.to_string())
 }
@@ -88,8 +94,22 @@ pub(crate) fn report_of(line: &str) -> Result<ProcessReport, String> {
             .filter_map(serde_json::Value::as_u64)
             .collect(),
         held_ns_max: number("held_ns_max")?,
+        helper_cpu_ns: number("helper_cpu_ns")?,
         ..ProcessReport::default()
     })
+}
+
+/// Processor time that the preload's watching thread had, by the scheduler's account (`/proc/PID/task/TID/schedstat`), in ns; 0 without one.
+fn watching_ns() -> Result<u64, String> {
+    let threads = fs::read_dir("/proc/self/task").map_err(failed)?;
+    let of_thread = |thread: PathBuf| {
+        let name = fs::read_to_string(thread.join("comm")).ok()?;
+        let account = fs::read_to_string(thread.join("schedstat")).ok()?;
+        let ran_ns = account.split(' ').next()?.parse::<u64>().ok()?;
+        (name.trim_end() == WATCHING_THREAD).then_some(ran_ns)
+    };
+    let threads = threads.filter_map(|thread| of_thread(thread.ok()?.path()));
+    Ok(threads.sum())
 }
 
 fn say(line: &str) -> Result<(), String> {
