@@ -3,6 +3,8 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use cuda_hook_libraries::FILE as COMPANION_FILE;
+
 use crate::failure::Failure;
 
 /// Names another `libcuda_hook.so`; the `gpu-sim` folder is then looked for beside that one.
@@ -95,6 +97,16 @@ impl Artefacts {
                 ))
             })
     }
+}
+
+/// The absolute path of the companion of the running command: the one that is of the same version, whichever library is named.
+pub(crate) fn companion() -> Result<PathBuf, Failure> {
+    let own = Artefacts::of(&executable()?, None);
+    let path = own.first(
+        Path::new(COMPANION_FILE),
+        "install cuda-hook as a whole, or build it: scripts/build",
+    )?;
+    absolute(&path)
 }
 
 /// Where this command lies.

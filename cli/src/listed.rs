@@ -4,18 +4,19 @@ mod nvml;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use cuda_hook_libraries::Unusable;
 use gpu_sim::client::{Environment, Machine};
 use limiter::explain::{self, GpuList, Listed};
 use limiter::sample::Sample;
 use limiter::units::{Bytes, DeviceUuid};
 
 use crate::output;
-use nvml::Nvml;
+use nvml::{Nvml, Silent};
 
 /// Where the lists come from. Made once, asked as often as there is something to show.
 #[derive(Default)]
 pub(crate) struct Lists {
-    /// `None`: not opened yet; then none, or NVML.
+    /// `None`: not opened yet; then NVML, or none because it had nothing to say.
     nvml: Option<Option<Nvml>>,
 }
 
@@ -26,27 +27,34 @@ impl Lists {
         let mut lists = simulated();
         lists.retain(|list| wanted.contains(&list.device));
         if lists.len() < wanted.len() {
-            let open = || {
-                let nvml = Nvml::open();
-                nvml.inspect_err(tell).ok()
-            };
-            let nvml = self.nvml.get_or_insert_with(open);
-            let missing = wanted
-                .iter()
-                .filter(|uuid| lists.iter().all(|list| list.device != **uuid));
-            let listed: Vec<GpuList> = missing
-                .filter_map(|uuid| nvml.as_ref()?.list(*uuid))
-                .collect();
-            lists.extend(listed);
+            let is_missing = |uuid: &DeviceUuid| lists.iter().all(|list| list.device != *uuid);
+            let missing: Vec<DeviceUuid> = wanted.into_iter().filter(is_missing).collect();
+            lists.extend(self.of_nvml(&missing));
         }
         explain::explain(sample, &lists);
+    }
+
+    /// What NVML lists. Where it has once had nothing to say, it is not asked again.
+    fn of_nvml(&mut self, devices: &[DeviceUuid]) -> Vec<GpuList> {
+        let open = || Nvml::open().inspect_err(tell).ok();
+        let opened = self.nvml.get_or_insert_with(open);
+        let Some(nvml) = opened else {
+            return Vec::new();
+        };
+        nvml.list(devices).unwrap_or_else(|reason| {
+            tell(&reason);
+            *opened = None;
+            Vec::new()
+        })
     }
 }
 
 /// A machine without NVML is no news: its GPUs are simulated, or are seen from where no driver is.
-fn tell(reason: &nvml::Unusable) {
-    if let nvml::Unusable::Refused(_) = reason {
-        output::complain(format_args!("warning: {reason}"));
+fn tell(reason: &Silent) {
+    if !matches!(reason, Silent::Unusable(Unusable::Absent(_))) {
+        output::complain(format_args!(
+            "warning: {reason}: what is on nobody's books stays unknown"
+        ));
     }
 }
 

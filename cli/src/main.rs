@@ -1,4 +1,5 @@
 //! The `cuda-hook` command.
+#![forbid(unsafe_code)]
 
 mod agent;
 mod args;
@@ -7,6 +8,7 @@ mod doctor;
 mod failure;
 mod folders;
 mod inject;
+mod libraries;
 mod listed;
 mod manual;
 mod notes;

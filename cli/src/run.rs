@@ -10,8 +10,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::args::RunArgs;
 use crate::artefacts::Artefacts;
-use crate::doctor::program;
+use crate::doctor::program::{self, CLibrary};
 use crate::failure::Failure;
+use crate::inject::image;
 use crate::output;
 use crate::settings::{self, Environment};
 use crate::sim;
@@ -19,6 +20,10 @@ use crate::sim;
 const DRIVER_VARIABLE: &str = "CUDA_HOOK_DRIVER";
 const CONTAINER_VARIABLE: &str = "CUDA_HOOK_CONTAINER";
 const PROFILE_VARIABLE: &str = "GPU_SIM_PROFILE";
+
+/// As shells have it: not found; found, but not to be started.
+const NOT_FOUND: u8 = 127;
+const NOT_RUN: u8 = 126;
 
 /// Starts the program; returns only when it could not be started.
 pub(crate) fn run(args: &RunArgs) -> Result<Infallible, Failure> {
@@ -32,17 +37,12 @@ pub(crate) fn run(args: &RunArgs) -> Result<Infallible, Failure> {
     if limits_given && settings.container_is_default {
         environment.insert(CONTAINER_VARIABLE.into(), own_name().into());
     }
-    prepend(
-        &mut environment,
-        "LD_PRELOAD",
-        artefacts.preload()?.as_os_str(),
-    );
+    let preload = artefacts.preload()?;
+    prepend(&mut environment, "LD_PRELOAD", preload.as_os_str());
     let Some((program, arguments)) = args.program.split_first() else {
         return Err(Failure::usage("no program to run"));
     };
-    if settings.limits.is_some() {
-        warn_if_out_of_reach(program);
-    }
+    judge(program, settings.limits.is_some(), &preload)?;
     let error = Command::new(program)
         .args(arguments)
         .env_clear()
@@ -109,24 +109,33 @@ fn prepend(environment: &mut Environment, variable: &str, first: &OsStr) {
 }
 
 /// A program that no preload can enter would run without its limits, and nobody would hear of it. It may still be
-/// a mere launcher of one that a preload does enter: so it is started.
-fn warn_if_out_of_reach(program: &OsStr) {
-    if let Some(obstacle) = program::obstacle(program)
-        && let Some(way_out) = &obstacle.way_out
-    {
+/// a mere launcher of one that a preload does enter: so it is started, where there can be such a one.
+fn judge(program: &OsStr, is_limited: bool, preload: &Path) -> Result<(), Failure> {
+    let Some(obstacle) = program::obstacle(program) else {
+        return Ok(());
+    };
+    let (found, way_out) = (obstacle.found, obstacle.way_out.unwrap_or_default());
+    let refused = |why| Failure::with_status(NOT_RUN, format_args!("{found}; {why}"));
+    match program::c_library(program) {
+        Some(CLibrary::Other) => return Err(refused(way_out)),
+        Some(CLibrary::None) if is_limited => {
+            let no_other = image::check_here(preload);
+            no_other.map_err(|reason| refused(reason.to_string()))?;
+        }
+        _ => {}
+    }
+    if is_limited {
         output::complain(format_args!(
-            "warning: {}; the limits do not hold for it ({way_out})",
-            obstacle.found
+            "warning: {found}; the limits do not hold for it ({way_out})"
         ));
     }
+    Ok(())
 }
 
-/// As shells have it: 127 not found, 126 found but not executable.
 fn not_started(program: &OsStr, error: &io::Error) -> Failure {
-    let exit_status = if error.kind() == io::ErrorKind::NotFound {
-        127
-    } else {
-        126
+    let exit_status = match error.kind() {
+        io::ErrorKind::NotFound => NOT_FOUND,
+        _ => NOT_RUN,
     };
     let program = program.display();
     let message = format!("cannot run {program}: {error}; cuda-hook doctor {program} says more");

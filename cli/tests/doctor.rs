@@ -280,3 +280,22 @@ fn a_program_that_is_not_there_is_a_problem() {
         "{output:?}"
     );
 }
+
+#[test]
+fn without_its_companion_the_command_is_not_able_and_says_what_is_missing() {
+    let sandbox = Sandbox::new();
+    let output = sandbox
+        .command_alone(&["doctor", "--json"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let report = report(&output);
+    for check in ["glibc", "driver"] {
+        let [("problem", found)] = findings(&report, check)[..] else {
+            panic!("{report}")
+        };
+        let places = [sandbox.text("alone"), sandbox.text("lib/cuda-hook")].join(" or ");
+        let missing = format!("cuda-hook-libraries is not in {places}");
+        assert!(found.contains(&missing), "{found}");
+    }
+}

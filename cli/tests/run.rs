@@ -275,6 +275,24 @@ fn a_program_that_no_preload_can_enter_runs_and_is_warned_of() {
 }
 
 #[test]
+fn a_program_of_another_c_library_is_refused_with_or_without_limits() {
+    let sandbox = Sandbox::new();
+    let loader = "-Wl,--dynamic-linker=/lib/ld-musl-x86_64.so.1";
+    let program = sandbox.compile("int main(void) { return 0; }", &[loader], "musl");
+    for limits in [["--memory", "1GiB"].as_slice(), &[]] {
+        let arguments = [&["run"], limits, &["--", shown(&program)]].concat();
+        let output = sandbox.run(&arguments);
+        assert_eq!(output.status.code(), Some(126), "{output:?}");
+        let told = stderr(&output);
+        assert!(
+            told.contains("its loader /lib/ld-musl-x86_64.so.1 is not glibc's")
+                && told.contains("use a build for glibc"),
+            "{told}"
+        );
+    }
+}
+
+#[test]
 fn a_missing_library_is_named_and_nothing_starts() {
     let sandbox = Sandbox::new();
     let mut command = sandbox.command(&["run", "--memory", "1GiB", "--", "touch", "started"]);

@@ -35,6 +35,25 @@ fn a_folder_that_cannot_be_one_is_a_failure_that_names_it() {
 }
 
 #[test]
+fn without_the_companion_nvml_is_not_asked_and_the_books_are_shown() {
+    let sandbox = Sandbox::new();
+    let (device, name) = (
+        DeviceUuid::from_bytes([7; 16]),
+        "trainer-7".parse().unwrap(),
+    );
+    let _ledger = Ledger::attach(&sandbox.path("state"), &name, &[(device, None)]).unwrap();
+    let output = sandbox.command_alone(&["status"]).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert!(stdout(&output).contains("trainer-7"), "{output:?}");
+    let told = stderr(&output);
+    assert!(
+        told.starts_with("cuda-hook: warning: NVML was not asked: cuda-hook-libraries is not in ")
+            && told.lines().count() == 1,
+        "{told}"
+    );
+}
+
+#[test]
 fn what_a_container_holds_is_shown() {
     let sandbox = Sandbox::new();
     let device = DeviceUuid::from_bytes([7; 16]);

@@ -84,14 +84,16 @@ class Package(unittest.TestCase):
             archive.extractall(self.scratch, filter="data")
         (self.root,) = self.scratch.iterdir()
 
-    def start(self, c_library: Path | None, program: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    def start(
+        self, c_library: Path | None, program: Path, *arguments: str, stdin: str = "", **environment: str
+    ) -> subprocess.CompletedProcess:
         """A program in a C library, `None` being this machine's, or its own loader's."""
         command = [str(program), *arguments]
         environment = {"CUDA_HOOK_DIR": str(self.scratch / "state"), "LD_LIBRARY_PATH": str(WORK / "driver"), **environment}
         if c_library:
             path = f"{environment.pop('LD_LIBRARY_PATH')}:{c_library}"
             command = [str(c_library / "ld-linux-x86-64.so.2"), "--library-path", path, *command]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+        return subprocess.run(command, env=environment, input=stdin, capture_output=True, text=True, timeout=120)
 
     def in_each(self):
         yield "this machine", None
@@ -128,12 +130,33 @@ class Package(unittest.TestCase):
         done = self.start(None, WORK / "tenant")
         self.assertEqual((done.returncode, done.stderr), (1, "a block too many: 0, not 2\n"))
 
-    def test_the_command_starts_in_every_c_library(self):
+    def test_the_command_starts_where_there_is_nothing_else(self):
+        folder = self.scratch / "empty"
+        folder.mkdir()
+        shutil.copy(self.root / "bin/cuda-hook", folder)
+        command = ["chroot", str(folder), "/cuda-hook"]
+        done = subprocess.run([*command, "--version"], capture_output=True, text=True, timeout=120)
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        self.assertIn(done.stdout.split()[1], packed().name)
+        limited = subprocess.run([*command, "run", "--memory", "1GiB", "--", "/cuda-hook"], capture_output=True, text=True, timeout=120)
+        self.assertNotEqual(limited.returncode, 0)
+        self.assertIn("libcuda_hook.so", limited.stderr)
+
+    def test_the_companion_answers_in_every_c_library(self):
         for name, c_library in self.in_each():
             with self.subTest(name):
-                done = self.start(c_library, self.root / "bin/cuda-hook", "--version")
+                companion = self.root / "lib/cuda-hook/cuda-hook-libraries"
+                done = self.start(c_library, companion, stdin='"c_library"\n')
                 self.assertEqual((done.returncode, done.stderr), (0, ""))
-                self.assertIn(done.stdout.split()[1], packed().name)
+                self.assertRegex(done.stdout, r'^"2\.\d+"\n$')
+
+    def test_the_command_has_its_companion_ask(self):
+        driver = {"CUDA_HOOK_DRIVER": str(WORK / "driver/libcuda.so.1")}
+        done = self.start(None, self.root / "bin/cuda-hook", "doctor", "--json", **driver)
+        self.assertNotIn("cuda-hook-libraries", done.stdout + done.stderr)
+        (self.root / "lib/cuda-hook/cuda-hook-libraries").unlink()
+        done = self.start(None, self.root / "bin/cuda-hook", "doctor", "--json", **driver)
+        self.assertIn("cuda-hook-libraries", done.stdout + done.stderr)
 
     def test_the_command_finds_what_is_packed_with_it(self):
         command = self.root / "bin/cuda-hook"

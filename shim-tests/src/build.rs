@@ -45,6 +45,7 @@ impl Artefacts {
         [
             &self.hook,
             &self.command,
+            &self.folder.join(cuda_hook_libraries::FILE),
             &self.second_door.join("libcuda.so.1"),
         ]
         .into_iter()

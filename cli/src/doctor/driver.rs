@@ -2,12 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
+use cuda_hook_libraries::{Driver, is_simulated};
 use cuda_sys_stubs::Effect;
 use cuda_sys_stubs::symbols;
 
 use super::elf::Image;
 use super::finding::{Finding, Level};
-use super::loader::{self, Driver};
+use super::loader::{self, NotOpened};
 
 const DRIVER: &str = "driver";
 const SYMBOLS: &str = "symbols";
@@ -31,7 +32,7 @@ pub(crate) enum Newcomers {
 pub(crate) fn examine(name: &Path, preload: Option<&Image>, newcomers: Newcomers) -> Vec<Finding> {
     let driver = match loader::open_driver(name) {
         Ok(driver) => driver,
-        Err(error) => return vec![not_found(name, &error)],
+        Err(reason) => return vec![not_opened(name, &reason)],
     };
     let simulated = is_simulated(&driver.path);
     let image = Image::read(&driver.path);
@@ -51,11 +52,6 @@ pub(crate) fn examine(name: &Path, preload: Option<&Image>, newcomers: Newcomers
         findings.push(device_nodes(Path::new("/dev")));
     }
     findings
-}
-
-/// The simulated driver, and its NVML, have their device process beside them.
-pub(crate) fn is_simulated(driver: &Path) -> bool {
-    driver.with_file_name("gpu-sim-device").exists()
 }
 
 /// The library in the driver's place exports the look-ups that it stands before; no driver does.
@@ -92,15 +88,21 @@ fn second_door(path: &Path) -> Finding {
     )
 }
 
-fn not_found(name: &Path, error: &libloading::Error) -> Finding {
-    let reason =
-        std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string);
-    Finding::problem(
-        DRIVER,
-        format!("{} cannot be loaded: {reason}", name.display()),
-        "install NVIDIA's driver, or in a container start it with the GPU (nvidia-container-toolkit); \
-         CUDA_HOOK_DRIVER names a driver elsewhere; without a GPU: --sim t4",
-    )
+fn not_opened(name: &Path, reason: &NotOpened) -> Finding {
+    let name = name.display();
+    match reason {
+        NotOpened::Loader(reason) => Finding::problem(
+            DRIVER,
+            format!("{name} cannot be loaded: {reason}"),
+            "install NVIDIA's driver, or in a container start it with the GPU (nvidia-container-toolkit); \
+             CUDA_HOOK_DRIVER names a driver elsewhere; without a GPU: --sim t4",
+        ),
+        NotOpened::Unasked(failure) => Finding::problem(
+            DRIVER,
+            format!("{name} was not looked for: {failure}"),
+            loader::WAY_OUT,
+        ),
+    }
 }
 
 fn found(driver: &Driver, simulated: bool) -> Finding {

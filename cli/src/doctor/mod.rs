@@ -1,9 +1,9 @@
 //! `cuda-hook doctor`: is this machine able to enforce limits, and if not, why not.
 
-pub(crate) mod driver;
+mod driver;
 pub(crate) mod elf;
 mod finding;
-pub(crate) mod loader;
+mod loader;
 mod machine;
 mod preload;
 pub(crate) mod program;

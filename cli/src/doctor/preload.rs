@@ -7,6 +7,7 @@ use super::elf::{self, Image};
 use super::finding::Finding;
 use super::loader;
 use crate::artefacts::Artefacts;
+use crate::failure::Failure;
 
 const PRELOAD: &str = "preload";
 const GLIBC: &str = "glibc";
@@ -26,7 +27,7 @@ pub(crate) fn examine(artefacts: &Artefacts) -> (Vec<Finding>, Option<Image>) {
     };
     match Image::read(&path) {
         Ok(image) => (
-            vec![glibc(&image, &loader::glibc_version()), loadable(&path)],
+            vec![glibc(&image, loader::glibc_version()), loadable(&path)],
             Some(image),
         ),
         Err(error) => {
@@ -44,7 +45,14 @@ pub(crate) fn examine(artefacts: &Artefacts) -> (Vec<Finding>, Option<Image>) {
 }
 
 /// An unmet version would not make the loader skip the preload: it ends every program that is started with it.
-fn glibc(preload: &Image, here: &str) -> Finding {
+fn glibc(preload: &Image, here: Result<String, Failure>) -> Finding {
+    let here = match here {
+        Ok(here) => here,
+        Err(failure) => {
+            let found = format!("nobody could ask for its version: {failure}");
+            return Finding::problem(GLIBC, found, loader::WAY_OUT);
+        }
+    };
     let Some((major, minor)) = preload.glibc_needed() else {
         return Finding::ok(
             GLIBC,
@@ -52,7 +60,7 @@ fn glibc(preload: &Image, here: &str) -> Finding {
         );
     };
     let found = format!("{here}; the preload needs {major}.{minor}");
-    if elf::glibc_version(here) >= Some((major, minor)) {
+    if elf::glibc_version(&here) >= Some((major, minor)) {
         return Finding::ok(GLIBC, found);
     }
     Finding::problem(
@@ -122,7 +130,7 @@ mod tests {
             versions_needed,
             ..Image::empty()
         };
-        assert_eq!(glibc(&image, "2.31").level, Level::Problem);
-        assert_eq!(glibc(&image, "2.34").level, Level::Ok);
+        let level = |here: &str| glibc(&image, Ok(here.to_owned())).level;
+        assert_eq!([level("2.31"), level("2.34")], [Level::Problem, Level::Ok]);
     }
 }

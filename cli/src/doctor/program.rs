@@ -44,6 +44,33 @@ pub(crate) fn obstacle(program: &OsStr) -> Option<Finding> {
         .find(|finding| finding.level == Level::Problem)
 }
 
+/// The C library whose loader a program names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CLibrary {
+    /// The one that the preload is made for.
+    Glibc,
+    /// Another: its loader would try to load the preload, and end the program for what that needs.
+    Other,
+    /// None: a static program.
+    None,
+}
+
+/// Which one starts `program`, where that can be told.
+pub(crate) fn c_library(program: &OsStr) -> Option<CLibrary> {
+    let resolved = resolve::resolve(program).ok()?;
+    let image = Image::read(&resolved.binary).ok()?;
+    Some(match image.interpreter.as_deref() {
+        Some(loader) if is_of_glibc(loader) => CLibrary::Glibc,
+        Some(_) => CLibrary::Other,
+        None => CLibrary::None,
+    })
+}
+
+fn is_of_glibc(loader: &str) -> bool {
+    let file = loader.rsplit('/').next().unwrap_or(loader);
+    file.starts_with("ld-linux")
+}
+
 fn examine_binary(path: &Path) -> Vec<Finding> {
     let shown = path.display();
     let image = match Image::read(path) {
@@ -155,8 +182,7 @@ fn foreign_loader(path: &Path, image: &Image) -> Option<Finding> {
             "use a dynamically linked build; a static launcher is fine where the CUDA program that it starts is not static",
         ));
     };
-    let file = loader.rsplit('/').next().unwrap_or(loader);
-    if !file.starts_with("ld-linux") {
+    if !is_of_glibc(loader) {
         return Some(Finding::problem(
             CHECK,
             format!(

@@ -52,6 +52,11 @@ pub(crate) fn check(root: &Path, process: &Process, library: &Path) -> Result<()
     }))
 }
 
+/// Refuses where this very process sees no glibc that is new enough for the library.
+pub(crate) fn check_here(library: &Path) -> Result<(), Failure> {
+    needed(library)?.map_or(Ok(()), check_glibc)
+}
+
 fn needed(library: &Path) -> Result<Option<(u32, u32)>, Failure> {
     let image = Image::read(library);
     image

@@ -5,10 +5,10 @@
 pub(crate) mod cdi;
 pub(crate) mod config;
 pub(crate) mod hook;
+pub(crate) mod image;
 pub(crate) mod labels;
 
 mod bundle;
-mod image;
 mod root;
 
 /// Where the library lies in a container.

@@ -1,137 +1,45 @@
-//! The management library of the GPUs' driver, as far as it lists who uses them.
-#![expect(
-    unsafe_code,
-    reason = "opens a C library, and calls it with buffers of ours"
-)]
+//! Who uses the GPUs, as NVML lists it: it is asked through the companion.
 
-use std::ffi::CString;
-use std::ptr;
-
-use cuda_sys_stubs::nvml_abi::{
-    NVML_ERROR_INSUFFICIENT_SIZE, NVML_SUCCESS, nvmlDevice_t, nvmlProcessInfo_v2_t, nvmlReturn_t,
-};
-use cuda_sys_stubs::nvml_pfn as pfn;
-use libloading::os::unix::{Library, RTLD_LAZY, RTLD_LOCAL};
+use cuda_hook_libraries::{Gpu, Question, Unusable};
 use limiter::explain::GpuList;
 use limiter::units::DeviceUuid;
 
 use super::once_each;
-use crate::doctor::driver::is_simulated;
-use crate::doctor::loader;
-
-/// NVML's SONAME.
-const NAME: &str = "libnvidia-ml.so.1";
+use crate::failure::Failure;
+use crate::libraries::Libraries;
 
 /// Why NVML lists nothing here.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Unusable {
-    /// There is none, or it is the simulated one, whose machine is asked without starting it.
-    #[error("no NVML: {0}")]
-    Absent(String),
-    /// It does not work.
-    #[error("{NAME} cannot be used (error {0}): what is on nobody's books stays unknown")]
-    Refused(nvmlReturn_t),
+pub(crate) enum Silent {
+    /// It says so itself, or there is none.
+    #[error("{0}")]
+    Unusable(Unusable),
+    /// Nobody could ask it.
+    #[error("NVML was not asked: {0}")]
+    Unasked(#[from] Failure),
 }
 
-/// NVML, initialised.
-pub(crate) struct Nvml {
-    handle_by_uuid: pfn::nvmlDeviceGetHandleByUUID,
-    compute_processes: pfn::nvmlDeviceGetComputeRunningProcesses_v2,
-    shutdown: pfn::nvmlShutdown,
-    /// What the functions stand in.
-    _library: Library,
-}
+/// What of NVML has been opened.
+pub(crate) struct Nvml(Libraries);
 
 impl Nvml {
-    pub(crate) fn open() -> Result<Self, Unusable> {
-        // SAFETY: NVML's promise: it may be loaded into any process; its constructors assume nothing.
-        let library = unsafe { Library::open(Some(NAME), RTLD_LAZY | RTLD_LOCAL) }
-            .map_err(|error| Unusable::Absent(error.to_string()))?;
-        // It would start its machine for us.
-        if loader::mapped("libnvidia-ml.so").is_some_and(|path| is_simulated(&path)) {
-            return Err(Unusable::Absent("it is the simulated one".to_owned()));
-        }
-        macro_rules! function {
-            ($name:ident as $like:ident) => {
-                // SAFETY: the type is the ABI's for this name (nvml.h).
-                unsafe { library.get::<pfn::$like>(concat!(stringify!($name), "\0").as_bytes()) }
-                    .map(|function| *function)
-                    .map_err(|error| Unusable::Absent(error.to_string()))
-            };
-        }
-        let init = function!(nvmlInit_v2 as nvmlInit_v2)?;
-        // The third version fills the records of the second (nvml.h, `nvmlProcessInfo_t`).
-        let newest = function!(
-            nvmlDeviceGetComputeRunningProcesses_v3 as nvmlDeviceGetComputeRunningProcesses_v2
-        );
-        let second = || {
-            function!(
-                nvmlDeviceGetComputeRunningProcesses_v2 as nvmlDeviceGetComputeRunningProcesses_v2
-            )
-        };
-        let nvml = Self {
-            handle_by_uuid: function!(nvmlDeviceGetHandleByUUID as nvmlDeviceGetHandleByUUID)?,
-            compute_processes: newest.or_else(|_| second())?,
-            shutdown: function!(nvmlShutdown as nvmlShutdown)?,
-            _library: library,
-        };
-        // SAFETY: NVML's own function, without arguments.
-        match unsafe { init() } {
-            NVML_SUCCESS => Ok(nvml),
-            status => Err(Unusable::Refused(status)),
-        }
+    pub(crate) fn open() -> Result<Self, Silent> {
+        Ok(Self(Libraries::start()?))
     }
 
-    /// Who uses a GPU; `None` for one that NVML does not know.
-    pub(crate) fn list(&self, device: DeviceUuid) -> Option<GpuList> {
-        let uuid = CString::new(device.to_string()).ok()?;
-        let mut handle: nvmlDevice_t = ptr::null_mut();
-        // SAFETY: a C string and an out-pointer, both live.
-        let status = unsafe { (self.handle_by_uuid)(uuid.as_ptr(), &raw mut handle) };
-        let rows = (status == NVML_SUCCESS).then(|| self.rows(handle))??;
-        // nvml.h: memory that is not available is told as all ones.
-        let memory = |row: &nvmlProcessInfo_v2_t| {
-            (row.usedGpuMemory != u64::MAX).then_some(row.usedGpuMemory)
-        };
-        Some(GpuList {
-            device,
-            processes: once_each(rows.iter().map(|row| (row.pid, memory(row)))),
-        })
-    }
-
-    /// The list of a GPU of which `handle` is NVML's own.
-    fn rows(&self, handle: nvmlDevice_t) -> Option<Vec<nvmlProcessInfo_v2_t>> {
-        const EMPTY: nvmlProcessInfo_v2_t = nvmlProcessInfo_v2_t {
-            pid: 0,
-            usedGpuMemory: 0,
-            gpuInstanceId: 0,
-            computeInstanceId: 0,
-        };
-        let mut rows = vec![EMPTY; 64];
-        loop {
-            let mut count = u32::try_from(rows.len()).ok()?;
-            // SAFETY: NVML's own handle; the array is as long as said.
-            let status =
-                unsafe { (self.compute_processes)(handle, &raw mut count, rows.as_mut_ptr()) };
-            let listed = usize::try_from(count).ok()?;
-            match status {
-                NVML_SUCCESS => {
-                    rows.truncate(listed);
-                    return Some(rows);
-                }
-                // More may come meanwhile.
-                NVML_ERROR_INSUFFICIENT_SIZE if listed > rows.len() => {
-                    rows.resize(listed.saturating_mul(2), EMPTY);
-                }
-                _ => return None,
-            }
-        }
+    /// Who uses these GPUs, without those that NVML does not know.
+    pub(crate) fn list(&mut self, devices: &[DeviceUuid]) -> Result<Vec<GpuList>, Silent> {
+        let uuids = devices.iter().map(ToString::to_string).collect();
+        let listed: Result<Vec<Gpu>, Unusable> = self.0.ask(&Question::Processes(uuids))?;
+        let gpus = listed.map_err(Silent::Unusable)?;
+        Ok(gpus.iter().filter_map(list).collect())
     }
 }
 
-impl Drop for Nvml {
-    fn drop(&mut self) {
-        // SAFETY: initialised in `open`, and the library is still there. What it answers helps nobody.
-        let _status = unsafe { (self.shutdown)() };
-    }
+fn list(gpu: &Gpu) -> Option<GpuList> {
+    let processes = gpu.processes.iter();
+    Some(GpuList {
+        device: gpu.uuid.parse().ok()?,
+        processes: once_each(processes.map(|process| (process.pid, process.memory_bytes))),
+    })
 }

@@ -6,6 +6,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::Once;
 
 use tempfile::TempDir;
 
@@ -24,9 +25,29 @@ pub(crate) struct Sandbox {
     folder: TempDir,
 }
 
+/// What cargo builds for these tests is the command alone; this is the companion, beside it.
+fn build_companion() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let folder = Path::new(env!("CARGO_BIN_EXE_cuda-hook")).parent().unwrap();
+        let profile = match folder.file_name().unwrap().to_str().unwrap() {
+            "debug" => "dev",
+            name => name,
+        };
+        let status = Command::new(env!("CARGO"))
+            .args(["build", "--quiet", "--locked", "--offline"])
+            .args(["--package", cuda_hook_libraries::FILE])
+            .args(["--profile", profile, "--target-dir"])
+            .arg(folder.parent().unwrap())
+            .status();
+        assert!(status.unwrap().success(), "cargo build");
+    });
+}
+
 impl Sandbox {
     /// With a stand-in for the preload: a library without any symbol, which is all that the command itself needs.
     pub(crate) fn new() -> Self {
+        build_companion();
         let sandbox = Self {
             folder: tempfile::tempdir().unwrap(),
         };
@@ -47,7 +68,19 @@ impl Sandbox {
 
     /// `cuda-hook` with these arguments, in this folder and with an environment of its own.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_cuda-hook"));
+        self.command_at(Path::new(env!("CARGO_BIN_EXE_cuda-hook")), arguments)
+    }
+
+    /// The same by a copy of the command that has no companion beside it.
+    pub(crate) fn command_alone(&self, arguments: &[&str]) -> Command {
+        let copy = self.path("alone/cuda-hook");
+        fs::create_dir_all(self.path("alone")).unwrap();
+        fs::copy(env!("CARGO_BIN_EXE_cuda-hook"), &copy).unwrap();
+        self.command_at(&copy, arguments)
+    }
+
+    fn command_at(&self, program: &Path, arguments: &[&str]) -> Command {
+        let mut command = Command::new(program);
         command
             .args(arguments)
             .current_dir(self.folder.path())
