@@ -235,7 +235,7 @@ mod tests {
             )
         };
         let own_ns = readings((1..=1_000_000).map(step)).between(at(0), at(1_000));
-        assert_eq!(own_ns, 750 * MS);
+        assert!(own_ns.abs_diff(750 * MS) <= STRAIGHT_NS, "{own_ns}");
     }
 
     #[test]
