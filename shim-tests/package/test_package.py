@@ -293,6 +293,14 @@ class DebianPackage(unittest.TestCase):
         for line in unit.splitlines():
             self.assertRegex(line, r"^(#.*|\[(Unit|Service|Install)\]|[A-Z]\w+=.*|)$")
 
+    def test_no_option_of_the_service_closes_the_gpus(self):
+        unit = (self.root / "usr/lib/systemd/system/cuda-hook-agent.service").read_text()
+        options = set(re.findall(r"^(\w+)=", unit, re.MULTILINE))
+        self.assertIn("CapabilityBoundingSet", options)
+        # ProtectClock= lets systemd before 253 allow the clock's device alone: seen with 247 (systemd issue 18142).
+        closing = {"DeviceAllow", "DevicePolicy", "PrivateDevices", "PrivatePIDs", "ProtectClock", "ProtectProc"}
+        self.assertEqual(options & closing, set())
+
     def test_the_examples_are_ones_that_the_command_takes(self):
         hook = json.loads((self.doc / "examples/oci-hook.json").read_text())
         self.assertEqual(hook["hook"]["path"], "/usr/bin/cuda-hook")
