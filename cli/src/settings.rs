@@ -22,6 +22,11 @@ pub(crate) fn of(environment: &Environment) -> Result<Settings, String> {
     config::load_from(environment.clone()).map_err(|refusal| line(&refusal))
 }
 
+/// The same of a program in a container that is yet to be made.
+pub(crate) fn of_container(environment: Environment) -> Result<Settings, String> {
+    config::load_for_container(environment).map_err(|refusal| line(&refusal))
+}
+
 /// A refusal without the name that this command puts before every line of its own.
 fn line(refusal: &Refusal) -> String {
     let line = refusal.to_string();

@@ -186,7 +186,25 @@ pub fn load() -> Result<Settings, Refusal> {
 pub fn load_from(
     environment: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> Result<Settings, Refusal> {
-    let host = Host {
+    let host = host(environment);
+    let settings = resolve(&host, Path::new(CONFIG_PATH))?;
+    let may_be_default = settings.dir == Path::new(RUN_DIR) || settings.dir == users_dir();
+    if settings.limits.is_some() && may_be_default && settings.dir == *host.dir {
+        refuse_foreign_folder(&settings.dir)?;
+    }
+    Ok(settings)
+}
+
+/// [`load_from`] for a program elsewhere, in a container: the folder of the shared state that it will find there is not this machine's, and
+/// whose this machine's is says nothing.
+pub fn load_for_container(
+    environment: impl IntoIterator<Item = (OsString, OsString)>,
+) -> Result<Settings, Refusal> {
+    resolve(&host(environment), Path::new(CONFIG_PATH))
+}
+
+fn host(environment: impl IntoIterator<Item = (OsString, OsString)>) -> Host {
+    Host {
         environment: environment
             .into_iter()
             .map(|(name, value)| (lossy(name), lossy(value)))
@@ -195,13 +213,7 @@ pub fn load_from(
         // No cgroup to be read is a container without a name of its own.
         cgroup: LazyCell::new(|| fs::read_to_string("/proc/self/cgroup").unwrap_or_default()),
         dir: LazyCell::new(default_dir),
-    };
-    let settings = resolve(&host, Path::new(CONFIG_PATH))?;
-    let may_be_default = settings.dir == Path::new(RUN_DIR) || settings.dir == users_dir();
-    if settings.limits.is_some() && may_be_default && settings.dir == *host.dir {
-        refuse_foreign_folder(&settings.dir)?;
     }
-    Ok(settings)
 }
 
 fn lossy(text: OsString) -> String {

@@ -261,6 +261,16 @@ class Slices(WithAMachine):
                 self.assert_full_at_a_gib(done)
                 self.assertIn("leave one of them out", self.limited(GREEDY, flags=(device,)).stderr)
 
+    def test_a_slice_is_described_whosever_the_folder_of_this_machine_is(self):
+        # As in a user namespace, in which root is nobody: podman without root calls the hook there.
+        config = STAGE.folder / "described.toml"
+        config.write_text('[limits]\nmemory = "1GiB"\n')
+        command = f"{BUILT / 'cuda-hook'} cdi generate small --config {config} --dir {STAGE.state}"
+        foreign = f"mount -t tmpfs none /run && install -d -m 1777 -o 12345 /run/cuda-hook && exec {command}"
+        done = subprocess.run(["unshare", "--mount", "sh", "-c", foreign], capture_output=True, text=True)
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        self.assertEqual(json.loads(done.stdout)["devices"][0]["name"], "small")
+
     def test_containers_of_a_slice_each_have_its_limits_for_themselves(self):
         device, _ = self.described("each")
         with STAGE.device(self.machine):

@@ -185,7 +185,7 @@ pub(crate) fn check(file: &Path) -> Result<(), Failure> {
         ("CUDA_HOOK_DIR", STATE.as_ref()),
     ];
     let environment = environment.map(|(name, value)| (OsString::from(name), value.to_owned()));
-    let read = settings::of(&BTreeMap::from(environment));
+    let read = settings::of_container(BTreeMap::from(environment));
     read.map(drop).map_err(Failure::failed)
 }
 
