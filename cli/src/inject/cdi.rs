@@ -169,11 +169,14 @@ fn version(slice: &str) -> &'static str {
     }
 }
 
-/// Writes it beside its place, and moves it there: a runtime that reads now sees the old one or the new.
+/// Writes it beside its place, and moves it there: a runtime that reads now sees the old one or the new. No runtime's package brings
+/// `/etc/cdi`, so that the folder is made, too.
 fn write(path: &Path, spec: &Value) -> Result<(), Failure> {
     let text = serde_json::to_string_pretty(spec).map_err(io::Error::from);
     let fresh = path.with_added_extension("new");
-    let written = text
+    let folder = path.parent().map_or(Ok(()), fs::create_dir_all);
+    let written = folder
+        .and(text)
         .and_then(|text| fs::write(&fresh, text + "\n"))
         .and_then(|()| fs::rename(&fresh, path));
     written.map_err(|error| Failure::failed(format_args!("{}: {error}", path.display())))
@@ -226,6 +229,17 @@ mod tests {
         assert_eq!(edits["env"], json!([format!("LD_PRELOAD={LIBRARY}")]));
         assert!(!edits["mounts"].to_string().contains(PRELOADS));
         assert_eq!(edits["hooks"][0]["args"][7], "environment");
+    }
+
+    #[test]
+    fn a_description_is_written_where_no_runtime_has_made_a_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("etc/cdi/small.json");
+        for memory in ["1GiB", "2GiB"] {
+            write(&path, &json!({ "memory": memory })).unwrap();
+            assert!(fs::read_to_string(&path).unwrap().contains(memory));
+        }
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
     }
 
     #[test]
