@@ -265,9 +265,9 @@ class Slices(WithAMachine):
         # As in a user namespace, in which root is nobody: podman without root calls the hook there.
         config = STAGE.folder / "described.toml"
         config.write_text('[limits]\nmemory = "1GiB"\n')
-        command = f"{BUILT / 'cuda-hook'} cdi generate small --config {config} --dir {STAGE.state}"
-        foreign = f"mount -t tmpfs none /run && install -d -m 1777 -o 12345 /run/cuda-hook && exec {command}"
-        done = subprocess.run(["unshare", "--mount", "sh", "-c", foreign], capture_output=True, text=True)
+        described = (BUILT / "cuda-hook", "cdi", "generate", "small", "--config", config, "--dir", STAGE.state)
+        foreign = 'mount -t tmpfs none /run && install -d -m 1777 -o 12345 /run/cuda-hook && exec "$@"'
+        done = subprocess.run(["unshare", "--mount", "sh", "-c", foreign, "sh", *described], capture_output=True, text=True)
         self.assertEqual((done.returncode, done.stderr), (0, ""))
         self.assertEqual(json.loads(done.stdout)["devices"][0]["name"], "small")
 
