@@ -13,10 +13,9 @@ import time
 from pathlib import Path
 
 import demo
-from counted_calls import CASES_OF, DRIVER, RELEASE, ROOT, SHARE, WORLDS, name_of, per_call
+from counted_calls import CASES_OF, DRIVER, HOOK, RELEASE, ROOT, SHARE, WORLDS, name_of, per_call
 from demo import Failure
 
-HOOK = RELEASE / "libcuda_hook.so"
 RESULTS = ROOT / "docs/cost"
 LIVE_BY_THREADS = {1: "0,1000,100000,1000000", 2: "0,1000,100000"}
 ONLY_OF = {SHARE: "one in 20"}  # a share's memory calls are a quota's

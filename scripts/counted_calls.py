@@ -7,7 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-RELEASE = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).absolute() / "release"
+TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).absolute()
+RELEASE = TARGET / "release"
+HOOK = TARGET / "dist/libcuda_hook.so"  # as it is shipped (scripts/build --dist)
 DRIVER = RELEASE / "libnull_driver.so"
 
 NO_LIMITS = "no limits"
@@ -49,7 +51,7 @@ def per_call(count: Callable[[list[str], dict[str, str]], int], world: str, case
 
 
 def of_run(count: Callable[[list[str], dict[str, str]], int], world: str, case: str, side: str, calls: int) -> int:
-    program = [RELEASE / "call-cost", "--hook", RELEASE / "libcuda_hook.so", "--driver", DRIVER, "--side", side]
+    program = [RELEASE / "call-cost", "--hook", HOOK, "--driver", DRIVER, "--side", side]
     what = ["--calls", calls, "--live", LIVE.get(case, 0), "--only", case]
     with tempfile.TemporaryDirectory() as state:
         environment = {"CUDA_HOOK_DRIVER": str(DRIVER), "CUDA_HOOK_DIR": state, **WORLDS[world]}
