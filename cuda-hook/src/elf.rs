@@ -22,6 +22,14 @@ const DT_GNU_HASH: i64 = 0x6fff_fef5;
 const DT_VERSYM: i64 = 0x6fff_fff0;
 /// Of a version index (`elf.h`, `VERSYM_HIDDEN`): only who asks for this version finds the symbol.
 const HIDDEN_VERSION: u16 = 0x8000;
+/// Of a symbol's `st_shndx` (`elf.h`): from here on it is no section's number, and the value need not be an offset in the object.
+const SHN_LORESERVE: u16 = 0xff00;
+/// Of a symbol's `st_info` (`elf.h`, `ELF64_ST_TYPE`).
+const TYPE_BITS: u8 = 0xf;
+/// Its value is an offset in a thread's own memory.
+const STT_TLS: u8 = 6;
+/// Its value is the address of a function that answers with the address.
+const STT_GNU_IFUNC: u8 = 10;
 /// `dladdr1`'s request for the object's [`LinkMap`] (`dlfcn.h`).
 const RTLD_DL_LINKMAP: c_int = 2;
 
@@ -76,10 +84,7 @@ impl Object {
         }
         // SAFETY: the loader's promise: on success the map is that of a loaded object, and lives as long as it does.
         let map = unsafe { map.as_ref() }?;
-        Some(Self {
-            base: map.base,
-            dynamic: map.dynamic,
-        })
+        Some(Self::of_map(map))
     }
 
     /// The object that this code is part of.
@@ -108,58 +113,174 @@ impl Object {
         Some(unsafe { CStr::from_ptr(strings.add(offset)) })
     }
 
+    /// The object of a handle of `dlopen`'s.
+    pub(crate) fn of_handle(library: *mut c_void) -> Option<Self> {
+        let mut map: *const LinkMap = ptr::null();
+        // SAFETY: a handle, which `dlinfo` looks at; the out-pointer is live and of the request's type.
+        let status = unsafe {
+            libc::dlinfo(
+                library,
+                libc::RTLD_DI_LINKMAP,
+                (&raw mut map).cast::<c_void>(),
+            )
+        };
+        if status != 0 {
+            return None;
+        }
+        // SAFETY: the loader's promise: on success the map is that of a loaded object, and lives as long as it does.
+        unsafe { map.as_ref() }.map(Self::of_map)
+    }
+
+    fn of_map(map: &LinkMap) -> Self {
+        Self {
+            base: map.base,
+            dynamic: map.dynamic,
+        }
+    }
+
     /// The address of the function `name` that this object itself defines, in its default version: the one that a lookup without a
     /// version finds.
     pub(crate) fn function(&self, name: &CStr) -> Option<*mut c_void> {
-        let symbols = self.address_of(DT_SYMTAB)? as *const libc::Elf64_Sym;
-        let strings = self.address_of(DT_STRTAB)? as *const c_char;
-        let versions = self.address_of(DT_VERSYM).map(|at| at as *const u16);
-        self.hash_chain(name)?.find_map(|index| {
-            let index = usize::try_from(index).ok()?;
-            // SAFETY: the object's promise: where it has versions, each symbol has one.
-            let version = versions.map_or(0, |versions| unsafe { *versions.add(index) });
-            // SAFETY: the object's promise: what its hash section names is in its symbol table.
-            let symbol = unsafe { &*symbols.add(index) };
-            // SAFETY: as above, for the string table.
-            let symbol_name =
-                unsafe { CStr::from_ptr(strings.add(usize::try_from(symbol.st_name).ok()?)) };
-            let defined =
-                symbol.st_shndx != 0 && symbol.st_value != 0 && version & HIDDEN_VERSION == 0;
-            let address = self
-                .base
-                .checked_add(usize::try_from(symbol.st_value).ok()?)?;
-            (defined && symbol_name == name).then_some(address as *mut c_void)
+        self.symbols()?.function(&SymbolName::new(name))
+    }
+
+    /// Where its symbols stand; `None` where they have no GNU hash section.
+    pub(crate) fn symbols(&self) -> Option<Symbols> {
+        let (mut symbols, mut strings, mut versions, mut hash) = (None, None, None, None);
+        for DynamicEntry { tag, value } in self.entries() {
+            match *tag {
+                DT_SYMTAB => symbols = self.address_in(*value),
+                DT_STRTAB => strings = self.address_in(*value),
+                DT_VERSYM => versions = self.address_in(*value),
+                DT_GNU_HASH => hash = self.address_in(*value),
+                _ => {}
+            }
+        }
+        Some(Symbols {
+            base: self.base,
+            symbols: symbols? as *const libc::Elf64_Sym,
+            strings: strings? as *const c_char,
+            versions: versions.map(|at| at as *const u16),
+            hash: hash? as *const GnuHash,
         })
     }
 
-    /// The symbol indices whose names hash as `name` does.
-    fn hash_chain(&self, name: &CStr) -> Option<impl Iterator<Item = u32>> {
-        let head = self.address_of(DT_GNU_HASH)? as *const GnuHash;
-        // SAFETY: the object's promise: its hash section starts with this head.
-        let GnuHash {
-            buckets,
-            first_symbol,
-            bloom_words,
-            ..
-        } = *unsafe { &*head };
-        // SAFETY: the Bloom filter follows the head, one machine word each; the buckets follow it.
-        let bucket_table = unsafe {
-            head.add(1)
-                .cast::<u64>()
-                .add(usize::try_from(bloom_words).ok()?)
+    /// The address that a dynamic entry holds: glibc stores it relocated, other loaders (and the vDSO) as an offset.
+    fn address_in(&self, value: u64) -> Option<usize> {
+        let value = usize::try_from(value).ok()?;
+        if value < self.base {
+            self.base.checked_add(value)
+        } else {
+            Some(value)
         }
-        .cast::<u32>();
-        let bucket_count = usize::try_from(buckets).ok()?;
+    }
+
+    fn address_of(&self, tag: i64) -> Option<usize> {
+        self.address_in(self.value_of(tag)?)
+    }
+
+    fn value_of(&self, tag: i64) -> Option<u64> {
+        let entry = self.entries().find(|entry| entry.tag == tag)?;
+        Some(entry.value)
+    }
+
+    /// Its dynamic section, without the null entry at its end.
+    fn entries<'a>(&self) -> impl Iterator<Item = &'a DynamicEntry> + use<'a> {
+        let mut next = self.dynamic;
+        std::iter::from_fn(move || {
+            // SAFETY: the object's promise: its dynamic section ends with a null entry, and is not read past it.
+            let entry = unsafe { next.as_ref() }?;
+            if entry.tag == DT_NULL {
+                return None;
+            }
+            // SAFETY: as above: this was not the last entry.
+            next = unsafe { next.add(1) };
+            Some(entry)
+        })
+    }
+}
+
+/// A name that symbols are looked for by, and its hash in a GNU hash section.
+pub(crate) struct SymbolName<'a> {
+    name: &'a CStr,
+    hash: u32,
+}
+
+impl<'a> SymbolName<'a> {
+    pub(crate) fn new(name: &'a CStr) -> Self {
+        Self {
+            name,
+            hash: gnu_hash(name),
+        }
+    }
+}
+
+/// The symbols of a loaded object, for who looks up many.
+#[derive(Clone, Copy)]
+pub(crate) struct Symbols {
+    base: usize,
+    symbols: *const libc::Elf64_Sym,
+    strings: *const c_char,
+    versions: Option<*const u16>,
+    hash: *const GnuHash,
+}
+
+impl Symbols {
+    /// As [`Object::function`].
+    pub(crate) fn function(&self, wanted: &SymbolName<'_>) -> Option<*mut c_void> {
+        self.hash_chain(wanted.hash)?.find_map(|index| {
+            let index = usize::try_from(index).ok()?;
+            // SAFETY: the object's promise: where it has versions, each symbol has one.
+            let version = self
+                .versions
+                .map_or(0, |versions| unsafe { *versions.add(index) });
+            // SAFETY: the object's promise: what its hash section names is in its symbol table.
+            let symbol = unsafe { &*self.symbols.add(index) };
+            // SAFETY: as above, for the string table.
+            let name =
+                unsafe { CStr::from_ptr(self.strings.add(usize::try_from(symbol.st_name).ok()?)) };
+            let is_address = !matches!(symbol.st_info & TYPE_BITS, STT_TLS | STT_GNU_IFUNC);
+            let defined = (1..SHN_LORESERVE).contains(&symbol.st_shndx)
+                && symbol.st_value != 0
+                && is_address
+                && version & HIDDEN_VERSION == 0;
+            let address = self
+                .base
+                .checked_add(usize::try_from(symbol.st_value).ok()?)?;
+            (defined && name == wanted.name).then_some(address as *mut c_void)
+        })
+    }
+
+    /// The symbol indices whose names have this hash; `None`: there are none, as nearly always where the object lacks the name.
+    fn hash_chain(&self, hash: u32) -> Option<impl Iterator<Item = u32>> {
+        // SAFETY: the object's promise: its hash section starts with this head.
+        let head = unsafe { &*self.hash };
+        let bloom_words = usize::try_from(head.bloom_words).ok()?;
+        let place = usize::try_from(hash / u64::BITS)
+            .ok()?
+            .checked_rem(bloom_words)?;
+        // SAFETY: the Bloom filter follows the head, one machine word each; the buckets follow it.
+        let (bloom, bucket_table) = unsafe {
+            let bloom = self.hash.add(1).cast::<u64>();
+            (bloom, bloom.add(bloom_words).cast::<u32>())
+        };
+        // SAFETY: as above: the remainder is that of one of them. Wherever a foreign linker put the section.
+        let word = unsafe { bloom.add(place).read_unaligned() };
+        let bit = |hash: u32| 1_u64.wrapping_shl(hash % u64::BITS);
+        let wanted = bit(hash) | bit(hash.wrapping_shr(head.bloom_shift));
+        if word & wanted != wanted {
+            return None;
+        }
+        let bucket_count = usize::try_from(head.buckets).ok()?;
         // SAFETY: as many buckets as the head says.
-        let bucket_slice = unsafe { slice::from_raw_parts(bucket_table, bucket_count) };
-        let hash = gnu_hash(name);
-        let start = *bucket_slice.get(usize::try_from(hash.checked_rem(buckets)?).ok()?)?;
+        let buckets = unsafe { slice::from_raw_parts(bucket_table, bucket_count) };
+        let start = *buckets.get(usize::try_from(hash.checked_rem(head.buckets)?).ok()?)?;
         // SAFETY: the chain, one word for each hashed symbol, follows the buckets.
         let chain = unsafe { bucket_table.add(bucket_count) };
-        let mut next = (start >= first_symbol).then_some(start);
+        let mut next = (start >= head.first_symbol).then_some(start);
         let hashes = std::iter::from_fn(move || {
             let index = next?;
-            let position = usize::try_from(index.checked_sub(first_symbol)?).ok()?;
+            let position = usize::try_from(index.checked_sub(head.first_symbol)?).ok()?;
             // SAFETY: the object's promise: a chain ends with a word whose lowest bit is set, and is not read past it.
             let word = unsafe { *chain.add(position) };
             next = if word & 1 == 0 {
@@ -174,35 +295,6 @@ impl Object {
                 .filter(move |(_, word)| word | 1 == hash | 1)
                 .map(|(index, _)| index),
         )
-    }
-
-    /// The address that a dynamic entry holds: glibc stores it relocated, other loaders (and the vDSO) as an offset.
-    fn address_of(&self, tag: i64) -> Option<usize> {
-        let value = usize::try_from(self.value_of(tag)?).ok()?;
-        if value < self.base {
-            self.base.checked_add(value)
-        } else {
-            Some(value)
-        }
-    }
-
-    fn value_of(&self, tag: i64) -> Option<u64> {
-        let mut entry = self.dynamic;
-        loop {
-            // SAFETY: the object's promise: its dynamic section ends with a null entry, and is not read past it.
-            let DynamicEntry {
-                tag: this_tag,
-                value,
-            } = *unsafe { entry.as_ref() }?;
-            if this_tag == tag {
-                return Some(value);
-            }
-            if this_tag == DT_NULL {
-                return None;
-            }
-            // SAFETY: as above: this was not the last entry.
-            entry = unsafe { entry.add(1) };
-        }
     }
 }
 
@@ -274,6 +366,21 @@ mod tests {
         assert_eq!(libc_object().function(c"cuInit"), None);
         // Only for who asks for its version, if at all.
         assert_eq!(libc_object().function(c"pthread_atfork"), None);
+    }
+
+    /// `strlen` is chosen for the processor: its symbol leads to who chooses.
+    #[test]
+    fn what_is_no_address_is_left_to_the_loader() {
+        for name in [c"strlen", c"errno"] {
+            assert_eq!(libc_object().function(name), None, "{name:?}");
+        }
+    }
+
+    #[test]
+    fn a_handle_leads_to_its_object() {
+        // SAFETY: a name of a library that is loaded already.
+        let handle = unsafe { libc::dlopen(c"libc.so.6".as_ptr(), libc::RTLD_LAZY) };
+        assert_eq!(Object::of_handle(handle), Some(libc_object()));
     }
 
     #[test]

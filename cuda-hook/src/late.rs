@@ -25,7 +25,7 @@ use std::ffi::{CStr, c_void};
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
-use crate::elf::Object;
+use crate::elf::{Object, SymbolName};
 use crate::jump::{first_call, jump};
 use crate::lookup;
 
@@ -41,6 +41,9 @@ macro_rules! late {
 
         /// All names in the order of their numbers, each ended by a null: one string has one address, a list has one for each.
         const NAMES: &str = concat!($( $( stringify!($function), "\0", )* )*);
+
+        /// Where each name begins.
+        static BEGINS: [u16; FUNCTIONS] = begins(&[ $( $( stringify!($function).len(), )* )* ]);
 
         /// What each function answers where it is not to be found.
         static ABSENT: &[i8] = &[ $( $( { let _ = Number::$function; $absent }, )* )* ];
@@ -81,6 +84,26 @@ late! {
         _Unwind_SetIP _Unwind_GetCFA _Unwind_FindEnclosingFunction;
 }
 
+/// Where names of these lengths begin that stand one behind the other, each ended by a null.
+#[expect(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::cast_possible_truncation,
+    clippy::as_conversions,
+    reason = "runs in the compiler, where each of them is an error"
+)]
+const fn begins(lengths: &[usize; FUNCTIONS]) -> [u16; FUNCTIONS] {
+    let mut begins = [0; FUNCTIONS];
+    let (mut number, mut begin) = (0, 0);
+    while number < FUNCTIONS {
+        assert!(begin <= u16::MAX as usize);
+        begins[number] = begin as u16;
+        begin += lengths[number] + 1;
+        number += 1;
+    }
+    begins
+}
+
 /// Where each jump leads.
 static SLOTS: [AtomicPtr<c_void>; FUNCTIONS] =
     [const { AtomicPtr::new(ptr::null_mut()) }; FUNCTIONS];
@@ -100,15 +123,16 @@ extern "C" fn target(number: u32) -> *mut c_void {
 }
 
 fn name_of(number: usize) -> Option<&'static CStr> {
-    let name = NAMES.split_inclusive('\0').nth(number)?;
-    CStr::from_bytes_with_nul(name.as_bytes()).ok()
+    let name = NAMES.get(usize::from(*BEGINS.get(number)?)..)?;
+    CStr::from_bytes_until_nul(name.as_bytes()).ok()
 }
 
 fn look_up(name: &CStr) -> Option<*mut c_void> {
     if name.to_bytes().starts_with(b"_Unwind_") {
         return of_the_unwinder(name);
     }
-    Object::find_map(|object| object.function(name))
+    let name = SymbolName::new(name);
+    Object::find_map(|object| object.symbols()?.function(&name))
 }
 
 fn of_the_unwinder(name: &CStr) -> Option<*mut c_void> {
