@@ -256,9 +256,16 @@ pub(crate) fn occupy(owner: &Owner, process: &Process) -> u32 {
     generation
 }
 
+/// The lowest number that nobody has. What lies beyond the last that is taken is free, and is not looked at: there need not be storage behind
+/// it yet, and where none is left, touching it would kill the process.
 fn lowest_free<T: Entries>(file: &T) -> Option<usize> {
     let is_free = |owner: &Owner| owner.state.load(Ordering::Acquire) == FREE;
-    (0..ENTRIES_MAX).find(|index| file.owner(*index).is_some_and(is_free))
+    let used = used(file);
+    let next = used.end;
+    let left = used
+        .into_iter()
+        .find(|index| file.owner(*index).is_some_and(is_free));
+    left.or_else(|| (next < ENTRIES_MAX).then_some(next))
 }
 
 /// A free entry, with storage behind it.
@@ -509,6 +516,27 @@ mod tests {
             assert_eq!(take(&path).unwrap().index, 1);
         }
         assert_eq!(used(&*stays.file), 0..1);
+    }
+
+    /// In memory a look makes a page, and where there is no room for one it kills (`SIGBUS`).
+    #[test]
+    fn a_place_that_nobody_had_yet_is_not_looked_at() {
+        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+        let path = dir.path().join("ledger");
+        let storage = || fs::metadata(&path).unwrap().blocks();
+        let mut seats = Vec::new();
+        // Until the next place begins a page of its own.
+        while seats.is_empty() || !place_after(&seats).is_multiple_of(4096) {
+            seats.push(take(&path).unwrap());
+        }
+        let before = storage();
+        assert_eq!(lowest_free(&*seats[0].file), Some(seats.len()));
+        assert_eq!(storage(), before);
+    }
+
+    /// Where the place after all of these stands in the file.
+    fn place_after(seats: &[Seat<ContainerFile>]) -> usize {
+        ContainerFile::HEADER_BYTES + seats.len() * ContainerFile::ENTRY_BYTES
     }
 
     #[test]

@@ -145,6 +145,48 @@ fn a_full_file_system_closes() {
     );
 }
 
+/// One after the other starts until the room is used up: who finds no storage behind the next place does not start, and says why; those before live
+/// on, and are limited.
+#[test]
+fn a_file_system_that_fills_up_closes() {
+    if !child::can_mount() {
+        return;
+    }
+    let world = World::memory("closed", "1GiB");
+    for kib in (52..=80).step_by(4) {
+        let machine = Machine::new();
+        let tenant = |command: &str, arguments: &[&str]| {
+            let mut command = machine.command(&world, command);
+            command
+                .args(arguments)
+                .arg(program("tenant", Door::Linked))
+                .arg(Door::Linked.name())
+                .env("KIB", kib.to_string());
+            Tenant::spawn(&mut command)
+        };
+        let script = "mount -t tmpfs -o size=\"$KIB\"k none \"$CUDA_HOOK_DIR\" && exec \"$@\"";
+        let mut first = tenant("unshare", &["--mount", "sh", "-c", script, "sh"]);
+        first.ok("init");
+        let mounts = format!("--mount=/proc/{}/ns/mnt", first.pid());
+        let mut living = vec![first];
+        let stderr = loop {
+            let mut next = tenant("nsenter", &[&mounts]);
+            let status = next.status("init");
+            if status != 0 {
+                assert_eq!(status, CLOSED);
+                break next.end().stderr;
+            }
+            living.push(next);
+            assert!(living.len() < 64, "{kib} KiB are enough for 64");
+        };
+        assert_eq!(stderr.lines().count(), 1, "{stderr}");
+        assert!(stderr.contains("No space left on device"), "{stderr}");
+        for tenant in &mut living {
+            assert_eq!(tenant.numbers("total"), [0, 1 << 30]);
+        }
+    }
+}
+
 /// No place is lost, none is given twice, and nobody is refused.
 #[test]
 fn three_hundred_processes_may_start_at_once() {
