@@ -458,7 +458,7 @@ impl Attachment {
         let ledger = Ledger::attach(dir, container, &quotas).map_err(Complaint::unusable)?;
         let now = clock::monotonic();
         let seed = u64::from(std::process::id()).rotate_left(32) ^ now.get();
-        let share = Share::attach(&ledger, dir, &limits, now, seed).map_err(Complaint::unusable)?;
+        let share = Share::attach(&ledger, dir, now, seed).map_err(Complaint::unusable)?;
         for (index, &(device, _)) in devices.iter().enumerate() {
             if let (Some(board), Ok(total)) = (share.board(index), driver.memory_total(device)) {
                 board.set_memory_total(total);

@@ -65,22 +65,30 @@ pub(crate) fn device_of(path: &Path) -> Option<DeviceUuid> {
 }
 
 impl Board {
-    /// Take a place on `<dir>/gpu-<uuid>.board`, which is created where missing.
+    /// Take a place on `<dir>/gpu-<uuid>.board`, which is created where missing, as one of no container's processes.
     pub fn attach(dir: &Path, device: DeviceUuid) -> Result<Self, AttachError> {
-        Self::attach_as(dir, device, Process::current())
+        Self::take(dir, device, Process::current(), |_| Ok(None))
     }
 
-    /// The same for who knows already which process this is: to ask costs more than all else here.
-    pub(crate) fn attach_as(
+    /// As a process of the container whose row `tenant` finds, under the lock under which the place is taken.
+    fn take(
         dir: &Path,
         device: DeviceUuid,
         process: Process,
+        tenant: impl FnOnce(&BoardFile) -> Result<Option<usize>, AttachError>,
     ) -> Result<Self, AttachError> {
-        let (seat, ()) = Seat::take(&path(dir, device), process, |_: &BoardFile, _| Ok(()))?;
+        let prepare = |file: &BoardFile, _, index: usize| {
+            let tenant = tenant(file)?;
+            if let Some(entry) = file.entries.get(index) {
+                entry.activity.belong_to(tenant);
+            }
+            Ok(tenant)
+        };
+        let (seat, tenant) = Seat::take(&path(dir, device), process, prepare)?;
         Ok(Self {
             seat,
             device,
-            tenant: None,
+            tenant,
         })
     }
 
@@ -229,6 +237,13 @@ impl Board {
 }
 
 impl Activity {
+    /// Is of a process of the container of that row from now on; `None`: of none.
+    fn belong_to(&self, tenant: Option<usize>) {
+        let number = tenant.map_or(0, |row| row.saturating_add(1));
+        let number = u32::try_from(number).unwrap_or(0);
+        self.tenant.store(number, Ordering::Relaxed);
+    }
+
     fn is_busy(&self, now: MonotonicNs) -> bool {
         let heartbeat = MonotonicNs::new(self.heartbeat_ns.load(Ordering::Relaxed));
         self.busy.load(Ordering::Acquire) == 1

@@ -21,6 +21,7 @@ use std::cell::LazyCell;
 use std::ffi::OsString;
 use std::fs;
 use std::io::ErrorKind;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -30,6 +31,7 @@ pub use self::raw::Refusal;
 use self::raw::{RawLayer, RawLimits, Selector, Setting};
 pub use self::source::{Source, Stamp};
 use crate::shm;
+use crate::text;
 use crate::units::{Bytes, DeviceUuid, Percent};
 
 /// Where the config file stands when `$CUDA_HOOK_CONFIG` names none.
@@ -121,6 +123,23 @@ impl From<Option<Bytes>> for MemoryLimits {
     }
 }
 
+impl From<MemoryLimits> for GpuLimits {
+    fn from(MemoryLimits { max, soft, spill }: MemoryLimits) -> Self {
+        Self {
+            memory_bytes_max: max,
+            memory_bytes_soft: soft,
+            spill,
+            ..Self::default()
+        }
+    }
+}
+
+impl From<Option<Bytes>> for GpuLimits {
+    fn from(max: Option<Bytes>) -> Self {
+        MemoryLimits::from(max).into()
+    }
+}
+
 impl From<GpuLimits> for MemoryLimits {
     fn from(limits: GpuLimits) -> Self {
         Self {
@@ -207,17 +226,13 @@ fn host(environment: impl IntoIterator<Item = (OsString, OsString)>) -> Host {
     Host {
         environment: environment
             .into_iter()
-            .map(|(name, value)| (lossy(name), lossy(value)))
-            .filter(|(name, _)| variables::is_ours(name))
+            .filter(|(name, _)| variables::is_ours(name.as_bytes()))
+            .map(|(name, value)| (text::lossy(name.into_vec()), text::lossy(value.into_vec())))
             .collect(),
         // No cgroup to be read is a container without a name of its own.
         cgroup: LazyCell::new(|| fs::read_to_string("/proc/self/cgroup").unwrap_or_default()),
         dir: LazyCell::new(default_dir),
     }
-}
-
-fn lossy(text: OsString) -> String {
-    text.to_string_lossy().into_owned()
 }
 
 /// `/run/cuda-hook` where this process may write there, else a folder of the user's own in `/dev/shm`.
@@ -260,16 +275,14 @@ fn resolve(host: &Host, default_config: &Path) -> Result<Settings, Refusal> {
         .config
         .as_ref()
         .map_or(default_config, |setting| Path::new(&setting.value));
-    // Before it is read: what is written meanwhile is seen at the next look.
-    let stamp = Stamp::of(path).unwrap_or_default();
-    let file = match &variables.config {
+    let found = match &variables.config {
         Some(setting) => {
             refuse_beside_sealed(setting, default_config)?;
             Some(file::read_named(setting)?)
         }
         None => file::read_default(default_config)?,
     };
-    let file = file.unwrap_or_default();
+    let (file, stamp) = found.unwrap_or_default();
     let container = container_name(
         file.container.as_ref(),
         variables.container.as_ref(),
@@ -316,7 +329,7 @@ fn refuse_beside_sealed(named: &Setting, default_config: &Path) -> Result<(), Re
     if Path::new(&named.value) == default_config {
         return Ok(());
     }
-    let usual = file::read_default(default_config)?.unwrap_or_default();
+    let (usual, _) = file::read_default(default_config)?.unwrap_or_default();
     if is_flagged(usual.sealed.as_ref())? {
         let usual = default_config.display();
         return Err(named.refuse(format_args!("{usual} is sealed"), &usual.to_string()));

@@ -169,10 +169,9 @@ mod tests {
     }
 
     fn attach(dir: &Path) -> (Ledger, Share) {
-        let gpus = [GPU, OTHER_GPU].map(|gpu| (gpu, limits().memory_bytes_max));
+        let gpus = [GPU, OTHER_GPU].map(|gpu| (gpu, limits()));
         let ledger = Ledger::attach(dir, &container(), &gpus).unwrap();
-        let limits = [limits(); 2];
-        let share = Share::attach(&ledger, dir, &limits, clock::monotonic(), 1).unwrap();
+        let share = Share::attach(&ledger, dir, clock::monotonic(), 1).unwrap();
         (ledger, share)
     }
 

@@ -22,7 +22,8 @@ use self::attempt::Attempt;
 pub use self::over_quota::{Bound, OverQuota};
 pub(crate) use self::reach::Reach;
 pub use self::reach::Residence;
-use crate::config::{ContainerName, MemoryLimits};
+use crate::config::{ContainerName, GpuLimits, MemoryLimits};
+use crate::limit::Rewritten;
 use crate::refusals::{self, Refused};
 use crate::shm::layout::{ContainerFile, DEVICES_MAX, DeviceRow, MemoryRow, SlotDevice};
 use crate::shm::{AttachError, Exclusive};
@@ -85,13 +86,13 @@ pub(crate) fn path(dir: &Path, container: &ContainerName) -> PathBuf {
 impl Ledger {
     /// Take a place in `<dir>/<container>/ledger`, which is created where missing.
     ///
-    /// Each GPU comes with its quota; `None` is no limit. The first process of the container decides; a later one can
-    /// only lower.
+    /// Each GPU comes with its limits, those of its [`Share`](crate::share::Share) among them: one lock is for all. `None` is no limit. The first
+    /// process of the container decides; a later one can only lower.
     ///
     /// # Errors
     /// The folder or file cannot be made, has no space, is not of this layout, or has no place for another process
     /// (1024) or GPU (16).
-    pub fn attach<L: Into<MemoryLimits> + Copy>(
+    pub fn attach<L: Into<GpuLimits> + Copy>(
         dir: &Path,
         container: &ContainerName,
         devices: &[(DeviceUuid, L)],
@@ -102,7 +103,7 @@ impl Ledger {
             what: "GPU",
         };
         let process = Process::current();
-        let (seat, rows) = Seat::take(&path, process, |file: &ContainerFile, company| {
+        let (seat, rows) = Seat::take(&path, process, |file: &ContainerFile, company, _| {
             if company == Company::Alone {
                 file.devices.iter().for_each(DeviceRow::forget_limits);
                 let memory = file.devices.iter().map(|row| &row.memory);
@@ -112,7 +113,7 @@ impl Ledger {
             let rows = devices.iter().map(|&(uuid, limits)| {
                 let row = file.row_of(uuid).ok_or_else(full)?;
                 let shared = file.devices.get(row).ok_or_else(full)?;
-                shared.memory.configure(limits.into());
+                shared.configure(limits.into(), Rewritten::Known);
                 Ok(row)
             });
             rows.collect::<Result<Vec<usize>, AttachError>>()

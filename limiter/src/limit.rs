@@ -75,13 +75,10 @@ impl DeviceRow {
     pub(crate) fn limits(&self) -> GpuLimits {
         let percent =
             |limit: &LimitCell| Percent::from_thousandths(u32::try_from(limit.get()?).ok()?);
-        let MemoryLimits { max, soft, spill } = self.memory.limits();
         GpuLimits {
-            memory_bytes_max: max,
-            memory_bytes_soft: soft,
-            spill,
             sm: percent(&self.share.sm),
             sm_max: percent(&self.share.sm_max),
+            ..self.memory.limits().into()
         }
     }
 }

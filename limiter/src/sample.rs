@@ -476,13 +476,8 @@ mod tests {
     }
 
     fn attach(dir: &Path, container: &str) -> (Ledger, Share) {
-        let ledger = Ledger::attach(
-            dir,
-            &container.parse().unwrap(),
-            &[(GPU, limits().memory_bytes_max)],
-        )
-        .unwrap();
-        let share = Share::attach(&ledger, dir, &[limits()], MonotonicNs::new(0), 1).unwrap();
+        let ledger = Ledger::attach(dir, &container.parse().unwrap(), &[(GPU, limits())]).unwrap();
+        let share = Share::attach(&ledger, dir, MonotonicNs::new(0), 1).unwrap();
         (ledger, share)
     }
 

@@ -26,7 +26,6 @@ use crate::board::turns::Weight;
 use crate::board::{Board, Lease};
 use crate::bucket::{BURST, Bucket, Correction, Decision};
 use crate::clock;
-use crate::config::GpuLimits;
 use crate::ledger::Ledger;
 use crate::limit;
 use crate::price::KernelKey;
@@ -134,37 +133,23 @@ fn gather_ns(cap: Percent) -> u64 {
 }
 
 impl Share {
-    /// Take part in the shares of `ledger`'s container; `limits` in the ledger's device order. `dir` holds the boards of
-    /// the GPUs, `gpu-<uuid>.board`. The `seed` decides which launches are timed.
+    /// Take part in the shares of `ledger`'s container, which the ledger was told. `dir` holds the boards of the GPUs,
+    /// `gpu-<uuid>.board`. The `seed` decides which launches are timed.
     ///
     /// # Errors
-    /// A board cannot be used, or the container's file cannot be locked.
+    /// A board cannot be used.
     pub fn attach(
         ledger: &Ledger,
         dir: &Path,
-        limits: &[GpuLimits],
         now: MonotonicNs,
         seed: u64,
     ) -> Result<Self, AttachError> {
         let seat = Arc::clone(ledger.seat());
-        let locked = seat.file.exclusive();
-        let exclusive = locked.map_err(|source| seat.file.error("lock", source))?;
-        let mut devices = Vec::new();
-        for (row, limits) in ledger.rows().iter().zip(limits) {
-            let Some(shared) = seat.file.devices.get(*row) else {
-                continue;
-            };
-            shared.share.sm.configure(limits.sm.map(thousandths));
-            shared
-                .share
-                .sm_max
-                .configure(limits.sm_max.map(thousandths));
-            devices.push((*row, shared.uuid().unwrap_or_default()));
-        }
-        drop(exclusive);
-        let devices = devices.into_iter().map(|(row, uuid)| {
-            let mut board = Board::attach_as(dir, uuid, seat.process)?;
-            board.join(ledger.container())?;
+        let rows = ledger.rows().iter();
+        let devices = rows.filter_map(|&row| Some((row, seat.file.devices.get(row)?)));
+        let devices = devices.map(|(row, shared)| {
+            let uuid = shared.uuid().unwrap_or_default();
+            let board = Board::join(dir, uuid, seat.process, ledger.container())?;
             Ok(Device::new(row, board, now, seed))
         });
         Ok(Self {

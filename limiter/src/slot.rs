@@ -16,6 +16,7 @@ use crate::refusals;
 use crate::shm::layout::{ContainerFile, ENTRIES_MAX, Entries, Owner, Slot, UsageRow};
 use crate::shm::{AttachError, Exclusive, Mapping, process_id};
 use crate::sync::Ordering;
+use crate::text;
 
 /// Who a process is, for good: pids come back, together with the start time they do not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,7 +86,7 @@ fn read_stat(path: &str) -> Option<String> {
     // All that is wanted stands in the first half of this, whatever the process calls itself.
     let mut stat = [0; 1024];
     let length = fs::File::open(path).ok()?.read(&mut stat).ok()?;
-    Some(String::from_utf8_lossy(stat.get(..length)?).into_owned())
+    Some(text::lossy(stat.get(..length)?.to_vec()))
 }
 
 /// What `/proc` tells of this process, if it shows it under this number: else it is mounted for another pid namespace.
@@ -157,17 +158,21 @@ pub(crate) fn living_owner(
 
 impl<T: Entries> Seat<T> {
     /// Open `path` and take an entry of it for this `process`, a dead one's if there is one. `prepare` runs under the exclusive lock once the
-    /// entry is found, and is told whether other processes live in the file.
+    /// entry is found, and is told whether other processes live in the file, and the entry's number: nobody has it yet.
     pub(crate) fn take<R>(
         path: &Path,
         process: Process,
-        prepare: impl FnOnce(&T, Company) -> Result<R, AttachError>,
+        prepare: impl FnOnce(&T, Company, usize) -> Result<R, AttachError>,
     ) -> Result<(Self, R), AttachError> {
         let (file, (index, generation, prepared)) =
             Mapping::open(path, |file: &Mapping<T>, exclusive| {
+                let had_storage = used(&**file).end;
                 let company = reap_some(exclusive, file, &process);
                 let index = find_free(exclusive, file, &process)?;
-                let prepared = prepare(file, company)?;
+                if index >= had_storage {
+                    reserve(file, index)?;
+                }
+                let prepared = prepare(file, company, index)?;
                 Ok((index, settle(exclusive, file, index, &process)?, prepared))
             })?;
         let seat = Self {
@@ -260,15 +265,19 @@ pub(crate) fn occupy(owner: &Owner, process: &Process) -> u32 {
 /// it yet, and where none is left, touching it would kill the process.
 fn lowest_free<T: Entries>(file: &T) -> Option<usize> {
     let is_free = |owner: &Owner| owner.state.load(Ordering::Acquire) == FREE;
-    let used = used(file);
-    let next = used.end;
-    let left = used
-        .into_iter()
-        .find(|index| file.owner(*index).is_some_and(is_free));
-    left.or_else(|| (next < ENTRIES_MAX).then_some(next))
+    let mut used = used(file);
+    let next = Some(used.end).filter(|next| *next < ENTRIES_MAX);
+    used.find(|index| file.owner(*index).is_some_and(is_free))
+        .or(next)
 }
 
-/// A free entry, with storage behind it.
+/// Puts storage behind an entry. Those up to the last that was taken have it: who took them made it first, and nobody takes it away.
+fn reserve<T: Entries>(file: &Mapping<T>, index: usize) -> Result<(), AttachError> {
+    let offset = T::HEADER_BYTES.saturating_add(index.saturating_mul(T::ENTRY_BYTES));
+    file.reserve(offset, T::ENTRY_BYTES)
+}
+
+/// A free entry.
 fn find_free<T: Entries>(
     exclusive: &Exclusive<'_, T>,
     file: &Mapping<T>,
@@ -278,13 +287,10 @@ fn find_free<T: Entries>(
         reap(exclusive, file, process, None);
         lowest_free(&**file)
     });
-    let index = found.ok_or_else(|| AttachError::Full {
+    found.ok_or_else(|| AttachError::Full {
         path: file.path().to_owned(),
         what: "process",
-    })?;
-    let offset = T::HEADER_BYTES.saturating_add(index.saturating_mul(T::ENTRY_BYTES));
-    file.reserve(offset, T::ENTRY_BYTES)?;
-    Ok(index)
+    })
 }
 
 /// Makes a free entry this process's. Returns its generation.
@@ -468,7 +474,7 @@ mod tests {
     use crate::shm::Shared;
 
     fn take(path: &Path) -> Result<Seat<ContainerFile>, AttachError> {
-        Seat::take(path, Process::current(), |_, _| Ok(())).map(|(seat, ())| seat)
+        Seat::take(path, Process::current(), |_, _, _| Ok(())).map(|(seat, ())| seat)
     }
 
     /// A process's line in `/proc`, where its name is not to be trusted.

@@ -1,6 +1,12 @@
-//! Names in shared memory: words, with zero bytes behind the text.
+//! Text that others wrote; names in shared memory, which are words, with zero bytes behind the text.
 
 use crate::sync::{AtomicU64, Ordering};
+
+/// Bytes as text. What is no UTF-8 among them is replaced, which is looked for only where there is any: that takes ten times as long.
+pub(crate) fn lossy(bytes: Vec<u8>) -> String {
+    String::from_utf8(bytes)
+        .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
+}
 
 /// A name as so many words. What is longer is cut.
 pub(crate) fn words_of<const WORDS: usize>(name: &str) -> [u64; WORDS] {
@@ -27,5 +33,5 @@ pub(crate) fn read(place: &[AtomicU64]) -> String {
     let words = place.iter().map(|word| word.load(Ordering::Relaxed));
     let bytes: Vec<u8> = words.flat_map(u64::to_le_bytes).collect();
     let name = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
-    String::from_utf8_lossy(name).into_owned()
+    lossy(name.to_vec())
 }

@@ -7,15 +7,17 @@
 //! That a process wants the GPU is a promise that ends by itself. Who dies, is stopped, or waits for something else than
 //! its turn holds nobody up for longer than its work should have taken.
 
-use super::Board;
+use std::path::Path;
+
+use super::{Board, path};
 use crate::bucket::Correction;
 use crate::config::ContainerName;
 use crate::shm::AttachError;
 use crate::shm::layout::{BoardFile, TenantRow};
-use crate::slot::used;
+use crate::slot::{Process, used};
 use crate::sync::Ordering;
 use crate::text;
-use crate::units::{GpuNs, MonotonicNs, Percent};
+use crate::units::{DeviceUuid, GpuNs, MonotonicNs, Percent};
 
 /// GPU time by which a container may be ahead of the slowest.
 const LEAD_NS_MAX: u64 = 1_000_000;
@@ -99,25 +101,23 @@ impl Wanting {
 }
 
 impl Board {
-    /// Be one of the processes of `container`.
+    /// Take a place on the GPU's board as one of the processes of `container`. Which process this is costs more to ask than all else here.
     ///
     /// # Errors
-    /// The file cannot be locked, or all its places for containers are taken by containers that are there.
-    pub(crate) fn join(&mut self, container: &ContainerName) -> Result<(), AttachError> {
-        let file = &self.seat.file;
-        let exclusive = file.exclusive();
-        let _exclusive = exclusive.map_err(|source| file.error("lock", source))?;
-        let index = place_of(file, container).ok_or_else(|| AttachError::Full {
-            path: file.path().to_owned(),
-            what: "container",
-        })?;
-        if let (Some(activity), Ok(number)) = (self.own(), u32::try_from(index)) {
-            activity
-                .tenant
-                .store(number.saturating_add(1), Ordering::Relaxed);
-        }
-        self.tenant = Some(index);
-        Ok(())
+    /// The file cannot be used, or all its places are taken: those for processes, or those for containers by containers that are there.
+    pub(crate) fn join(
+        dir: &Path,
+        device: DeviceUuid,
+        process: Process,
+        container: &ContainerName,
+    ) -> Result<Self, AttachError> {
+        Self::take(dir, device, process, |file| {
+            let full = || AttachError::Full {
+                path: path(dir, device),
+                what: "container",
+            };
+            place_of(file, container).map(Some).ok_or_else(full)
+        })
     }
 
     /// Who wants the GPU now.
@@ -331,8 +331,6 @@ fn id_of(container: &ContainerName) -> u64 {
 mod tests {
     use super::*;
     use crate::shm::layout::TENANTS_MAX;
-    use crate::units::DeviceUuid;
-    use std::path::Path;
 
     const MS: u64 = 1_000_000;
     const GPU: DeviceUuid = DeviceUuid::from_bytes([9; 16]);
@@ -345,10 +343,12 @@ mod tests {
         Weight::of(Some(percent.parse().unwrap()))
     }
 
+    fn join(dir: &Path, container: &str) -> Result<Board, AttachError> {
+        Board::join(dir, GPU, Process::current(), &container.parse().unwrap())
+    }
+
     fn joined(dir: &Path, container: &str) -> Board {
-        let mut board = Board::attach(dir, GPU).unwrap();
-        board.join(&container.parse().unwrap()).unwrap();
-        board
+        join(dir, container).unwrap()
     }
 
     /// Wants the GPU for a second, and launches so much of it.
@@ -515,14 +515,13 @@ mod tests {
         let boards: Vec<Board> = (2..=TENANTS_MAX)
             .map(|number| joined(dir.path(), &format!("d{number}")))
             .collect();
-        let mut board = Board::attach(dir.path(), GPU).unwrap();
-        let refused = board.join(&"one-too-many".parse().unwrap()).unwrap_err();
+        let refused = join(dir.path(), "one-too-many").unwrap_err();
         assert!(
             refused
                 .to_string()
                 .contains("no place left for another container")
         );
         drop(boards);
-        board.join(&"one-too-many".parse().unwrap()).unwrap();
+        joined(dir.path(), "one-too-many");
     }
 }

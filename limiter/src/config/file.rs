@@ -1,13 +1,14 @@
 //! The config file: TOML, every key known, every value with its line.
 
-use std::fs;
-use std::io::ErrorKind;
+use std::fs::File;
+use std::io::{self, ErrorKind};
 use std::path::Path;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::raw::{RawLayer, RawLimits, Refusal, Selector, Setting};
+use super::source::Stamp;
 
 /// What a config file says.
 #[derive(Clone, Debug, Default)]
@@ -38,17 +39,17 @@ type Entry<'a> = (
 );
 
 /// The file that `$CUDA_HOOK_CONFIG` names; it must be there.
-pub(super) fn read_named(named_by: &Setting) -> Result<ConfigFile, Refusal> {
+pub(super) fn read_named(named_by: &Setting) -> Result<(ConfigFile, Stamp), Refusal> {
     let path = Path::new(&named_by.value);
-    let text = fs::read_to_string(path)
-        .map_err(|error| named_by.refuse(error, "a readable config file"))?;
-    read(path, &text)
+    let (text, stamp) =
+        text_of(path).map_err(|error| named_by.refuse(error, "a readable config file"))?;
+    Ok((read(path, &text)?, stamp))
 }
 
 /// The file at the usual place, where there is one.
-pub(super) fn read_default(path: &Path) -> Result<Option<ConfigFile>, Refusal> {
-    match fs::read_to_string(path) {
-        Ok(text) => read(path, &text).map(Some),
+pub(super) fn read_default(path: &Path) -> Result<Option<(ConfigFile, Stamp)>, Refusal> {
+    match text_of(path) {
+        Ok((text, stamp)) => Ok(Some((read(path, &text)?, stamp))),
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
             Ok(None)
         }
@@ -60,6 +61,13 @@ pub(super) fn read_default(path: &Path) -> Result<Option<ConfigFile>, Refusal> {
             allowed: "a readable file, or none".to_owned(),
         }),
     }
+}
+
+/// What a file says, and which it was before that was read: what is written meanwhile is seen at the next look.
+fn text_of(path: &Path) -> io::Result<(String, Stamp)> {
+    let file = File::open(path)?;
+    let stamp = Stamp::of(&file.metadata()?);
+    Ok((io::read_to_string(file)?, stamp))
 }
 
 fn read(path: &Path, text: &str) -> Result<ConfigFile, Refusal> {

@@ -1,6 +1,6 @@
 //! The config file that limits came from, to be read again while programs run.
 
-use std::fs;
+use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
@@ -28,18 +28,17 @@ pub struct Stamp {
 }
 
 impl Stamp {
-    /// Of the file at `path`, links followed; `None`: there is none that can be asked.
-    pub(super) fn of(path: &std::path::Path) -> Option<Self> {
-        let found = fs::metadata(path).ok()?;
+    /// Of the file of which that was found.
+    pub(super) fn of(found: &Metadata) -> Self {
         let seconds = u64::try_from(found.mtime()).unwrap_or(0);
         let nanoseconds = u64::try_from(found.mtime_nsec()).unwrap_or(0);
-        Some(Self {
+        Self {
             mtime_ns: seconds
                 .saturating_mul(1_000_000_000)
                 .saturating_add(nanoseconds),
             size: found.size(),
             inode: found.ino(),
-        })
+        }
     }
 }
 
@@ -49,9 +48,10 @@ impl Source {
         self.stamp
     }
 
-    /// The file as it is now; one system call.
+    /// The file as it is now, links followed; `None`: there is none that can be asked. One system call.
     pub fn stamp_now(&self) -> Option<Stamp> {
-        Stamp::of(&self.path)
+        let found = fs::metadata(&self.path).ok()?;
+        Some(Stamp::of(&found))
     }
 
     /// The limits that the file and the environment set now.
@@ -65,7 +65,7 @@ impl Source {
             key: "path".to_owned(),
             value: self.path.display().to_string(),
         };
-        let file = file::read_named(&named)?;
+        let (file, _) = file::read_named(&named)?;
         if file.limits.is_empty() {
             return Err(named.refuse("sets no limit any more", "limits; \"max\" lifts one"));
         }

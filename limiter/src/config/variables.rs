@@ -35,15 +35,17 @@ pub(super) struct Variables {
 }
 
 /// Whether [`read`] looks at a variable of this name.
-pub(super) fn is_ours(name: &str) -> bool {
-    name.starts_with("CUDA_HOOK_") || name.starts_with(HAMI_MEMORY) || name == HAMI_SM
+pub(super) fn is_ours(name: &[u8]) -> bool {
+    name.starts_with(b"CUDA_HOOK_")
+        || name.starts_with(HAMI_MEMORY.as_bytes())
+        || name == HAMI_SM.as_bytes()
 }
 
 pub(super) fn read(environment: &[(String, String)]) -> Result<Variables, Refusal> {
     let mut variables = Variables::default();
     let mut ours: Vec<_> = environment
         .iter()
-        .filter(|(name, _)| is_ours(name))
+        .filter(|(name, _)| is_ours(name.as_bytes()))
         .collect();
     ours.sort(); // which of several refusals is shown must not depend on the order of the environment
     for (name, value) in ours {

@@ -1,5 +1,4 @@
 use super::*;
-use crate::config::GpuLimits;
 use crate::ledger::Ledger;
 use crate::sample;
 use crate::share::Share;
@@ -54,8 +53,7 @@ fn sampled(containers: &[(&str, u64)]) -> Sample {
     let dir = tempfile::tempdir().unwrap();
     let attached = containers.iter().map(|(name, held)| {
         let ledger = Ledger::attach(dir.path(), &name.parse().unwrap(), &[(GPU, None)]).unwrap();
-        let limits = [GpuLimits::default()];
-        let share = Share::attach(&ledger, dir.path(), &limits, MonotonicNs::new(1), 1).unwrap();
+        let share = Share::attach(&ledger, dir.path(), MonotonicNs::new(1), 1).unwrap();
         ledger.charge(0, Bytes::new(*held));
         (ledger, share)
     });

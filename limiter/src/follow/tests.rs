@@ -28,10 +28,9 @@ fn attach(dir: &Path, memory: Option<&str>) -> Process {
         .chain(memory.map(|size| ("CUDA_HOOK_MEMORY", size)));
     let settings = config::load_from(own.map(|(name, value)| (name.into(), value.into()))).unwrap();
     let limits = settings.limits.unwrap().bind(&[GPU]).unwrap();
-    let quota = limits[0].memory_bytes_max;
-    let ledger = Ledger::attach(dir, &settings.container, &[(GPU, quota)]).unwrap();
+    let ledger = Ledger::attach(dir, &settings.container, &[(GPU, limits[0])]).unwrap();
     let now = MonotonicNs::new(1);
-    let share = Share::attach(&ledger, dir, &limits, now, 1).unwrap();
+    let share = Share::attach(&ledger, dir, now, 1).unwrap();
     let follower = Follower::new(settings.source.unwrap());
     let stamp = follower.stamp();
     Follower::obey(&ledger, &limits, stamp, Moment::Start, now).unwrap();

@@ -415,8 +415,7 @@ impl Tenant {
         };
         let name = name.parse().unwrap();
         let ledger = Ledger::attach(dir(), &name, &[(gpu, limits)]).unwrap();
-        let mut board = Board::attach(dir(), gpu).unwrap();
-        board.join(&name).unwrap();
+        let board = Board::join(dir(), gpu, ledger.seat().process, &name).unwrap();
         let process = Process { number, ledger };
         Self { process, board }
     }

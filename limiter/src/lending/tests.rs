@@ -28,8 +28,7 @@ fn attach(dir: &Path, name: &str, max: Option<u64>, soft: Option<u64>) -> Proces
     };
     let name = name.parse().unwrap();
     let ledger = Ledger::attach(dir, &name, &[(GPU, limits)]).unwrap();
-    let mut board = Board::attach(dir, GPU).unwrap();
-    board.join(&name).unwrap();
+    let board = Board::join(dir, GPU, ledger.seat().process, &name).unwrap();
     Process { ledger, board }
 }
 

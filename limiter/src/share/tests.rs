@@ -1,9 +1,9 @@
 use super::device::LIVENESS_NS;
 use super::*;
-use crate::config::{Change, Wanted};
+use crate::config::{Change, GpuLimits, Wanted};
 use crate::control;
 use crate::timing::Stood;
-use crate::units::{Bytes, DeviceUuid};
+use crate::units::DeviceUuid;
 
 const MS: u64 = 1_000_000;
 const KEY: KernelKey = KernelKey(7);
@@ -24,8 +24,8 @@ fn join(dir: &Path, name: &str, sm_max: Option<Percent>) -> (Ledger, Share) {
         sm_max,
         ..GpuLimits::default()
     };
-    let ledger = Ledger::attach(dir, &name.parse().unwrap(), &[(uuid, None::<Bytes>)]).unwrap();
-    let share = Share::attach(&ledger, dir, &[limits], clock::monotonic(), 1).unwrap();
+    let ledger = Ledger::attach(dir, &name.parse().unwrap(), &[(uuid, limits)]).unwrap();
+    let share = Share::attach(&ledger, dir, clock::monotonic(), 1).unwrap();
     (ledger, share)
 }
 

@@ -11,6 +11,8 @@ use crate::units::MonotonicNs;
 #[derive(Debug, Default)]
 pub(super) struct ProcessLock {
     holder_pid: AtomicU32,
+    /// Threads that sleep, or are about to; in a forked child also those that its parent had.
+    waiting: AtomicU32,
 }
 
 /// Unlocks when dropped.
@@ -22,6 +24,7 @@ impl ProcessLock {
     pub(super) const fn new() -> Self {
         Self {
             holder_pid: AtomicU32::new(0),
+            waiting: AtomicU32::new(0),
         }
     }
 
@@ -31,8 +34,10 @@ impl ProcessLock {
             if let Some(guard) = self.try_lock(pid) {
                 return guard;
             }
+            self.waiting.fetch_add(1, Ordering::SeqCst);
             // Returns at once where another than this process holds it by now.
             futex_wait(&self.holder_pid, pid, MonotonicNs::new(u64::MAX));
+            self.waiting.fetch_sub(1, Ordering::SeqCst);
         }
     }
 
@@ -51,8 +56,11 @@ impl ProcessLock {
 
 impl Drop for ProcessGuard<'_> {
     fn drop(&mut self) {
-        self.lock.holder_pid.store(0, Ordering::Release);
-        futex_wake_one(&self.lock.holder_pid);
+        // Whoever is not counted yet after this has not looked yet either, and will see that it is free.
+        self.lock.holder_pid.store(0, Ordering::SeqCst);
+        if self.lock.waiting.load(Ordering::SeqCst) > 0 {
+            futex_wake_one(&self.lock.holder_pid);
+        }
     }
 }
 
@@ -84,6 +92,7 @@ mod tests {
         let (parent, child) = (7, 8);
         let lock = ProcessLock {
             holder_pid: AtomicU32::new(parent),
+            waiting: AtomicU32::new(0),
         };
         assert!(lock.try_lock(parent).is_none());
         let _guard = lock.try_lock(child).expect("it is free");

@@ -152,10 +152,10 @@ impl Limited {
     fn member(&self, seat: &Seat, now_ns: u64) -> Member {
         let container = seat.limits.name.parse().unwrap();
         let dir = self.dir_of(seat.limits);
-        let ledger = Ledger::attach(&dir, &container, &[(DEVICE, None)]).unwrap();
+        let ledger = Ledger::attach(&dir, &container, &[(DEVICE, limits(seat.limits))]).unwrap();
         let seed = self.seed.wrapping_add(seat.process as u64 + 1) << 32;
         let now = monotonic(now_ns);
-        let share = Share::attach(&ledger, &dir, &[limits(seat.limits)], now, seed).unwrap();
+        let share = Share::attach(&ledger, &dir, now, seed).unwrap();
         Member {
             process: seat.process,
             reservations: BTreeMap::new(),
