@@ -200,7 +200,7 @@ impl Runtime {
         };
         let process = process();
         if let Some(attached) = process.attachment.get() {
-            return attached.as_ref().map(Some);
+            return attached.as_deref().map(Some);
         }
         let devices = match driver.devices() {
             Err(CUDA_ERROR_NOT_INITIALIZED | CUDA_ERROR_DEINITIALIZED) => return Ok(None),
@@ -213,7 +213,7 @@ impl Runtime {
         forget_in_children();
         let _reading = process.reading.lock();
         let attach = || devices.and_then(|devices| Attachment::new(limited, driver, &devices));
-        process.attachment.get_or_init(attach).as_ref().map(Some)
+        process.attachment.get_or_init(attach).as_deref().map(Some)
     }
 }
 
@@ -236,7 +236,7 @@ impl Limited {
     ) -> Option<MemoryUse> {
         let process = process();
         if let Some(attached) = process.attachment.get() {
-            let attachment = attached.as_ref().ok()?;
+            let attachment = attached.as_deref().ok()?;
             config_file::look(attachment);
             return attachment.memory_use(uuid);
         }
@@ -306,7 +306,8 @@ impl Limited {
 /// What belongs to one process, and to none of its children.
 #[derive(Default)]
 struct Process {
-    attachment: OnceCell<Result<Attachment, Complaint>>,
+    /// In a box: the stack has fewer copies of it, of two pages each, and a page that nobody has touched yet costs as much as ten system calls.
+    attachment: OnceCell<Result<Box<Attachment>, Complaint>>,
     /// Held while another's view of the state folder is read, and while attaching: a closed descriptor of a ledger
     /// drops this process's own lock on it.
     reading: Mutex<()>,
@@ -439,7 +440,7 @@ impl Attachment {
         limited: &Limited,
         driver: &Driver,
         devices: &[(CUdevice, DeviceUuid)],
-    ) -> Result<Self, Complaint> {
+    ) -> Result<Box<Self>, Complaint> {
         let Settings { dir, container, .. } = &limited.settings;
         let uuids: Vec<DeviceUuid> = devices.iter().map(|&(_, uuid)| uuid).collect();
         let source = limited.settings.source.clone();
@@ -470,7 +471,7 @@ impl Attachment {
                 .map_err(Complaint::unusable)?;
         }
         tracing::info!("attached to container {container} in {}", dir.display());
-        Ok(Self {
+        Ok(Box::new(Self {
             ledger,
             share,
             follower,
@@ -490,7 +491,7 @@ impl Attachment {
                 .iter()
                 .map(|&(device, uuid)| Device { device, uuid })
                 .collect(),
-        })
+        }))
     }
 
     /// The index of the driver's `device` in the ledger and the share.

@@ -38,7 +38,7 @@ use crate::units::{GpuNs, MonotonicNs, Percent};
 pub use credit::Credit;
 use device::{Device, LATE_NS};
 
-/// This process's part in its container's share. All methods are thread-safe; none but `attach` allocates.
+/// This process's part in its container's share. All methods are thread-safe; none but `attach` and the first for a launch on a GPU allocates.
 #[derive(Debug)]
 pub struct Share {
     seat: Arc<Seat<ContainerFile>>,

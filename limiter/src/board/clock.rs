@@ -42,7 +42,10 @@ impl Board {
 /// What a process has read off the clock: straight between two readings.
 #[derive(Debug)]
 pub(crate) struct Readings {
-    /// In time order, as a ring that ends before `next`; the last two may be of a line that goes on.
+    /// Until then nobody else was busy.
+    first: Point,
+    /// In time order, as a ring that ends before `next`; the last two may be of a line that goes on. None until the clock is read again, which
+    /// is at the first launch under a share: most processes never have one.
     points: Box<[Point]>,
     next: usize,
 }
@@ -54,21 +57,25 @@ struct Point {
     virtual_ns: u64,
 }
 
+impl Point {
+    /// One nanosecond before, on a clock of one.
+    fn before(self) -> Self {
+        Self {
+            at_ns: self.at_ns.saturating_sub(1),
+            virtual_ns: self.virtual_ns.saturating_sub(1),
+        }
+    }
+}
+
 impl Readings {
-    /// The first: until then nobody else was busy.
+    /// The first.
     pub(crate) fn new(now: MonotonicNs, virtual_ns: u64) -> Self {
         let at_ns = now.get();
-        let point = Point { at_ns, virtual_ns };
-        let mut readings = Self {
-            points: vec![point; POINTS].into_boxed_slice(),
+        Self {
+            first: Point { at_ns, virtual_ns },
+            points: Box::default(),
             next: 0,
-        };
-        readings.push(Point {
-            at_ns: at_ns.saturating_sub(1),
-            virtual_ns: virtual_ns.saturating_sub(1),
-        });
-        readings.push(point);
-        readings
+        }
     }
 
     /// The clock shows this now.
@@ -82,6 +89,11 @@ impl Readings {
         };
         if point.at_ns <= last.at_ns {
             return;
+        }
+        if self.points.is_empty() {
+            self.points = vec![self.first; POINTS].into_boxed_slice();
+            self.push(older);
+            self.push(last);
         }
         let line = Line(older, point);
         if line.at(last.at_ns).abs_diff(last.virtual_ns) <= STRAIGHT_NS {
@@ -108,6 +120,13 @@ impl Readings {
     }
 
     fn last(&self, back: usize) -> Option<Point> {
+        if self.points.is_empty() {
+            return match back {
+                1 => Some(self.first),
+                2 => Some(self.first.before()),
+                _ => None,
+            };
+        }
         self.points.get(self.place(back)).copied()
     }
 
@@ -224,6 +243,13 @@ mod tests {
         assert_eq!(readings.between(at(20), at(20)), 0);
         let after = readings.between(at(70), at(80));
         assert_eq!(after, 10 * MS, "the future is as the present");
+    }
+
+    #[test]
+    fn a_clock_that_was_read_once_is_of_one() {
+        let readings = readings([]);
+        assert_eq!(readings.between(at(2), at(12)), 10 * MS);
+        assert!(readings.points.is_empty(), "most processes need no more");
     }
 
     #[test]

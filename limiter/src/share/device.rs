@@ -19,10 +19,8 @@ pub(super) struct Device {
     /// Row of the container's file.
     pub(super) row: usize,
     pub(super) board: Board,
-    /// Made at the first launch under a share: most processes never have one, and it takes more memory than all else.
-    prices: OnceLock<PriceTable>,
+    tables: OnceLock<Tables>,
     seed: u64,
-    pub(super) fair: FairTimings,
     clock: Mutex<Readings>,
     /// When `clock` was last read.
     ticked_ns: AtomicU64,
@@ -47,6 +45,14 @@ pub(super) struct Device {
     /// Timings that this process's lease is still for.
     lease_timings: AtomicU32,
     pub(super) window: Window,
+}
+
+/// What it has learnt of the kernels. Made at the first launch under a share: most processes never have one, and it takes more memory than
+/// all else.
+#[derive(Debug)]
+struct Tables {
+    prices: PriceTable,
+    fair: FairTimings,
 }
 
 /// Kernels that one process's table has place for on one GPU.
@@ -91,9 +97,8 @@ impl Device {
         Self {
             row,
             board,
-            prices: OnceLock::new(),
+            tables: OnceLock::new(),
             seed,
-            fair: FairTimings::default(),
             clock: Mutex::new(readings),
             ticked_ns: AtomicU64::new(now.get()),
             outstanding: AtomicU32::new(0),
@@ -121,8 +126,15 @@ impl Device {
 
     #[inline]
     pub(super) fn prices(&self) -> &PriceTable {
-        self.prices
-            .get_or_init(|| PriceTable::new(KERNELS_MAX, SLICE, self.seed))
+        &self.tables().prices
+    }
+
+    #[inline]
+    fn tables(&self) -> &Tables {
+        self.tables.get_or_init(|| Tables {
+            prices: PriceTable::new(KERNELS_MAX, SLICE, self.seed),
+            fair: FairTimings::default(),
+        })
     }
 
     /// When to ask again for a launch of unknown price; `None`: it may go.
@@ -398,7 +410,7 @@ impl Device {
     }
 
     pub(super) fn learn(&self, reservation: &Reservation, timing: Timing, now: MonotonicNs) {
-        let Some(elapsed) = self.fair.elapsed(reservation.key, timing) else {
+        let Some(elapsed) = self.tables().fair.elapsed(reservation.key, timing) else {
             return;
         };
         let began_at = MonotonicNs::new(timing.ended_at.get().saturating_sub(elapsed.get()));
