@@ -31,7 +31,7 @@ const PAGE_BYTES: u64 = 2 << 20;
 pub(crate) struct GraphMemory {
     /// By the device's index, from the first graph on that allocates there.
     reservations: Mutex<HashMap<usize, Arc<Reservation>>>,
-    /// There is one, or will be: before, nobody has to look.
+    /// A graph allocates, or will: before, nobody has to look.
     any: AtomicBool,
     /// The executable graphs that allocate, by handle.
     execs: RwLock<FxHashMap<usize, Arc<Exec>>>,
@@ -103,14 +103,21 @@ impl GraphMemory {
         reservation.filter(|reservation| reservation.is_held())
     }
 
+    /// Where no graph ever allocated nobody is kept out for a look: whoever has a handle was given it after [`put`](Self::put).
     fn find(&self, exec: CUgraphExec) -> Option<Arc<Exec>> {
+        if !self.is_any_known() {
+            return None;
+        }
         self.execs.read().get(&exec.addr()).cloned()
     }
 
     /// Writes down what an executable graph can take; `None`: nothing, whatever had its handle before.
     fn put(&self, handle: CUgraphExec, exec: Option<Arc<Exec>>) {
         match exec {
-            Some(exec) => drop(self.execs.write().insert(handle.addr(), exec)),
+            Some(exec) => {
+                self.any.store(true, Ordering::Relaxed);
+                drop(self.execs.write().insert(handle.addr(), exec));
+            }
             None if self.find(handle).is_some() => drop(self.execs.write().remove(&handle.addr())),
             None => {}
         }
@@ -393,6 +400,16 @@ mod tests {
             page_bytes: HashMap::from([(0, bytes)]),
             is_backed: AtomicBool::new(true),
         })
+    }
+
+    #[test]
+    fn a_graph_that_allocates_is_known_before_it_has_taken_anything() {
+        let (memory, handle) = (GraphMemory::default(), std::ptr::without_provenance_mut(8));
+        assert!(memory.find(handle).is_none() && !memory.is_any_known());
+        memory.put(handle, Some(exec(10)));
+        assert!(memory.find(handle).is_some());
+        memory.put(handle, None);
+        assert!(memory.find(handle).is_none());
     }
 
     #[test]
