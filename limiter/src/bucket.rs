@@ -13,6 +13,9 @@ pub const BURST: GpuNs = GpuNs::new(2_000_000);
 /// state kept on a disk) and is forgotten.
 const DEBT_NS_MAX: u64 = 600_000_000_000;
 
+/// Nothing waits longer for what was not charged yet.
+const OWED_WALL_NS_MAX: u64 = 1_000_000_000;
+
 /// A cap on GPU time. Granted while what was granted before is paid up to the burst; the cost is paid afterwards, so that
 /// a single kernel may be longer than the burst.
 #[derive(Clone, Copy, Debug)]
@@ -95,7 +98,7 @@ impl<'a> Bucket<'a> {
     }
 
     /// When everything granted so far is paid up to the burst, with this much beside that was not charged yet; `None`: by now, or there is
-    /// nothing beside.
+    /// nothing beside. For what is beside a second of waiting at the most: it may run until something is launched.
     pub fn paid_not_before(
         self,
         now: MonotonicNs,
@@ -104,7 +107,7 @@ impl<'a> Bucket<'a> {
         burst: GpuNs,
     ) -> Option<MonotonicNs> {
         let tat = self.tat_ns.load(Ordering::Acquire);
-        let owed_ns = wall_ns(owed, cap);
+        let owed_ns = wall_ns(owed, cap).min(OWED_WALL_NS_MAX);
         let paid = tat
             .saturating_add(owed_ns)
             .saturating_sub(wall_ns(burst, cap));
@@ -240,6 +243,8 @@ mod tests {
             then.map(|then| then.saturating_ns_since(START) / MS)
         };
         assert_eq!([0, 2, 3, 12].map(paid_ms), [None, None, Some(4), Some(40)]);
+        let most_ms = OWED_WALL_NS_MAX / MS - BURST.get() / MS * 4;
+        assert_eq!([500, 600_000].map(paid_ms), [Some(most_ms); 2]);
     }
 
     #[test]

@@ -17,7 +17,7 @@ mod history;
 
 use std::sync::{Mutex, PoisonError};
 
-use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use crate::units::{GpuNs, MonotonicNs};
 pub use draw::Draw;
 use draw::xorshift;
@@ -72,6 +72,7 @@ struct Entry {
     /// When to ask for a timing without other tenants; `u64::MAX`: never.
     lease_wanted_ns: AtomicU64,
     timings: AtomicU32,
+    is_sure: AtomicBool,
 }
 
 impl Entry {
@@ -81,6 +82,7 @@ impl Entry {
             price_ns: AtomicU64::new(0),
             lease_wanted_ns: AtomicU64::new(u64::MAX),
             timings: AtomicU32::new(0),
+            is_sure: AtomicBool::new(false),
         }
     }
 }
@@ -107,6 +109,12 @@ impl PriceTable {
     pub fn price(&self, key: KernelKey) -> Option<GpuNs> {
         let price = self.find(stored(key))?.price_ns.load(Ordering::Relaxed);
         (price != 0).then(|| GpuNs::new(price))
+    }
+
+    /// Whether the price of `key` is more than a guess by its first timings beside others.
+    pub fn is_sure(&self, key: KernelKey) -> bool {
+        self.find(stored(key))
+            .is_some_and(|entry| entry.is_sure.load(Ordering::Relaxed))
     }
 
     fn find(&self, key: u64) -> Option<&Entry> {
@@ -239,6 +247,9 @@ impl PriceTable {
         change(history);
         let price = history.price(self.slice, now).get().max(1);
         entry.price_ns.store(price, Ordering::Relaxed);
+        entry
+            .is_sure
+            .store(history.is_sure(self.slice), Ordering::Relaxed);
         let lease_wanted = history.lease_wanted(self.slice, self.uses_several(now));
         entry
             .lease_wanted_ns

@@ -231,15 +231,17 @@ impl Share {
         if credit.stamp != Some(stamp) {
             self.give_back(credit);
         }
-        let price = device.prices().price(key);
-        if price.is_none()
-            && let Some(then) = device.unmeasured_not_before(now)
-        {
+        let (price, is_measured) = (device.prices().price(key), device.prices().is_sure(key));
+        if !is_measured && let Some(then) = device.unmeasured_not_before(price, now) {
             device.board.want_until(then.saturating_add_ns(LATE_NS));
             return held(Obstacle::Window, then);
         }
         let charged = price.unwrap_or_else(|| device.prices().typical());
-        let granted = price.map_or(GpuNs::default(), |price| credit.wanted(price));
+        let granted = if is_measured {
+            credit.wanted(charged)
+        } else {
+            GpuNs::default()
+        };
         let whole = GpuNs::new(charged.get().saturating_add(granted.get()));
         if let Some(then) = device.leased_not_before(key, charged, now) {
             return held(Obstacle::Share, then);
@@ -265,7 +267,7 @@ impl Share {
             return held(Obstacle::Cap, then.saturating_add_ns(gather_ns(cap)));
         }
         device.board.take_turn(weight, wanting, whole);
-        device.begin(price.is_some(), whole, now);
+        device.begin(is_measured, whole, now);
         let before = credit.extend(charged, granted, stamp);
         if let Some(usage) = self.usage_row(device_index) {
             let launches = before.saturating_add(1);
@@ -275,7 +277,7 @@ impl Share {
         Ok(Reservation {
             charged,
             granted,
-            is_measured: price.is_some(),
+            is_measured,
             ..free
         })
     }

@@ -18,6 +18,10 @@ const PARTS: usize = 16;
 const PARTS_MIN: usize = 4;
 /// Where nothing clean is known of launches on several streams, the next lease is asked for so soon after the last.
 const UNCLEAR_PAUSE_NS: u64 = 500_000_000;
+/// After so many timings a kernel's price is no guess, …
+const SURE_SAMPLES: u64 = 3;
+/// … and after one of a kernel that takes so many slices.
+const SURE_SLICES: u64 = 5;
 /// Virtual times are averaged over about as many samples.
 const VIRTUAL_MEMORY: u64 = 256;
 
@@ -143,6 +147,14 @@ impl History {
 
     fn is_solo_fresh(&self, now: MonotonicNs) -> bool {
         now.saturating_ns_since(self.solo_at) < SOLO_FRESH_NS
+    }
+
+    /// Whether enough is known to launch several at once. The first timings beside others may be off by all that these have of the GPU meanwhile; not
+    /// those of kernels so long that the others' part of that time is known well enough.
+    pub(super) fn is_sure(&self, slice: GpuNs) -> bool {
+        self.elapsed.count >= SURE_SAMPLES
+            || self.solo.count > 0
+            || self.virtual_mean_ns >= slice.get().saturating_mul(SURE_SLICES)
     }
 
     /// What a launch occupies the GPU for: what it takes, or its part of that where others of its process run beside it.

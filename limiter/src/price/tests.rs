@@ -105,6 +105,20 @@ fn a_price_is_the_kernels_own_time_under_contention() {
 }
 
 #[test]
+fn a_price_is_sure_by_three_timings_or_one_alone_or_one_of_a_long_kernel() {
+    let now = MonotonicNs::new(MS);
+    for (elapsed_ms, own_ms, timings) in [(4, 2, 3), (2, 2, 1), (20, 10, 1)] {
+        let table = PriceTable::new(64, SLICE, 1);
+        for timing in 0..timings {
+            assert!(!table.is_sure(KEY), "{own_ms} ms, {timing} timings");
+            let [elapsed, own] = [elapsed_ms, own_ms].map(|ms| GpuNs::new(ms * MS));
+            observe(&table, KEY, elapsed, own, now);
+        }
+        assert!(table.is_sure(KEY), "{own_ms} ms, {timings} timings");
+    }
+}
+
+#[test]
 fn the_first_launches_of_every_kernel_are_timed() {
     let table = PriceTable::new(64, SLICE, 1);
     let now = MonotonicNs::new(MS);

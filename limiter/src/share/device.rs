@@ -57,12 +57,13 @@ struct Tables {
 
 /// Kernels that one process's table has place for on one GPU.
 const KERNELS_MAX: usize = 2048;
-/// So many launches of unknown price may be outstanding: each may turn out to be long.
-const UNMEASURED_MAX: u32 = 2;
+/// Of kernels that were never timed one may be outstanding: it may turn out to be long. Of those that were, but not surely, so many: one that stands
+/// behind another can be timed more exactly.
+const UNSURE_MAX: u32 = 2;
 /// After so long without progress another one is admitted: it may be what the others wait for on the device.
 pub(super) const LIVENESS_NS: u64 = 10_000_000;
-/// No more is thought of what a launch of unknown price has taken so far.
-const TAKEN_NS_MAX: u64 = 100_000_000;
+/// The same where such a launch was seen to run: what runs seldom waits for another one, and may be long.
+pub(super) const RUNNING_LIVENESS_NS: u64 = 1_000_000_000;
 /// A launch that waits for others of this process to finish is woken by them; should that be missed, it looks again
 /// after this.
 const LOOK_AGAIN_NS: u64 = 1_000_000;
@@ -72,6 +73,10 @@ const MADE_UP_NS_MAX: u64 = 100_000_000;
 const STOPPED_NS: u64 = 80_000_000;
 /// A lease is for so many timings.
 const LEASE_TIMINGS: u32 = 3;
+/// Of long kernels, for so many: whoever has the GPU to itself pays for it, and a launch waits that long.
+const LEASE_TIMINGS_LONG: u32 = 2;
+/// Those are longer.
+const LONG_PRICE_MIN: GpuNs = GpuNs::new(10_000_000);
 /// Where short kernels run on several streams, for so many: a few beside each other on each.
 const LEASE_TIMINGS_BESIDE: u32 = 8;
 /// Those are shorter.
@@ -137,13 +142,24 @@ impl Device {
         })
     }
 
-    /// When to ask again for a launch of unknown price; `None`: it may go.
-    pub(super) fn unmeasured_not_before(&self, now: MonotonicNs) -> Option<MonotonicNs> {
-        if self.unmeasured.load(Ordering::Relaxed) < UNMEASURED_MAX {
+    /// When to ask again for a launch of a kernel of which this is known, but not enough; `None`: it may go.
+    pub(super) fn unmeasured_not_before(
+        &self,
+        price: Option<GpuNs>,
+        now: MonotonicNs,
+    ) -> Option<MonotonicNs> {
+        let most = price.map_or(1, |_| UNSURE_MAX);
+        if self.unmeasured.load(Ordering::Relaxed) < most {
             return None;
         }
+        let runs = self.unmeasured_since_ns.load(Ordering::Relaxed) != 0;
+        let patience_ns = if runs {
+            RUNNING_LIVENESS_NS
+        } else {
+            LIVENESS_NS
+        };
         let given_up = MonotonicNs::new(self.progress_ns.load(Ordering::Relaxed))
-            .saturating_add_ns(LIVENESS_NS);
+            .saturating_add_ns(patience_ns);
         (now < given_up).then(|| given_up.min(now.saturating_add_ns(LOOK_AGAIN_NS)))
     }
 
@@ -156,7 +172,7 @@ impl Device {
     }
 
     /// What a launch of unknown price has taken since it was seen to run: it will be charged that at the least. One that still waits
-    /// for something on the device has taken nothing. Bounded, so that what a running one waits for is launched, too.
+    /// for something on the device has taken nothing.
     pub(super) fn taken_so_far(&self, now: MonotonicNs) -> GpuNs {
         let since_ns = self.unmeasured_since_ns.load(Ordering::Relaxed);
         if since_ns == 0 || self.unmeasured.load(Ordering::Relaxed) == 0 {
@@ -165,7 +181,7 @@ impl Device {
         let since = MonotonicNs::new(since_ns);
         let busy = u64::from(self.board.n_busy(now).max(1));
         let own_ns = now.saturating_ns_since(since).checked_div(busy);
-        GpuNs::new(own_ns.unwrap_or(0).min(TAKEN_NS_MAX))
+        GpuNs::new(own_ns.unwrap_or(0))
     }
 
     /// From when on this process was ready to use what its container may. While it has work on the GPU and uses less, the
@@ -225,6 +241,8 @@ impl Device {
     fn lease_timings_of(&self, price: GpuNs, now: MonotonicNs) -> u32 {
         if price < BESIDE_PRICE_MAX && self.prices().uses_several(now) {
             LEASE_TIMINGS_BESIDE
+        } else if price >= LONG_PRICE_MIN {
+            LEASE_TIMINGS_LONG
         } else {
             LEASE_TIMINGS
         }

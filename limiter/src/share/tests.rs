@@ -1,4 +1,4 @@
-use super::device::LIVENESS_NS;
+use super::device::{LIVENESS_NS, RUNNING_LIVENESS_NS};
 use super::*;
 use crate::config::{Change, GpuLimits, Wanted};
 use crate::control;
@@ -191,7 +191,7 @@ fn measure(share: &Share, now: MonotonicNs) {
     share.completed(reservation, Some(timing), now);
 }
 
-/// A kernel of 200 ms under 30 %: whatever waits for it to be measured does not pile up behind it.
+/// A kernel that was never timed, under 30 %: nothing else piles up behind it.
 #[test]
 fn an_unmeasured_launch_is_paid_for_while_it_runs() {
     let Container {
@@ -200,25 +200,42 @@ fn an_unmeasured_launch_is_paid_for_while_it_runs() {
         ledger: _ledger,
     } = container(percent("30"));
     let begin = clock::monotonic();
-    let [first, _second] = [(); 2].map(|()| share.acquire(&mut nothing(&share), KEY, begin));
-    share.began(&first, begin);
-    let mut now = begin;
-    let mut admitted = 0;
-    while now < begin.saturating_add_ns(199 * MS) {
-        match share.admit(&mut nothing(&share), KEY, now) {
-            Admit::Granted(_) => admitted += 1,
-            Admit::NotBefore(then) => now = then,
-        }
+    for _ in 0..3 {
+        measure(&share, begin);
     }
-    assert_eq!(admitted, 0);
-    let later = begin.saturating_add_ns(1_000 * MS);
+    let begin = begin.saturating_add_ns(100 * MS);
+    let unknown = share.acquire(&mut nothing(&share), KernelKey(8), begin);
+    share.began(&unknown, begin);
+    let admit = |ms| share.admit(&mut nothing(&share), KEY, begin.saturating_add_ns(ms * MS));
+    let admitted = (10..=990).filter(|ms| matches!(admit(*ms), Admit::Granted(_)));
+    assert_eq!(admitted.count(), 0);
     assert!(
-        matches!(
-            share.admit(&mut nothing(&share), KEY, later),
-            Admit::Granted(_)
-        ),
+        matches!(admit(1_100), Admit::Granted(_)),
         "it may wait for this one"
     );
+}
+
+/// It may be long. One that does not run yet may wait for the others.
+#[test]
+fn behind_an_unmeasured_launch_that_runs_the_next_one_waits_for_longer() {
+    for (runs, wait_ms) in [(false, LIVENESS_NS / MS), (true, RUNNING_LIVENESS_NS / MS)] {
+        let Container {
+            share,
+            dir: _dir,
+            ledger: _ledger,
+        } = container(None);
+        let begin = clock::monotonic();
+        let first = share.acquire(&mut nothing(&share), KernelKey(1), begin);
+        if runs {
+            share.began(&first, begin);
+        }
+        let admit = |ms| {
+            let now = begin.saturating_add_ns(ms * MS);
+            share.admit(&mut nothing(&share), KernelKey(2), now)
+        };
+        assert!(matches!(admit(wait_ms - 1), Admit::NotBefore(_)));
+        assert!(matches!(admit(wait_ms), Admit::Granted(_)));
+    }
 }
 
 /// What stands behind something on the device that is not there yet takes nothing: programs launch so, a whole network at once.
@@ -241,26 +258,43 @@ fn an_unmeasured_launch_that_does_not_run_yet_is_not_paid_for() {
 }
 
 #[test]
-fn two_launches_of_unknown_price_may_be_outstanding() {
+fn one_launch_of_a_kernel_that_was_never_timed_may_be_outstanding() {
     let Container {
         share,
         dir: _dir,
         ledger: _ledger,
     } = container(percent("90"));
     let now = clock::monotonic();
-    let (first, _second) = (
-        share.acquire(&mut nothing(&share), KernelKey(1), now),
-        share.acquire(&mut nothing(&share), KernelKey(2), now),
-    );
-    let Admit::NotBefore(then) = share.admit(&mut nothing(&share), KernelKey(3), now) else {
-        panic!("a third was admitted")
+    let first = share.acquire(&mut nothing(&share), KernelKey(1), now);
+    let Admit::NotBefore(then) = share.admit(&mut nothing(&share), KernelKey(2), now) else {
+        panic!("a second was admitted")
     };
     assert!(then > now && then <= now.saturating_add_ns(LIVENESS_NS));
     share.completed(first, None, now);
     assert!(matches!(
-        share.admit(&mut nothing(&share), KernelKey(3), now),
+        share.admit(&mut nothing(&share), KernelKey(2), now),
         Admit::Granted(_)
     ));
+}
+
+#[test]
+fn two_may_be_outstanding_of_kernels_that_were_hardly_timed() {
+    let Container {
+        share,
+        dir: _dir,
+        ledger: _ledger,
+    } = container(percent("90"));
+    let (device, now) = (&share.devices[0], clock::monotonic());
+    let may_go = || {
+        let [timed, never] = [Some(GpuNs::new(MS)), None];
+        [timed, never].map(|price| device.unmeasured_not_before(price, now).is_none())
+    };
+    let begin = || device.begin(false, GpuNs::new(MS), now);
+    assert_eq!(may_go(), [true, true]);
+    begin();
+    assert_eq!(may_go(), [true, false]);
+    begin();
+    assert_eq!(may_go(), [false, false]);
 }
 
 #[test]
@@ -281,7 +315,7 @@ fn a_launch_that_the_others_may_wait_for_is_admitted_in_the_end() {
                     now = then;
                 }
             }
-            assert!(now.saturating_ns_since(begin) <= 3 * LIVENESS_NS);
+            assert!(now.saturating_ns_since(begin) <= 4 * LIVENESS_NS);
         }
     }
 }
@@ -535,10 +569,14 @@ fn with_credit(
             ended_at: now,
             part: None,
         };
-        // One is always outstanding.
-        if let Some((reservation, timing)) =
-            before.replace((reservation, is_timed.then_some(timing)))
-        {
+        let launched = (reservation, is_timed.then_some(timing));
+        // One is always outstanding, once enough is known of it for two.
+        let ended = if share.devices[0].prices().is_sure(KEY) {
+            before.replace(launched)
+        } else {
+            Some(launched)
+        };
+        if let Some((reservation, timing)) = ended {
             share.completed(reservation, timing, now);
         }
     }
