@@ -4,11 +4,11 @@
 //! Who measures needs such a moment before and after. Calls that allocate or free are counted while they are under way; for a
 //! measurement those that come are held back, and those under way waited for. Both waits are bounded: a call may itself wait
 //! for something that only the other thread can do. Nothing is locked while the driver is called; after [`HELD_BACK_MAX`] a call
-//! goes its way, whatever is being measured.
+//! goes its way, whatever is being measured, and whoever measures is told: the moment was not quiet to its end.
 
 mod count;
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
@@ -30,6 +30,8 @@ pub(crate) struct Quiet {
     aside: AtomicU32,
     is_measuring: AtomicBool,
     looks: AtomicU64,
+    /// Calls that were held back for long enough, and went on while somebody was looking.
+    gone_on: AtomicU64,
     /// Held while somebody measures.
     measuring: Mutex<()>,
     last_left: Mutex<()>,
@@ -54,6 +56,26 @@ impl Look {
             .iter()
             .all(|look| look.is_quiet && look.is_alone)
             && self.number == before.number.wrapping_add(1)
+    }
+}
+
+/// A look that is not over yet.
+pub(crate) struct Looking<'a> {
+    quiet: &'a Quiet,
+    began: Look,
+    gone_on: u64,
+}
+
+impl Looking<'_> {
+    /// What is known of it until now: quiet it is as long as no other call has gone on. To be asked when everything has been seen.
+    pub(crate) fn until_now(&self) -> Look {
+        // Who has seen what a call did sees that it has gone on.
+        fence(Ordering::SeqCst);
+        let is_undisturbed = self.quiet.gone_on.load(Ordering::SeqCst) == self.gone_on;
+        Look {
+            is_quiet: self.began.is_quiet && is_undisturbed,
+            ..self.began
+        }
     }
 }
 
@@ -108,9 +130,12 @@ impl Quiet {
     #[cold]
     fn hold_back(&self, thread: &Thread) {
         self.leave(thread);
-        // Measured to its end, or too long.
-        drop(self.measuring.try_lock_for(HELD_BACK_MAX));
+        let nobody_measures = self.measuring.try_lock_for(HELD_BACK_MAX);
+        // Before anybody else can begin to.
         self.under_way.add(&thread.counts_in);
+        if nobody_measures.is_none() {
+            self.gone_on.fetch_add(1, Ordering::SeqCst);
+        }
     }
 
     /// What this thread's call takes is measured: nobody has to wait for its end.
@@ -129,7 +154,7 @@ impl Quiet {
 
     /// Looks at the books and at the device, and is told whether they agree. What this thread has under way itself does not
     /// count.
-    pub(crate) fn look<T>(&self, look: impl FnOnce(Look) -> T) -> T {
+    pub(crate) fn look<T>(&self, look: impl FnOnce(&Looking<'_>) -> T) -> T {
         let own = u32::from(Thread::current(|thread| thread.is_counted.get()) == Some(true));
         let _measuring = self.measuring.lock();
         self.is_measuring.store(true, Ordering::SeqCst);
@@ -141,23 +166,30 @@ impl Quiet {
             is_waiting = !waited.timed_out();
         }
         drop(last_left);
-        look(Look {
-            is_quiet: self.under_way.sum() == own,
-            is_alone: self.aside.load(Ordering::SeqCst) == 0,
-            number: self.looks.fetch_add(1, Ordering::SeqCst),
-        })
+        look(&self.begin_look(own))
+    }
+
+    /// With the lock of whoever measures held; `own` calls are the looking thread's.
+    fn begin_look(&self, own: u32) -> Looking<'_> {
+        let gone_on = self.gone_on.load(Ordering::SeqCst);
+        Looking {
+            quiet: self,
+            began: Look {
+                is_quiet: self.under_way.sum() == own,
+                is_alone: self.aside.load(Ordering::SeqCst) == 0,
+                number: self.looks.fetch_add(1, Ordering::SeqCst),
+            },
+            gone_on,
+        }
     }
 
     /// Looks if they agree at once, and nobody else is looking: without waiting for anybody.
-    pub(crate) fn look_now<T>(&self, look: impl FnOnce() -> T) -> Option<T> {
+    pub(crate) fn look_now<T>(&self, look: impl FnOnce(&Looking<'_>) -> T) -> Option<T> {
         let _measuring = self.measuring.try_lock()?;
         self.is_measuring.store(true, Ordering::SeqCst);
         let _open_again = OpenAgain(&self.is_measuring);
-        let is_quiet = self.under_way.sum() == 0;
-        is_quiet.then(|| {
-            self.looks.fetch_add(1, Ordering::SeqCst);
-            look()
-        })
+        let looking = self.begin_look(0);
+        looking.began.is_quiet.then(|| look(&looking))
     }
 
     /// Who looks and does not see yet that the call has ended, while it has not seen yet that somebody looks, finds out when it has waited.
@@ -216,9 +248,13 @@ mod tests {
 
     use super::*;
 
+    fn seen(quiet: &Quiet) -> Look {
+        quiet.look(|look| look.until_now())
+    }
+
     /// As another thread finds it.
     fn is_quiet(quiet: &Quiet) -> bool {
-        let look = || quiet.look(|look| look.is_quiet);
+        let look = || seen(quiet).is_quiet;
         thread::scope(|scope| scope.spawn(look).join().unwrap())
     }
 
@@ -235,38 +271,32 @@ mod tests {
     #[test]
     fn who_does_not_wait_looks_only_when_nobody_is_in_the_way() {
         let quiet = Quiet::default();
-        assert!(quiet.look_now(|| ()).is_some());
+        assert!(quiet.look_now(|_| ()).is_some());
         let call = quiet.begin_part();
-        assert!(quiet.look_now(|| ()).is_none(), "a call is under way");
+        assert!(quiet.look_now(|_| ()).is_none(), "a call is under way");
         drop(call);
-        quiet.look(|_| assert!(quiet.look_now(|| ()).is_none(), "somebody looks"));
-        assert!(quiet.look_now(|| ()).is_some());
+        quiet.look(|_| assert!(quiet.look_now(|_| ()).is_none(), "somebody looks"));
+        assert!(quiet.look_now(|_| ()).is_some());
     }
 
     #[test]
     fn a_threads_own_call_is_not_in_its_way() {
         let quiet = Quiet::default();
         let _call = quiet.begin_part();
-        assert!(quiet.look(|look| look.is_quiet));
+        assert!(seen(&quiet).is_quiet);
         assert!(!is_quiet(&quiet), "but in the others'");
     }
 
     #[test]
     fn two_looks_are_one_after_the_other_if_nothing_else_was_measured() {
         let quiet = Quiet::default();
-        let before = quiet.look(|look| look);
-        let after = quiet.look(|look| look);
+        let before = seen(&quiet);
+        let after = seen(&quiet);
         assert!(after.is_next_after(before));
-        assert!(
-            !quiet.look(|look| look).is_next_after(before),
-            "another look"
-        );
-        let before = quiet.look(|look| look);
+        assert!(!seen(&quiet).is_next_after(before), "another look");
+        let before = seen(&quiet);
         let _measured = quiet.step_aside();
-        assert!(
-            !quiet.look(|look| look).is_next_after(before),
-            "another call"
-        );
+        assert!(!seen(&quiet).is_next_after(before), "another call");
     }
 
     #[test]
@@ -286,15 +316,42 @@ mod tests {
         let quiet = Quiet::default();
         let (said, heard) = channel();
         thread::scope(|scope| {
-            quiet.look(|_| {
+            quiet.look(|look| {
+                assert!(look.until_now().is_quiet);
                 scope.spawn(|| {
                     let _call = quiet.begin_part();
                     said.send(()).unwrap();
                 });
                 // It begins while we are still looking.
                 heard.recv_timeout(Duration::from_secs(10)).unwrap();
+                assert!(!look.until_now().is_quiet, "and whoever looks knows");
             });
         });
         assert!(is_quiet(&quiet));
+    }
+
+    /// Takes turns at looking and at calls: nothing is called in a look that was quiet to its end.
+    #[test]
+    fn nobody_calls_while_a_look_is_quiet() {
+        const TURNS: u32 = 20_000;
+        let (quiet, calling) = (Quiet::default(), AtomicU32::new(0));
+        let call = || {
+            let _call = quiet.begin_part();
+            calling.fetch_add(1, Ordering::SeqCst);
+            thread::yield_now();
+            calling.fetch_sub(1, Ordering::SeqCst);
+        };
+        let look = |look: &Looking<'_>| {
+            let seen = calling.load(Ordering::SeqCst);
+            thread::yield_now();
+            let seen = seen.max(calling.load(Ordering::SeqCst));
+            assert!(seen == 0 || !look.until_now().is_quiet);
+        };
+        thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| (0..TURNS).for_each(|_| call()));
+                scope.spawn(|| (0..TURNS).for_each(|_| quiet.look(look)));
+            }
+        });
     }
 }

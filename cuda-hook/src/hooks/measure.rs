@@ -228,15 +228,16 @@ impl Meter {
         limits.is_limited().then_some(())?;
         cx.attachment.quiet.look(|look| {
             // Where another thread is in the way now, a later look will have to tell what was taken.
-            let asks_nvml = effort == Effort::Thorough || !look.is_quiet;
+            let asks_nvml = effort == Effort::Thorough || !look.until_now().is_quiet;
+            let before = Seen::now(cx, context, device_index, asks_nvml)?;
             Some(Self {
                 cx,
                 context,
                 owner: cx.attachment.owner(context),
                 device_index,
                 effort,
-                look,
-                before: Seen::now(cx, context, device_index, asks_nvml)?,
+                look: look.until_now(),
+                before,
             })
         })
     }
@@ -253,9 +254,8 @@ impl Meter {
         asked.and_then(|_| Seen::now(cx, context, device_index, true))
     }
 
-    /// What the driver has taken since; negative: given back.
-    fn taken(&self, is_certain: bool) -> i128 {
-        let Some(after) = self.after() else { return 0 };
+    /// What the driver has taken between its look and `after`; negative: given back.
+    fn taken(&self, after: Seen, is_certain: bool) -> i128 {
         let bytes = match self.effort {
             Effort::Thorough if is_certain => taken(self.before, after),
             Effort::Thorough => taken_beside_others(self.before, after),
@@ -272,8 +272,9 @@ impl Meter {
     fn finish(self) -> Result<(), Unpaid> {
         let quiet = &self.cx.attachment.quiet;
         quiet.look(|look| {
-            let is_certain = self.look.is_quiet && look.is_quiet;
-            let bytes = self.taken(is_certain);
+            let after = self.after();
+            let is_certain = self.look.is_quiet && look.until_now().is_quiet;
+            let bytes = after.map_or(0, |after| self.taken(after, is_certain));
             let settled = settle(self.cx, self.owner, self.device_index, bytes);
             if !is_certain {
                 owed::put(&self, bytes);
@@ -359,7 +360,7 @@ pub(crate) fn sized(cx: Cx, call: impl FnOnce() -> CUresult) -> (CUresult, Optio
     let look = |meter: Meter| {
         cx.attachment.quiet.look(|look| {
             let after = meter.after();
-            let after = after.filter(|_| look.is_next_after(meter.look))?;
+            let after = after.filter(|_| look.until_now().is_next_after(meter.look))?;
             Some(Size {
                 bytes: Bytes::new(u64::try_from(taken(meter.before, after)).unwrap_or(0)),
                 is_certain: meter.before.listed.and(after.listed).is_some(),

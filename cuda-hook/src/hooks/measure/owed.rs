@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use super::{Meter, Seen, settle, taken_beside_others};
 use crate::entry::Cx;
 use crate::live::Owner;
+use crate::quiet::Looking;
 
 /// So many calls look without waiting before one waits.
 const PATIENCE: u32 = 256;
@@ -75,13 +76,14 @@ pub(super) fn put(meter: &Meter, charged: i128) {
 
 impl Debt {
     /// Measures again; what is still owed.
-    fn settle(self, cx: Cx, is_quiet: bool) -> Option<Self> {
+    fn settle(self, cx: Cx, look: &Looking<'_>) -> Option<Self> {
         let Owner { context, since } = self.owner;
         if cx.attachment.context_ends.has_ended(context, since) {
             return None; // and what was taken in it
         }
         let context: CUcontext = std::ptr::with_exposed_provenance_mut(context);
         let now = Seen::now(cx, context, self.device_index, true)?;
+        let is_quiet = look.until_now().is_quiet;
         let is_last = self.looks_left == 0;
         let bytes = taken_beside_others(self.before, now);
         let bytes = match now.listed {
@@ -121,17 +123,17 @@ pub(crate) fn is_due(cx: Cx) -> bool {
 #[cold]
 fn pay_now(cx: Cx) {
     let owed = &cx.attachment.owed;
-    let settle_all = |is_quiet| {
+    let settle_all = |look: &Looking<'_>| {
         for debt in owed.take_all() {
-            if let Some(rest) = debt.settle(cx, is_quiet) {
+            if let Some(rest) = debt.settle(cx, look) {
                 owed.put(rest);
             }
         }
     };
     let calls = owed.calls.fetch_add(1, Ordering::Relaxed);
     if calls.wrapping_add(1).is_multiple_of(PATIENCE) {
-        cx.attachment.quiet.look(|look| settle_all(look.is_quiet));
+        cx.attachment.quiet.look(settle_all);
     } else {
-        cx.attachment.quiet.look_now(|| settle_all(true));
+        cx.attachment.quiet.look_now(settle_all);
     }
 }
