@@ -81,16 +81,11 @@ pub struct Reservation {
     charged: GpuNs,
     /// Set aside with it for launches behind it.
     granted: GpuNs,
-    is_measured: bool,
+    /// Whether its price was more than a guess: the kernel was timed, and often enough. Where it was not, launches that wait for its end
+    /// look again.
+    is_sure: bool,
     /// Whether what was seen to run beside it is all that did.
     sees_beside: bool,
-}
-
-impl Reservation {
-    /// Whether the price was known. Where it was not, launches that wait for its end look again.
-    pub fn is_measured(&self) -> bool {
-        self.is_measured
-    }
 }
 
 /// What this process's launches used of one GPU.
@@ -108,7 +103,7 @@ pub struct Usage {
     pub throttled_by_cap_ns: u64,
     /// Part of `throttled_ns`: it was another container's turn.
     pub throttled_by_share_ns: u64,
-    /// Part of `throttled_ns`: enough was on the GPU, or something whose price nobody knew.
+    /// Part of `throttled_ns`: enough was on the GPU, or something whose price was a guess.
     pub throttled_by_window_ns: u64,
 }
 
@@ -219,7 +214,7 @@ impl Share {
             key,
             charged: GpuNs::default(),
             granted: GpuNs::default(),
-            is_measured: true,
+            is_sure: true,
             sees_beside: false,
         };
         let (Some(device), Some(row)) = (self.devices.get(device_index), self.row(device_index))
@@ -231,13 +226,13 @@ impl Share {
         if credit.stamp != Some(stamp) {
             self.give_back(credit);
         }
-        let (price, is_measured) = (device.prices().price(key), device.prices().is_sure(key));
-        if !is_measured && let Some(then) = device.unmeasured_not_before(price, now) {
+        let (price, is_sure) = (device.prices().price(key), device.prices().is_sure(key));
+        if !is_sure && let Some(then) = device.unsure_not_before(price, now) {
             device.board.want_until(then.saturating_add_ns(LATE_NS));
             return held(Obstacle::Window, then);
         }
         let charged = price.unwrap_or_else(|| device.prices().typical());
-        let granted = if is_measured {
+        let granted = if is_sure {
             credit.wanted(charged)
         } else {
             GpuNs::default()
@@ -267,7 +262,7 @@ impl Share {
             return held(Obstacle::Cap, then.saturating_add_ns(gather_ns(cap)));
         }
         device.board.take_turn(weight, wanting, whole);
-        device.begin(is_measured, whole, now);
+        device.begin(is_sure, whole, now);
         let before = credit.extend(charged, granted, stamp);
         if let Some(usage) = self.usage_row(device_index) {
             let launches = before.saturating_add(1);
@@ -277,7 +272,7 @@ impl Share {
         Ok(Reservation {
             charged,
             granted,
-            is_measured,
+            is_sure,
             ..free
         })
     }
@@ -372,16 +367,16 @@ impl Share {
         self.end(device, reservation, now)
     }
 
-    /// Whether it matters when the launch begins: its price is not known. See [`began`](Self::began).
+    /// Whether it matters when the launch begins: its price is not sure. See [`began`](Self::began).
     pub fn is_awaited(&self, reservation: &Reservation) -> bool {
-        !reservation.is_measured
+        !reservation.is_sure
     }
 
-    /// A launch whose price is not known was seen to run, at `now` at the latest. To be told again does no harm.
+    /// A launch whose price is not sure was seen to run, at `now` at the latest. To be told again does no harm.
     pub fn began(&self, reservation: &Reservation, now: MonotonicNs) {
         let device = self.devices.get(reservation.device_index);
         if let Some(device) = device.filter(|_| self.is_awaited(reservation)) {
-            device.unmeasured_began(now);
+            device.unsure_began(now);
         }
     }
 
@@ -504,7 +499,7 @@ impl Share {
     fn end(&self, device: &Device, reservation: Reservation, now: MonotonicNs) -> bool {
         device.end(reservation, now);
         let is_waited_for = device.window.is_waited_for.swap(false, Ordering::AcqRel);
-        let is_news = !reservation.is_measured || is_waited_for;
+        let is_news = !reservation.is_sure || is_waited_for;
         if is_news {
             self.wake(self.seat.index, reservation.device_index);
         }

@@ -36,12 +36,12 @@ pub(super) struct Device {
     rests: AtomicU64,
     /// Since when there always was one, or one waited for another's lease; 0: neither.
     wanting_since_ns: AtomicU64,
-    /// Those of them that nobody knows the price of.
-    unmeasured: AtomicU32,
-    /// When an unmeasured launch was last admitted or completed.
+    /// Those of them whose price is not sure: of kernels that were never timed, or too seldom beside others.
+    unsure: AtomicU32,
+    /// When a launch of unsure price was last admitted or completed.
     progress_ns: AtomicU64,
-    /// Since when an unmeasured launch was seen to run; 0: none was.
-    unmeasured_since_ns: AtomicU64,
+    /// Since when a launch of unsure price was seen to run; 0: none was.
+    unsure_since_ns: AtomicU64,
     /// Timings that this process's lease is still for.
     lease_timings: AtomicU32,
     pub(super) window: Window,
@@ -112,9 +112,9 @@ impl Device {
             contended_ns: AtomicU64::new(0),
             rests: AtomicU64::new(seed),
             wanting_since_ns: AtomicU64::new(0),
-            unmeasured: AtomicU32::new(0),
+            unsure: AtomicU32::new(0),
             progress_ns: AtomicU64::new(0),
-            unmeasured_since_ns: AtomicU64::new(0),
+            unsure_since_ns: AtomicU64::new(0),
             lease_timings: AtomicU32::new(0),
             window: Window::default(),
         }
@@ -143,16 +143,16 @@ impl Device {
     }
 
     /// When to ask again for a launch of a kernel of which this is known, but not enough; `None`: it may go.
-    pub(super) fn unmeasured_not_before(
+    pub(super) fn unsure_not_before(
         &self,
         price: Option<GpuNs>,
         now: MonotonicNs,
     ) -> Option<MonotonicNs> {
         let most = price.map_or(1, |_| UNSURE_MAX);
-        if self.unmeasured.load(Ordering::Relaxed) < most {
+        if self.unsure.load(Ordering::Relaxed) < most {
             return None;
         }
-        let runs = self.unmeasured_since_ns.load(Ordering::Relaxed) != 0;
+        let runs = self.unsure_since_ns.load(Ordering::Relaxed) != 0;
         let patience_ns = if runs {
             RUNNING_LIVENESS_NS
         } else {
@@ -163,19 +163,19 @@ impl Device {
         (now < given_up).then(|| given_up.min(now.saturating_add_ns(LOOK_AGAIN_NS)))
     }
 
-    /// A launch of unknown price was seen to run.
-    pub(super) fn unmeasured_began(&self, now: MonotonicNs) {
-        let since = &self.unmeasured_since_ns;
+    /// A launch whose price is not sure was seen to run.
+    pub(super) fn unsure_began(&self, now: MonotonicNs) {
+        let since = &self.unsure_since_ns;
         if since.load(Ordering::Relaxed) == 0 {
             since.store(now.get(), Ordering::Relaxed);
         }
     }
 
-    /// What a launch of unknown price has taken since it was seen to run: it will be charged that at the least. One that still waits
+    /// What a launch whose price is not sure has taken since it was seen to run: it will be charged that at the least. One that still waits
     /// for something on the device has taken nothing.
     pub(super) fn taken_so_far(&self, now: MonotonicNs) -> GpuNs {
-        let since_ns = self.unmeasured_since_ns.load(Ordering::Relaxed);
-        if since_ns == 0 || self.unmeasured.load(Ordering::Relaxed) == 0 {
+        let since_ns = self.unsure_since_ns.load(Ordering::Relaxed);
+        if since_ns == 0 || self.unsure.load(Ordering::Relaxed) == 0 {
             return GpuNs::default();
         }
         let since = MonotonicNs::new(since_ns);
@@ -297,9 +297,9 @@ impl Device {
         !is_contended && now.get() >= contended_ns.saturating_add(ALONE_NS)
     }
 
-    pub(super) fn begin(&self, is_measured: bool, charged: GpuNs, now: MonotonicNs) {
-        if !is_measured {
-            self.unmeasured.fetch_add(1, Ordering::Relaxed);
+    pub(super) fn begin(&self, is_sure: bool, charged: GpuNs, now: MonotonicNs) {
+        if !is_sure {
+            self.unsure.fetch_add(1, Ordering::Relaxed);
             self.progress_ns.store(now.get(), Ordering::Relaxed);
         }
         if self.outstanding.fetch_add(1, Ordering::AcqRel) == 0 {
@@ -321,9 +321,9 @@ impl Device {
             .window
             .pop(reservation.charged, reservation.granted, now);
         self.board.set_outstanding(left_ns);
-        if !reservation.is_measured {
-            self.unmeasured.fetch_sub(1, Ordering::Relaxed);
-            self.unmeasured_since_ns.store(0, Ordering::Relaxed);
+        if !reservation.is_sure {
+            self.unsure.fetch_sub(1, Ordering::Relaxed);
+            self.unsure_since_ns.store(0, Ordering::Relaxed);
             self.progress_ns.store(now.get(), Ordering::Relaxed);
         }
         if self.outstanding.fetch_sub(1, Ordering::AcqRel) != 1 {

@@ -193,7 +193,7 @@ fn measure(share: &Share, now: MonotonicNs) {
 
 /// A kernel that was never timed, under 30 %: nothing else piles up behind it.
 #[test]
-fn an_unmeasured_launch_is_paid_for_while_it_runs() {
+fn an_unsure_launch_is_paid_for_while_it_runs() {
     let Container {
         share,
         dir: _dir,
@@ -217,7 +217,7 @@ fn an_unmeasured_launch_is_paid_for_while_it_runs() {
 
 /// It may be long. One that does not run yet may wait for the others.
 #[test]
-fn behind_an_unmeasured_launch_that_runs_the_next_one_waits_for_longer() {
+fn behind_an_unsure_launch_that_runs_the_next_one_waits_for_longer() {
     for (runs, wait_ms) in [(false, LIVENESS_NS / MS), (true, RUNNING_LIVENESS_NS / MS)] {
         let Container {
             share,
@@ -240,7 +240,7 @@ fn behind_an_unmeasured_launch_that_runs_the_next_one_waits_for_longer() {
 
 /// What stands behind something on the device that is not there yet takes nothing: programs launch so, a whole network at once.
 #[test]
-fn an_unmeasured_launch_that_does_not_run_yet_is_not_paid_for() {
+fn an_unsure_launch_that_does_not_run_yet_is_not_paid_for() {
     let Container {
         share,
         dir: _dir,
@@ -287,7 +287,7 @@ fn two_may_be_outstanding_of_kernels_that_were_hardly_timed() {
     let (device, now) = (&share.devices[0], clock::monotonic());
     let may_go = || {
         let [timed, never] = [Some(GpuNs::new(MS)), None];
-        [timed, never].map(|price| device.unmeasured_not_before(price, now).is_none())
+        [timed, never].map(|price| device.unsure_not_before(price, now).is_none())
     };
     let begin = || device.begin(false, GpuNs::new(MS), now);
     assert_eq!(may_go(), [true, true]);
