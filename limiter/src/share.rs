@@ -243,13 +243,14 @@ impl Share {
         }
         let (weight, wanting) = (Weight::of(guarantee(row)), device.wanting(now));
         let taken = device.taken_so_far(now);
-        if is_sharing(row)
-            && let Some((by, then)) = device.turn_not_before(weight, wanting, whole, taken, now)
+        let turns = is_sharing(row).then_some(weight);
+        let cap = cap(row).filter(|cap| *cap < Percent::ALL);
+        if (turns.is_some() || cap.is_some())
+            && let Some((by, then)) = device.turn_not_before(turns, wanting, whole, taken, now)
         {
             return held(by, then);
         }
-        if let Some(cap) = cap(row)
-            && cap < Percent::ALL
+        if let Some(cap) = cap
             && let Decision::NotBefore(then) = Self::admit_to(
                 Bucket::new(&row.bucket.tat_ns),
                 device,

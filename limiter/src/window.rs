@@ -1,13 +1,16 @@
-//! How much work a process that shares the GPU may have on it: little, so that a neighbour who comes is served soon, and
+//! How much work a process under a share may have on the GPU: little, so that a neighbour who comes is served soon, and
 //! what is launched in turn runs in turn.
 
-use crate::board::turns::Wanting;
 use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use crate::units::{GpuNs, MonotonicNs};
 
 /// GPU time outstanding while another container wants the GPU, and while none does.
 const CONTENDED_NS_MAX: u64 = 2_000_000;
 const ALONE_NS_MAX: u64 = 4_000_000;
+/// The same of a container that only its cap holds back. Where the GPU keeps up there is never so much; where it does not, because others
+/// have their part and switching takes its own, all that the program wants to have in flight would pile up, and whoever needs the GPU
+/// to itself waits for it.
+const CAPPED_NS_MAX: u64 = 16_000_000;
 /// So many launches may be outstanding however long they are: the GPU would pause between them otherwise.
 const LAUNCHES_MIN: u32 = 2;
 /// When nothing has ended or begun for so long, and for so many times what the launch takes, it may go: what is outstanding
@@ -18,6 +21,30 @@ const LIVENESS_COSTS: u64 = 4;
 const LOOK_AGAIN_NS: u64 = 1_000_000;
 /// No launch waits longer for its turn, whatever the others' words in shared memory say.
 const PATIENCE_NS: u64 = 2_000_000_000;
+
+/// What bounds the work that is outstanding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Room {
+    /// It takes turns with another container that wants the GPU.
+    Contended,
+    /// It would, but nobody else wants the GPU.
+    Alone,
+    /// Nobody's turn counts, only its cap.
+    Capped,
+}
+
+impl Room {
+    /// Whether a launch of this cost may go beside what is outstanding.
+    fn is_left(self, outstanding_ns: u64, cost: GpuNs) -> bool {
+        let with_it_ns = outstanding_ns.saturating_add(cost.get());
+        match self {
+            Self::Contended => with_it_ns <= CONTENDED_NS_MAX,
+            // However long it is: a short one behind a long one would end before anybody has seen that the long one did.
+            Self::Alone => outstanding_ns < ALONE_NS_MAX,
+            Self::Capped => with_it_ns <= CAPPED_NS_MAX,
+        }
+    }
+}
 
 /// What one process has on one GPU.
 #[derive(Debug, Default)]
@@ -38,18 +65,12 @@ impl Window {
     /// When to ask again because enough is outstanding; `None`: one more of this cost may go.
     pub(crate) fn full_until(
         &self,
-        wanting: Wanting,
+        room: Room,
         cost: GpuNs,
         now: MonotonicNs,
     ) -> Option<MonotonicNs> {
-        let outstanding_ns = self.outstanding_ns.load(Ordering::Relaxed);
-        let has_room = if wanting.is_contended() {
-            outstanding_ns.saturating_add(cost.get()) <= CONTENDED_NS_MAX
-        } else {
-            // However long it is: a short one behind a long one would end before anybody has seen that the long one did.
-            outstanding_ns < ALONE_NS_MAX
-        };
-        if has_room || self.launches.load(Ordering::Relaxed) < LAUNCHES_MIN {
+        let is_left = room.is_left(self.outstanding_ns.load(Ordering::Relaxed), cost);
+        if is_left || self.launches.load(Ordering::Relaxed) < LAUNCHES_MIN {
             return None;
         }
         let patience_ns = LIVENESS_NS.max(cost.get().saturating_mul(LIVENESS_COSTS));
@@ -116,16 +137,14 @@ mod tests {
     use super::*;
 
     const MS: u64 = 1_000_000;
-    const ALONE: Wanting = Wanting::NOBODY;
-
     fn at(ms: u64) -> MonotonicNs {
         MonotonicNs::new(10_000 * MS + ms * MS)
     }
 
     /// How many launches of this cost go at once.
-    fn at_once(wanting: Wanting, cost_ns: u64) -> usize {
+    fn at_once(room: Room, cost_ns: u64) -> usize {
         let (window, cost) = (Window::default(), GpuNs::new(cost_ns));
-        std::iter::repeat_with(|| window.full_until(wanting, cost, at(0)))
+        std::iter::repeat_with(|| window.full_until(room, cost, at(0)))
             .take_while(|full| full.is_none())
             .inspect(|_| {
                 window.push(cost, at(0));
@@ -136,12 +155,16 @@ mod tests {
 
     #[test]
     fn little_is_outstanding_beside_others_and_somewhat_more_alone() {
-        let beside = Wanting::beside(0);
-        assert_eq!(
-            [at_once(beside, MS / 10), at_once(ALONE, MS / 10)],
-            [20, 40]
-        );
-        assert_eq!([at_once(beside, 9 * MS), at_once(ALONE, 9 * MS)], [2, 2]);
+        let of_100_us = [Room::Contended, Room::Alone].map(|room| at_once(room, MS / 10));
+        assert_eq!(of_100_us, [20, 40]);
+        let of_9_ms = [Room::Contended, Room::Alone].map(|room| at_once(room, 9 * MS));
+        assert_eq!(of_9_ms, [2, 2]);
+    }
+
+    #[test]
+    fn of_a_capped_container_no_more_piles_up_than_others_can_wait_for() {
+        let at_once = [MS / 10, MS, 9 * MS].map(|cost_ns| at_once(Room::Capped, cost_ns));
+        assert_eq!(at_once, [160, 16, 2]);
     }
 
     #[test]
@@ -151,13 +174,13 @@ mod tests {
         assert_eq!(window.push(cost, at(0)), 6 * MS);
         assert!(!window.is_waited_for.load(Ordering::Relaxed));
         assert_eq!(
-            window.full_until(ALONE, cost, at(1)),
+            window.full_until(Room::Alone, cost, at(1)),
             Some(at(2)),
             "to look again"
         );
         assert!(window.is_waited_for.load(Ordering::Relaxed));
         assert_eq!(window.pop(cost, GpuNs::default(), at(1)), 3 * MS);
-        assert_eq!(window.full_until(ALONE, cost, at(1)), None);
+        assert_eq!(window.full_until(Room::Alone, cost, at(1)), None);
         assert_eq!(window.launches(), 1);
         assert_eq!(window.pop(cost, GpuNs::default(), at(1)), 0);
     }
@@ -182,13 +205,19 @@ mod tests {
             }
             assert!(
                 window
-                    .full_until(ALONE, cost, at(patience_ms - 1))
+                    .full_until(Room::Alone, cost, at(patience_ms - 1))
                     .is_some()
             );
-            assert!(window.full_until(ALONE, cost, at(patience_ms)).is_none());
+            assert!(
+                window
+                    .full_until(Room::Alone, cost, at(patience_ms))
+                    .is_none()
+            );
             window.push(cost, at(patience_ms));
             assert!(
-                window.full_until(ALONE, cost, at(patience_ms)).is_some(),
+                window
+                    .full_until(Room::Alone, cost, at(patience_ms))
+                    .is_some(),
                 "one"
             );
         }

@@ -74,25 +74,6 @@ pub(crate) struct Wanting {
     weights: u64,
 }
 
-#[cfg(test)]
-impl Wanting {
-    pub(crate) const NOBODY: Self = Self {
-        least_other: None,
-        least_begin: None,
-        is_own: false,
-        weights: 0,
-    };
-
-    /// Beside a container whose clock stands there.
-    pub(crate) fn beside(vt: u64) -> Self {
-        Self {
-            least_other: Some(vt),
-            least_begin: Some(vt),
-            ..Self::NOBODY
-        }
-    }
-}
-
 impl Wanting {
     /// Whether another container wants the GPU.
     pub(crate) fn is_contended(self) -> bool {

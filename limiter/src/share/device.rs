@@ -11,7 +11,7 @@ use crate::price::{KernelKey, Measured, PriceTable, SLICE};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use crate::timing::{FairTimings, Timing};
 use crate::units::{GpuNs, MonotonicNs};
-use crate::window::Window;
+use crate::window::{Room, Window};
 
 /// What this process knows of a GPU.
 #[derive(Debug)]
@@ -248,10 +248,11 @@ impl Device {
         }
     }
 
-    /// When to ask again because it is another container's turn, or this process has enough on the GPU; `None`: it may go.
+    /// When to ask again because it is another container's turn, or this process has enough on the GPU; `None`: it may go. `turns`: for what the
+    /// container counts where it takes turns; `None`: only its cap holds it back.
     pub(super) fn turn_not_before(
         &self,
-        weight: Weight,
+        turns: Option<Weight>,
         wanting: Wanting,
         charged: GpuNs,
         taken: GpuNs,
@@ -262,12 +263,17 @@ impl Device {
         {
             return None; // the others wait for it
         }
-        let ahead = self.board.ahead_until(weight, wanting, taken, now);
+        let ahead = turns.and_then(|weight| self.board.ahead_until(weight, wanting, taken, now));
+        let room = match turns {
+            Some(_) if wanting.is_contended() => Room::Contended,
+            Some(_) => Room::Alone,
+            None => Room::Capped,
+        };
         let held = match ahead {
             Some(then) => Some((Obstacle::Share, then)),
             None => self
                 .window
-                .full_until(wanting, charged, now)
+                .full_until(room, charged, now)
                 .map(|then| (Obstacle::Window, then)),
         };
         let held = held.filter(|_| self.window.is_patient(now));
