@@ -20,8 +20,10 @@ use crate::units::{Bytes, DeviceUuid, MonotonicNs};
 /// A busy process whose last heartbeat is older than this is stopped or dead.
 pub const HEARTBEAT_NS_MAX: u64 = 1_000_000_000;
 
-/// Leases begin no sooner one after the other.
+/// Leases begin no sooner one after the other, …
 const LEASE_PAUSE_NS: u64 = 500_000_000;
+/// … one for what was never timed alone after so long: among many who begin the last one waits for all of them, with a guess for a price.
+const FIRST_LEASE_PAUSE_NS: u64 = 250_000_000;
 /// No lease is longer.
 const LEASE_NS_MAX: u64 = 60_000_000;
 
@@ -170,13 +172,18 @@ impl Board {
         })
     }
 
-    /// Asks the others to launch nothing for so long; whether they will. It may end before.
-    pub(crate) fn try_lease(&self, now: MonotonicNs, length_ns: u64) -> bool {
+    /// Asks the others to launch nothing for so long; whether they will. It may end before. `is_first`: to time what never was, alone.
+    pub(crate) fn try_lease(&self, now: MonotonicNs, length_ns: u64, is_first: bool) -> bool {
         let lease = &self.seat.file.lease;
         let due = lease.next_ns.load(Ordering::Relaxed);
         let next = now.get().saturating_add(LEASE_PAUSE_NS);
+        let pause_ns = if is_first {
+            FIRST_LEASE_PAUSE_NS
+        } else {
+            LEASE_PAUSE_NS
+        };
         // Later than that nobody can have set it: the clock began anew.
-        let is_due = due <= now.get() || due > next;
+        let is_due = due <= next.saturating_sub(pause_ns) || due > next;
         let is_ours = is_due
             && lease
                 .next_ns
@@ -313,7 +320,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let [holder, other] = [(); 2].map(|()| Board::attach(dir.path(), GPU).unwrap());
         assert_eq!(other.lease(at(0)), Lease::Nobody);
-        assert!(holder.try_lease(at(0), 20 * MS));
+        assert!(holder.try_lease(at(0), 20 * MS, false));
         assert_eq!(other.lease(at(1)), Lease::Another { until: at(20) });
         assert_eq!(holder.lease(at(1)), Lease::Ours);
         assert_eq!(other.lease(at(20)), Lease::Nobody, "its time is over");
@@ -329,7 +336,7 @@ mod tests {
         let [holder, other] = [(); 2].map(|()| Board::attach(dir.path(), GPU).unwrap());
         holder.set_busy(at(0));
         other.set_busy(at(0));
-        assert!(holder.try_lease(at(0), 20 * MS));
+        assert!(holder.try_lease(at(0), 20 * MS, false));
         assert_eq!(holder.lease(at(1)), Lease::OursSoon);
         other.set_idle(at(1));
         assert_eq!(holder.lease(at(1)), Lease::Ours);
@@ -339,18 +346,23 @@ mod tests {
     fn leases_are_short_and_rare() {
         let dir = tempfile::tempdir().unwrap();
         let boards = [(); 2].map(|()| Board::attach(dir.path(), GPU).unwrap());
-        assert!(boards[0].try_lease(at(0), 10_000 * MS));
+        assert!(boards[0].try_lease(at(0), 10_000 * MS, false));
         assert_eq!(boards[1].lease(at(60)), Lease::Nobody);
-        assert!(!boards[1].try_lease(at(499), MS), "so soon after the last");
-        assert!(boards[1].try_lease(at(500), MS));
+        assert!(
+            !boards[1].try_lease(at(499), MS, false),
+            "so soon after the last"
+        );
+        assert!(boards[1].try_lease(at(500), MS, false));
+        assert!(!boards[0].try_lease(at(749), MS, true));
+        assert!(boards[0].try_lease(at(750), MS, true), "for the first time");
     }
 
     #[test]
     fn a_lease_from_before_a_reboot_is_over() {
         let dir = tempfile::tempdir().unwrap();
         let boards = [(); 2].map(|()| Board::attach(dir.path(), GPU).unwrap());
-        assert!(boards[0].try_lease(at(3_600_000), 20 * MS));
+        assert!(boards[0].try_lease(at(3_600_000), 20 * MS, false));
         assert_eq!(boards[1].lease(at(0)), Lease::Nobody);
-        assert!(boards[1].try_lease(at(0), 20 * MS));
+        assert!(boards[1].try_lease(at(0), 20 * MS, false));
     }
 }

@@ -73,6 +73,17 @@ struct Entry {
     lease_wanted_ns: AtomicU64,
     timings: AtomicU32,
     is_sure: AtomicBool,
+    /// There was a timing without other tenants, ever.
+    was_alone: AtomicBool,
+}
+
+/// Who asks for a timing without other tenants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeaseFor {
+    /// A kernel of which there is none.
+    TheFirst,
+    /// One of which the last will not count much longer, or says too little.
+    Another,
 }
 
 impl Entry {
@@ -83,6 +94,7 @@ impl Entry {
             lease_wanted_ns: AtomicU64::new(u64::MAX),
             timings: AtomicU32::new(0),
             is_sure: AtomicBool::new(false),
+            was_alone: AtomicBool::new(false),
         }
     }
 }
@@ -124,16 +136,18 @@ impl PriceTable {
     }
 
     /// Whether `key` needs a timing without other tenants.
-    pub fn wants_lease(&self, key: KernelKey, now: MonotonicNs) -> bool {
-        let Some((_, entry)) = self.place_of(key) else {
-            return false;
-        };
-        now.get() >= entry.lease_wanted_ns.load(Ordering::Relaxed)
+    pub fn wants_lease(&self, key: KernelKey, now: MonotonicNs) -> Option<LeaseFor> {
+        let (_, entry) = self.place_of(key)?;
+        let is_wanted = now.get() >= entry.lease_wanted_ns.load(Ordering::Relaxed);
+        is_wanted.then(|| match entry.was_alone.load(Ordering::Relaxed) {
+            true => LeaseFor::Another,
+            false => LeaseFor::TheFirst,
+        })
     }
 
     /// A lease was taken for `key`: even if it was in vain, the next one is for later.
     pub fn leased(&self, key: KernelKey, now: MonotonicNs) {
-        self.change(key, now, |history| history.leased_at = now);
+        self.change(key, now, |history| history.leased(now));
     }
 
     /// What to charge for a kernel that was never measured: the average of late.
@@ -250,6 +264,9 @@ impl PriceTable {
         entry
             .is_sure
             .store(history.is_sure(self.slice), Ordering::Relaxed);
+        entry
+            .was_alone
+            .store(history.was_alone(), Ordering::Relaxed);
         let lease_wanted = history.lease_wanted(self.slice, self.uses_several(now));
         entry
             .lease_wanted_ns

@@ -226,6 +226,8 @@ impl Share {
         if credit.stamp != Some(stamp) {
             self.give_back(credit);
         }
+        let (weight, wanting) = (Weight::of(guarantee(row)), device.wanting(now));
+        device.board.come(weight, wanting);
         let (price, is_sure) = (device.prices().price(key), device.prices().is_sure(key));
         if !is_sure && let Some(then) = device.unsure_not_before(price, now) {
             device.board.want_until(then.saturating_add_ns(LATE_NS));
@@ -241,7 +243,6 @@ impl Share {
         if let Some(then) = device.leased_not_before(key, charged, now) {
             return held(Obstacle::Share, then);
         }
-        let (weight, wanting) = (Weight::of(guarantee(row)), device.wanting(now));
         let taken = device.taken_so_far(now);
         let turns = is_sharing(row).then_some(weight);
         let cap = cap(row).filter(|cap| *cap < Percent::ALL);

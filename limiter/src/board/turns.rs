@@ -13,7 +13,7 @@ use super::{Board, path};
 use crate::bucket::Correction;
 use crate::config::ContainerName;
 use crate::shm::AttachError;
-use crate::shm::layout::{BoardFile, TenantRow};
+use crate::shm::layout::{Activity, BoardFile, TenantRow};
 use crate::slot::{Process, used};
 use crate::sync::Ordering;
 use crate::text;
@@ -159,21 +159,27 @@ impl Board {
         Some(now.saturating_add_ns(wait))
     }
 
-    /// This container launches work of this cost, as `wanting` says beside whom.
+    /// This container wants the GPU, as `wanting` says beside whom. If it wanted nothing before, it begins where the others are, with a little
+    /// credit. To be said before [`want_until`](Self::want_until).
+    pub(crate) fn come(&self, weight: Weight, wanting: Wanting) {
+        let Some(tenant) = self.tenant().filter(|_| !wanting.is_own) else {
+            return;
+        };
+        let shared = &self.seat.file.turns.least_vt;
+        let begin = wanting
+            .least_begin
+            .unwrap_or_else(|| shared.load(Ordering::Relaxed))
+            .saturating_sub(weight.virtual_ns(CREDIT_NS));
+        tenant.vt.fetch_max(begin, Ordering::Relaxed);
+    }
+
+    /// This container, which [has come](Self::come), launches work of this cost, as `wanting` says beside whom.
     pub(crate) fn take_turn(&self, weight: Weight, wanting: Wanting, cost: GpuNs) {
         let Some(tenant) = self.tenant() else {
             return;
         };
         tenant.weight.store(weight.thousandths(), Ordering::Relaxed);
         let shared = &self.seat.file.turns.least_vt;
-        if !wanting.is_own {
-            // It wanted nothing: it begins where the others are, with a little credit.
-            let begin = wanting
-                .least_begin
-                .unwrap_or_else(|| shared.load(Ordering::Relaxed))
-                .saturating_sub(weight.virtual_ns(CREDIT_NS));
-            tenant.vt.fetch_max(begin, Ordering::Relaxed);
-        }
         let vt = tenant
             .vt
             .fetch_add(weight.virtual_ns(cost.get()), Ordering::Relaxed);
@@ -206,10 +212,14 @@ impl Board {
         }
     }
 
-    /// The GPU time that is outstanding of all who want the GPU.
+    /// The GPU time that is outstanding of all who have work on the GPU, whether they have said that they want it for so long or not.
     pub(crate) fn outstanding_ns(&self, now: MonotonicNs) -> u64 {
-        let outstanding = wanting_tenants(&self.seat.file, now);
-        outstanding.fold(0, |sum, (_, ns)| sum.saturating_add(ns))
+        let entries = self
+            .busy(now)
+            .filter_map(|index| self.seat.file.entries.get(index));
+        let outstanding =
+            entries.map(|entry| entry.activity.outstanding_ns.load(Ordering::Relaxed));
+        outstanding.fold(0, u64::saturating_add)
     }
 
     /// This process wants the GPU until then, as far as is known now.
@@ -218,6 +228,14 @@ impl Board {
             activity
                 .wants_until_ns
                 .store(until.get(), Ordering::Relaxed);
+        }
+    }
+
+    /// The same if it wants the GPU still, and has not been silent for longer than it had said.
+    pub(crate) fn want_on_until(&self, now: MonotonicNs, until: MonotonicNs) {
+        let wants = |activity: &Activity| activity.wants_until_ns.load(Ordering::Relaxed);
+        if self.own().map(wants) > Some(now.get()) {
+            self.want_until(until);
         }
     }
 
@@ -334,6 +352,7 @@ mod tests {
 
     /// Wants the GPU for a second, and launches so much of it.
     fn launch(board: &Board, weight: Weight, cost_ms: u64, now: MonotonicNs) {
+        board.come(weight, board.wanting(now));
         board.take_turn(weight, board.wanting(now), GpuNs::new(cost_ms * MS));
         board.want_until(now.saturating_add_ns(1_000 * MS));
     }
@@ -389,10 +408,14 @@ mod tests {
         let half = weight("50");
         for (board, ms) in [(&a, 3), (&b, 4)] {
             launch(board, half, ms, at(0));
+            board.set_busy(at(0));
             board.set_outstanding(ms * MS);
         }
         assert_eq!(a.outstanding_ns(at(0)), 7 * MS);
-        assert_eq!(a.outstanding_ns(at(2_000)), 0, "nobody wants it any more");
+        b.want_until(at(0));
+        assert_eq!(a.outstanding_ns(at(1)), 7 * MS, "it is there still");
+        b.set_idle(at(2));
+        assert_eq!(a.outstanding_ns(at(2)), 3 * MS);
     }
 
     #[test]

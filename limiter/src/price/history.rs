@@ -16,7 +16,8 @@ const SOLO_SAMPLES_MIN: u64 = 4;
 const PARTS: usize = 16;
 /// Fewer say nothing: each then counts as one that ran by itself.
 const PARTS_MIN: usize = 4;
-/// Where nothing clean is known of launches on several streams, the next lease is asked for so soon after the last.
+/// Where nothing clean is known of launches on several streams, the next lease is asked for so soon after the last. Of others, too, after the
+/// first that brought no timing; after the next ones later and later.
 const UNCLEAR_PAUSE_NS: u64 = 500_000_000;
 /// After so many timings a kernel's price is no guess, …
 const SURE_SAMPLES: u64 = 3;
@@ -45,7 +46,9 @@ pub(super) struct History {
     /// Of those of which it is known, what was their own beside others of their process.
     solo_parts: Latest<SOLO_SAMPLES>,
     solo_at: MonotonicNs,
-    pub(super) leased_at: MonotonicNs,
+    leased_at: MonotonicNs,
+    /// Leases since the last timing without other tenants.
+    vain_leases: u32,
     parts: Parts,
 }
 
@@ -115,6 +118,7 @@ impl History {
         solo_parts: Latest::EMPTY,
         solo_at: MonotonicNs::new(0),
         leased_at: MonotonicNs::new(0),
+        vain_leases: 0,
         parts: Parts::EMPTY,
     };
 
@@ -142,7 +146,19 @@ impl History {
                 self.solo_parts.add(part);
             }
             self.solo_at = now;
+            self.vain_leases = 0;
         }
+    }
+
+    /// A lease was taken: see [`leased`](super::PriceTable::leased).
+    pub(super) fn leased(&mut self, now: MonotonicNs) {
+        self.leased_at = now;
+        self.vain_leases = self.vain_leases.saturating_add(1);
+    }
+
+    /// Whether there was a timing without other tenants, ever.
+    pub(super) fn was_alone(&self) -> bool {
+        self.solo.count > 0
     }
 
     fn is_solo_fresh(&self, now: MonotonicNs) -> bool {
@@ -206,6 +222,12 @@ impl History {
             return MonotonicNs::new(u64::MAX);
         };
         let last = if quartile >= slice.get() / 2 {
+            if let Some(doublings) = self.vain_leases.checked_sub(1)
+                && !self.was_alone()
+            {
+                let pause_ns = UNCLEAR_PAUSE_NS.saturating_mul(1 << doublings.min(3));
+                return self.leased_at.saturating_add_ns(pause_ns);
+            }
             self.solo_at.max(self.leased_at)
         } else if several && (is_scattered(elapsed, quartile) || self.parts.mean().is_some()) {
             let is_vain = self.solo_parts.count < SOLO_SAMPLES_MIN;

@@ -290,18 +290,40 @@ fn a_long_kernel_wants_the_gpu_to_itself_while_its_last_clean_timing_still_count
         let (elapsed, own) = (GpuNs::new(elapsed_ns), GpuNs::new(own_ns));
         observe(&table, key, elapsed, own, MonotonicNs::new(now_ns));
     };
-    let wants = |key, now_ns| table.wants_lease(key, MonotonicNs::new(now_ns));
+    let wanted = |key, now_ns| table.wants_lease(key, MonotonicNs::new(now_ns));
+    let wants = |key, now_ns| wanted(key, now_ns).is_some();
     let start = 2 * SOLO_FRESH_NS;
     assert!(!wants(long, start), "nothing is known of it");
     observe(short, MS - US, MS / 2, start);
     observe(long, 10 * MS, 5 * MS, start);
-    assert!(!wants(short, start) && wants(long, start));
-    table.leased(long, MonotonicNs::new(start));
-    observe(long, 10 * MS, 5 * MS, start + 1);
-    assert!(!wants(long, start + 2), "it was in vain: later again");
+    assert!(!wants(short, start));
+    assert_eq!(wanted(long, start), Some(LeaseFor::TheFirst));
     observe(long, 5 * MS, 5 * MS, start + 3);
     let half = start + 3 + SOLO_FRESH_NS / 2;
-    assert!(!wants(long, half - 1) && wants(long, half));
+    assert!(!wants(long, half - 1));
+    assert_eq!(wanted(long, half), Some(LeaseFor::Another));
+    table.leased(long, MonotonicNs::new(half));
+    observe(long, 10 * MS, 5 * MS, half + 1);
+    let later = half + SOLO_FRESH_NS / 2;
+    assert!(!wants(long, later - 1) && wants(long, later), "in vain");
+}
+
+#[test]
+fn a_lease_that_brought_no_first_timing_is_asked_for_again_later_and_later() {
+    let (table, mut now_ns) = (PriceTable::new(64, SLICE, 1), 2 * SOLO_FRESH_NS);
+    let observe = |now_ns| {
+        let now = MonotonicNs::new(now_ns);
+        observe(&table, KEY, GpuNs::new(10 * MS), GpuNs::new(5 * MS), now);
+    };
+    observe(now_ns);
+    for pause_ms in [500, 1_000, 2_000, 4_000, 4_000] {
+        let wants = |now_ns| table.wants_lease(KEY, MonotonicNs::new(now_ns)).is_some();
+        assert!(wants(now_ns));
+        table.leased(KEY, MonotonicNs::new(now_ns));
+        observe(now_ns + 1);
+        now_ns += pause_ms * MS;
+        assert!(!wants(now_ns - 1), "{pause_ms}");
+    }
 }
 
 #[test]
@@ -419,7 +441,7 @@ fn a_process_with_several_streams_asks_for_the_gpu_to_itself_where_its_launches_
             table.should_time(KEY, draw, now);
         }
         (0..16).for_each(|_| observe_part(&table, 100, part_us, now));
-        table.wants_lease(KEY, now)
+        table.wants_lease(KEY, now).is_some()
     };
     assert!(wants(4, 25));
     assert!(!wants(4, 100), "they run one after the other");

@@ -7,7 +7,7 @@ use super::{Obstacle, Reservation};
 use crate::board::clock::Readings;
 use crate::board::turns::{Wanting, Weight};
 use crate::board::{Board, Lease};
-use crate::price::{KernelKey, Measured, PriceTable, SLICE};
+use crate::price::{KernelKey, LeaseFor, Measured, PriceTable, SLICE};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use crate::timing::{FairTimings, Timing};
 use crate::units::{GpuNs, MonotonicNs};
@@ -42,7 +42,7 @@ pub(super) struct Device {
     progress_ns: AtomicU64,
     /// Since when a launch of unsure price was seen to run; 0: none was.
     unsure_since_ns: AtomicU64,
-    /// Timings that this process's lease is still for.
+    /// Timings that this process's lease is still for; of launches beside each other it is for as many to its end.
     lease_timings: AtomicU32,
     pub(super) window: Window,
 }
@@ -85,6 +85,8 @@ const BESIDE_PRICE_MAX: GpuNs = GpuNs::new(800_000);
 const LEASE_DRAIN_NS: u64 = 5_000_000;
 /// How often the holder of a lease looks whether the others' work has ended.
 const LEASE_LOOK_NS: u64 = 100_000;
+/// How often the others look whether it has ended before its time.
+const LEASE_END_LOOK_NS: u64 = 500_000;
 /// For so long after its time a process still counts as one that wants the GPU: hosts are late.
 pub(super) const LATE_NS: u64 = 1_000_000;
 /// For so long after its last launch's end.
@@ -211,20 +213,19 @@ impl Device {
         now: MonotonicNs,
     ) -> Option<MonotonicNs> {
         let then = match self.board.lease(now) {
-            Lease::Another { until } => until,
+            Lease::Another { until } => until.min(now.saturating_add_ns(LEASE_END_LOOK_NS)),
             Lease::OursSoon => now.saturating_add_ns(LEASE_LOOK_NS),
             Lease::Ours => return None,
             Lease::Nobody => {
-                if !self.prices().wants_lease(key, now) {
-                    return None;
-                }
+                let wanted = self.prices().wants_lease(key, now)?;
                 let drain_ns = LEASE_DRAIN_NS.saturating_add(self.board.outstanding_ns(now));
                 let timings = self.lease_timings_of(price, now);
                 let length_ns = price
                     .get()
                     .saturating_mul(u64::from(timings))
                     .saturating_add(drain_ns);
-                if !self.board.try_lease(now, length_ns) {
+                let is_first = wanted == LeaseFor::TheFirst;
+                if !self.board.try_lease(now, length_ns, is_first) {
                     return None;
                 }
                 self.prices().leased(key, now);
@@ -237,9 +238,14 @@ impl Device {
         Some(then)
     }
 
+    /// Whether launches of this price are to be timed beside others of this process.
+    fn is_beside(&self, price: GpuNs, now: MonotonicNs) -> bool {
+        price < BESIDE_PRICE_MAX && self.prices().uses_several(now)
+    }
+
     /// How many timings a lease for a launch of this price is for, and how many launches may be outstanding meanwhile.
     fn lease_timings_of(&self, price: GpuNs, now: MonotonicNs) -> u32 {
-        if price < BESIDE_PRICE_MAX && self.prices().uses_several(now) {
+        if self.is_beside(price, now) {
             LEASE_TIMINGS_BESIDE
         } else if price >= LONG_PRICE_MIN {
             LEASE_TIMINGS_LONG
@@ -259,7 +265,7 @@ impl Device {
         now: MonotonicNs,
     ) -> Option<(Obstacle, MonotonicNs)> {
         if self.board.lease(now) == Lease::Ours
-            && self.window.launches() < self.lease_timings_of(charged, now)
+            && self.window.launches() < self.lease_timings.load(Ordering::Relaxed)
         {
             return None; // the others wait for it
         }
@@ -391,7 +397,8 @@ impl Device {
         self.board.set_idle(now);
         self.rests_briefly(now);
         if self.window.waiting_since_ns.load(Ordering::Relaxed) == 0 {
-            self.board.want_until(now.saturating_add_ns(REST_NS));
+            self.board
+                .want_on_until(now, now.saturating_add_ns(REST_NS));
         }
         // A launch may have begun between the two: its word is the last.
         if self.outstanding.load(Ordering::Acquire) > 0 {
@@ -447,8 +454,10 @@ impl Device {
             part: timing.part.filter(|_| reservation.sees_beside),
         };
         self.prices().observe(reservation.key, measured, now);
-        // Those that had begun before the others were gone count too: no lease is longer for them.
+        // Those that had begun before the others were gone count too: no lease is longer for them. What runs beside each other ends with
+        // the lease: the others would be in the timings of what is still there.
         if self.board.lease(now) == Lease::Ours
+            && !self.is_beside(reservation.charged, now)
             && self.lease_timings.fetch_sub(1, Ordering::Relaxed) == 1
         {
             self.board.end_lease();

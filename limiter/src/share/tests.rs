@@ -2,6 +2,7 @@ use super::device::{LIVENESS_NS, RUNNING_LIVENESS_NS};
 use super::*;
 use crate::config::{Change, GpuLimits, Wanted};
 use crate::control;
+use crate::price::Measured;
 use crate::timing::Stood;
 use crate::units::DeviceUuid;
 
@@ -19,11 +20,25 @@ fn percent(text: &str) -> Option<Percent> {
 }
 
 fn join(dir: &Path, name: &str, sm_max: Option<Percent>) -> (Ledger, Share) {
-    let uuid = DeviceUuid::from_bytes([7; 16]);
     let limits = GpuLimits {
         sm_max,
         ..GpuLimits::default()
     };
+    join_under(dir, name, limits)
+}
+
+/// With a guarantee and no cap.
+fn join_sharing(dir: &Path, name: &str, sm: &str) -> (Ledger, Share) {
+    let limits = GpuLimits {
+        sm: percent(sm),
+        sm_max: percent("100"),
+        ..GpuLimits::default()
+    };
+    join_under(dir, name, limits)
+}
+
+fn join_under(dir: &Path, name: &str, limits: GpuLimits) -> (Ledger, Share) {
+    let uuid = DeviceUuid::from_bytes([7; 16]);
     let ledger = Ledger::attach(dir, &name.parse().unwrap(), &[(uuid, limits)]).unwrap();
     let share = Share::attach(&ledger, dir, clock::monotonic(), 1).unwrap();
     (ledger, share)
@@ -392,7 +407,7 @@ fn what_is_in_the_way_of_a_launch_is_known() {
     while obstacle().is_ok() {}
     assert_eq!(obstacle(), Err(Obstacle::Cap));
     let other = Board::attach(dir.path(), DeviceUuid::from_bytes([7; 16])).unwrap();
-    assert!(other.try_lease(now, 5 * MS));
+    assert!(other.try_lease(now, 5 * MS, false));
     assert_eq!(obstacle(), Err(Obstacle::Share), "another's lease");
 }
 
@@ -691,7 +706,7 @@ fn nothing_goes_on_credit_while_another_has_the_gpu_to_itself() {
     let (_other_ledger, other) = join(dir.path(), "b", percent("50"));
     let mut credit = nothing(&share);
     let (_running, now) = with_credit(&share, &mut credit, clock::monotonic());
-    assert!(other.board(0).unwrap().try_lease(now, 10 * MS));
+    assert!(other.board(0).unwrap().try_lease(now, 10 * MS, false));
     assert_eq!(on_credit(&share, &mut credit), 0);
     assert!(matches!(
         share.admit(&mut credit, KEY, now),
@@ -752,4 +767,108 @@ fn a_process_that_was_stopped_makes_up_for_nothing() {
 fn what_a_capped_container_makes_up_for_does_not_pile_up() {
     let ends_never = |_: &Share, _, _| ();
     assert_eq!(made_up_for(10, ends_never), 15, "beside the one that runs");
+}
+
+/// What it was given while it was stopped it does not get from the others afterwards, whatever it finds first when it goes on.
+#[test]
+fn who_was_stopped_begins_where_the_others_are() {
+    let launches_in_a_row = |finds_a_lease: bool| {
+        let dir = tempfile::tempdir().unwrap();
+        let (_stopped_ledger, stopped) = join_sharing(dir.path(), "a", "70");
+        let (_other_ledger, other) = join_sharing(dir.path(), "b", "30");
+        let begin = clock::monotonic();
+        measure(&stopped, begin);
+        measure(&other, begin);
+        let take = |share: &Share, now| match share.admit(&mut nothing(share), KEY, now) {
+            Admit::Granted(reservation) => Some(reservation),
+            Admit::NotBefore(_) => None,
+        };
+        let running = take(&stopped, begin).unwrap();
+        let mut now = begin;
+        for _ in 0..3_000 {
+            now = now.saturating_add_ns(MS);
+            let launched = take(&other, now).unwrap();
+            other.completed(launched, None, now);
+        }
+        if finds_a_lease {
+            assert!(other.board(0).unwrap().try_lease(now, MS, false));
+            assert!(take(&stopped, now).is_none());
+            other.board(0).unwrap().end_lease();
+        }
+        let _wants_more = take(&other, now);
+        stopped.completed(running, None, now);
+        let in_a_row = std::iter::from_fn(|| {
+            let launched = take(&stopped, now)?;
+            stopped.completed(launched, None, now);
+            Some(())
+        });
+        in_a_row.take(1_000).count()
+    };
+    for finds_a_lease in [false, true] {
+        let launches = launches_in_a_row(finds_a_lease);
+        assert!((5..50).contains(&launches), "{finds_a_lease}: {launches}");
+    }
+}
+
+/// What two events said at that time.
+fn took(between_ns: u64, ended_at: MonotonicNs) -> Timing {
+    Timing {
+        between: GpuNs::new(between_ns),
+        stood: Stood::Behind,
+        ended_at,
+        part: None,
+    }
+}
+
+#[test]
+fn a_lease_is_for_three_launches_and_ends_with_their_timings() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_ledger, share) = join_sharing(dir.path(), "a", "50");
+    let (_other_ledger, other) = join_sharing(dir.path(), "b", "50");
+    let now = clock::monotonic();
+    let beside_others = Measured {
+        elapsed: GpuNs::new(4 * MS),
+        own: GpuNs::new(2 * MS),
+        part: None,
+    };
+    for _ in 0..3 {
+        let prices = share.devices[0].prices();
+        prices.observe(KEY, beside_others, now);
+    }
+    let granted = || match share.admit(&mut nothing(&share), KEY, now) {
+        Admit::Granted(reservation) => Some(reservation),
+        Admit::NotBefore(_) => None,
+    };
+    let is_leased = || matches!(other.board(0).unwrap().lease(now), Lease::Another { .. });
+    assert!(granted().is_none(), "it takes the lease first");
+    assert!(is_leased());
+    let waits = other.admit(&mut nothing(&other), KEY, now);
+    assert!(matches!(waits, Admit::NotBefore(_)));
+    let launched: Vec<_> = std::iter::from_fn(granted).take(10).collect();
+    assert_eq!(launched.len(), 3);
+    for (number, reservation) in launched.into_iter().enumerate() {
+        assert!(is_leased() && granted().is_none(), "{number}");
+        share.completed(reservation, Some(took(2 * MS, now)), now);
+    }
+    assert!(!is_leased());
+}
+
+#[test]
+fn who_waits_for_anothers_lease_looks_whether_it_has_ended_early() {
+    let Container {
+        share,
+        dir,
+        ledger: _ledger,
+    } = container(percent("30"));
+    let now = clock::monotonic();
+    measure(&share, now);
+    let other = Board::attach(dir.path(), DeviceUuid::from_bytes([7; 16])).unwrap();
+    assert!(other.try_lease(now, 50 * MS, false));
+    let held = share.ask(&mut nothing(&share), KEY, now).map(drop);
+    let held = held.unwrap_err();
+    assert_eq!(held.by, Obstacle::Share);
+    assert!(held.until <= now.saturating_add_ns(MS));
+    other.end_lease();
+    let again = share.ask(&mut nothing(&share), KEY, held.until);
+    share.cancel(again.unwrap());
 }
