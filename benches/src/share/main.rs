@@ -93,12 +93,12 @@ fn evaluate(arguments: &Arguments) -> Result<String, String> {
 }
 
 fn in_real_time(arguments: &Arguments) -> Result<String, String> {
-    let outcomes = real::run(real::cases(&arguments.only))?;
+    let (outcomes, stolen) = real::run(real::cases(&arguments.only))?;
     if arguments.json {
         return outcomes.iter().map(results::line).collect();
     }
     match &arguments.write {
-        Some(dir) => real::write(dir, &outcomes).map(|()| String::new()),
+        Some(dir) => real::write(dir, &outcomes, stolen).map(|()| String::new()),
         None => Ok(tables::all(&outcomes)),
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use benches::evaluation::{Axis, Outcome};
 
-use super::axes;
+use super::{Stolen, axes};
 use crate::tables::{details, targets};
 use crate::{failed, results};
 
@@ -13,7 +13,7 @@ use crate::{failed, results};
 const TEXT: &str = include_str!("share-real.md");
 
 /// Writes the document, and its figures as lines of JSON.
-pub(crate) fn write(dir: &Path, outcomes: &[Outcome]) -> Result<(), String> {
+pub(crate) fn write(dir: &Path, outcomes: &[Outcome], stolen: Stolen) -> Result<(), String> {
     let lines: String = outcomes
         .iter()
         .map(results::line)
@@ -28,6 +28,9 @@ pub(crate) fn write(dir: &Path, outcomes: &[Outcome]) -> Result<(), String> {
         ("{scenarios}", outcomes.len().to_string()),
         ("{processors}", processors.to_string()),
         ("{load}", load.split(' ').next().unwrap_or("?").to_owned()),
+        ("{runs}", stolen.runs.to_string()),
+        ("{repeated}", stolen.repeated.to_string()),
+        ("{stolen}", format!("{:.1}", stolen.percent_max)),
         ("{targets}", targets(outcomes)),
         ("{details}", sections.join("\n")),
     ];

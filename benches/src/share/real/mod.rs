@@ -3,7 +3,9 @@
 
 mod document;
 mod player;
+mod stolen;
 
+use std::cell::RefCell;
 use std::io::{BufRead, BufReader, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -21,6 +23,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::failed;
 use crate::progress::Progress;
 pub(crate) use document::write;
+pub(crate) use stolen::Stolen;
 
 const MS: u64 = 1_000_000;
 /// From the word that all are ready to the beginning.
@@ -44,14 +47,16 @@ pub(crate) fn cases(texts: &[String]) -> Vec<Case> {
     matrix().into_iter().filter(is_asked).collect()
 }
 
-/// Plays these, one after the other.
-pub(crate) fn run(cases: Vec<Case>) -> Result<Vec<Outcome>, String> {
+/// Plays these, one after the other. What came out, and what the host had stolen.
+pub(crate) fn run(cases: Vec<Case>) -> Result<(Vec<Outcome>, Stolen), String> {
     let progress = Progress::of(cases.len());
+    let stolen = RefCell::new(Stolen::default());
     let setting = SETTINGS[0];
     let play = |(done, case): (usize, Case)| {
         let scenario = setting.scenario(&case).map_err(failed)?;
         let judged = judge_by(&case, scenario, Variant::Limiter, &|scenario, variant| {
-            play_once(&case, scenario, variant)
+            let play = || play_once(&case, scenario, variant);
+            stolen.borrow_mut().keep_least(play)
         })
         .map_err(|failure| format!("{}: {failure}", case.name))?;
         progress.tell(done + 1);
@@ -64,7 +69,12 @@ pub(crate) fn run(cases: Vec<Case>) -> Result<Vec<Outcome>, String> {
         };
         Ok(Outcome { job, judged })
     };
-    cases.into_iter().enumerate().map(play).collect()
+    let outcomes = cases
+        .into_iter()
+        .enumerate()
+        .map(play)
+        .collect::<Result<_, String>>()?;
+    Ok((outcomes, stolen.into_inner()))
 }
 
 /// The part of one of a scenario's processes: see [`Tenant::start`].
