@@ -746,7 +746,10 @@ fn made_up_for(looks_every_ms: u64, end: impl Fn(&Share, Reservation, MonotonicN
     }
     let now = begin.saturating_add_ns(1_000 * MS);
     let admit = || match share.admit(&mut nothing(&share), KEY, now) {
-        Admit::Granted(reservation) => Some(end(&share, reservation, now)),
+        Admit::Granted(reservation) => {
+            end(&share, reservation, now);
+            Some(())
+        }
         Admit::NotBefore(_) => None,
     };
     std::iter::from_fn(admit).count()
