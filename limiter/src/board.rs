@@ -347,6 +347,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let boards = [(); 2].map(|()| Board::attach(dir.path(), GPU).unwrap());
         assert!(boards[0].try_lease(at(0), 10_000 * MS, false));
+        assert_eq!(boards[1].lease(at(1)), Lease::Another { until: at(60) });
         assert_eq!(boards[1].lease(at(60)), Lease::Nobody);
         assert!(
             !boards[1].try_lease(at(499), MS, false),
