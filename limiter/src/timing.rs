@@ -5,7 +5,7 @@
 //! other tenants' turns before its first, are in that time too.
 
 use crate::price::KernelKey;
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use crate::units::{GpuNs, MonotonicNs};
 
 /// What a pair of timing events around one launch said.
@@ -60,6 +60,12 @@ impl DeviceClock {
 /// kernel that often stands behind others is timed so many times in this time.
 const FAIR_NS: u64 = 200_000_000;
 
+/// A host that takes longer from one call to the next was put off between them. How long that was it knows, but not whether the device waited
+/// for as long: where another context had it, the first event was reached late, too. What is left of such a timing may be nothing.
+const LEAD_NS_MAX: u64 = 100_000;
+/// So many of those in a row say nothing. A host that is always so slow is believed.
+const DOUBTFUL_MAX: u32 = 8;
+
 /// Kernels that are told apart. Two that are not make each other's timings rarer, not wrong.
 const KERNELS: usize = 1024;
 
@@ -67,12 +73,15 @@ const KERNELS: usize = 1024;
 #[derive(Debug)]
 pub(crate) struct FairTimings {
     fair_at: Box<[AtomicU64]>,
+    /// Timings in a row that said nothing, of each.
+    doubtful: Box<[AtomicU32]>,
 }
 
 impl Default for FairTimings {
     fn default() -> Self {
         Self {
             fair_at: (0..KERNELS).map(|_| AtomicU64::new(0)).collect(),
+            doubtful: (0..KERNELS).map(|_| AtomicU32::new(0)).collect(),
         }
     }
 }
@@ -91,9 +100,30 @@ impl FairTimings {
             Stood::Alone { lead_ns } => {
                 let last = fair_at.load(Ordering::Relaxed);
                 let is_stale = last == 0 || now.saturating_sub(last) > FAIR_NS;
-                is_stale.then(|| GpuNs::new(timing.between.get().saturating_sub(lead_ns)))
+                let own_ns = timing.between.get().saturating_sub(lead_ns);
+                let is_doubtful = lead_ns > LEAD_NS_MAX && own_ns < lead_ns;
+                let says_much = is_stale && !self.is_in_doubt(index, is_doubtful);
+                says_much.then(|| GpuNs::new(own_ns))
             }
         }
+    }
+}
+
+impl FairTimings {
+    /// Whether a timing that is doubtful says nothing; how many in a row did is minded.
+    fn is_in_doubt(&self, index: usize, is_doubtful: bool) -> bool {
+        let Some(in_a_row) = self.doubtful.get(index) else {
+            return false;
+        };
+        let before = in_a_row.load(Ordering::Relaxed);
+        let is_in_doubt = is_doubtful && before < DOUBTFUL_MAX;
+        let now = if is_in_doubt {
+            before.saturating_add(1)
+        } else {
+            0
+        };
+        in_a_row.store(now, Ordering::Relaxed);
+        is_in_doubt
     }
 }
 
@@ -136,6 +166,23 @@ mod tests {
         let timings = FairTimings::default();
         assert_eq!(elapsed_ns(&timings, KEY, ALONE, 100, 1), Some(90));
         assert_eq!(elapsed_ns(&timings, KEY, ALONE, 5, 1), Some(0));
+    }
+
+    #[test]
+    fn a_host_that_was_put_off_between_its_calls_is_believed_after_a_while() {
+        let timings = FairTimings::default();
+        let put_off = Stood::Alone { lead_ns: 2_000_000 };
+        let timed = |stood, between_ns| elapsed_ns(&timings, KEY, stood, between_ns, 1);
+        assert_eq!(timed(put_off, 9_000_000), Some(7_000_000), "long enough");
+        for _ in 0..DOUBTFUL_MAX {
+            assert_eq!(timed(put_off, 2_050_000), None);
+        }
+        assert_eq!(timed(put_off, 2_050_000), Some(50_000), "it always is");
+        assert_eq!(timed(put_off, 2_050_000), None, "again");
+        let short = Stood::Alone {
+            lead_ns: LEAD_NS_MAX,
+        };
+        assert_eq!(timed(short, LEAD_NS_MAX + 5_000), Some(5_000));
     }
 
     #[test]

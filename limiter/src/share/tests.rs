@@ -875,3 +875,26 @@ fn who_waits_for_anothers_lease_looks_whether_it_has_ended_early() {
     let again = share.ask(&mut nothing(&share), KEY, held.until);
     share.cancel(again.unwrap());
 }
+
+/// Its host was put off between recording an event and launching, and the device came to neither: what is left of the time says nothing.
+#[test]
+fn a_first_timing_of_nearly_nothing_lets_no_flood_go() {
+    let Container {
+        share,
+        dir: _dir,
+        ledger: _ledger,
+    } = container(percent("30"));
+    let now = clock::monotonic();
+    let first = share.acquire(&mut nothing(&share), KEY, now);
+    let timing = Timing {
+        stood: Stood::Alone { lead_ns: 2 * MS },
+        ..took(2 * MS, now)
+    };
+    share.completed(first, Some(timing), now);
+    let admit = || match share.admit(&mut nothing(&share), KEY, now) {
+        Admit::Granted(reservation) => Some(reservation),
+        Admit::NotBefore(_) => None,
+    };
+    let at_once: Vec<_> = std::iter::from_fn(admit).take(100).collect();
+    assert_eq!(at_once.len(), 1);
+}
