@@ -7,7 +7,7 @@ use crate::units::{GpuNs, MonotonicNs};
 /// GPU time outstanding while another container wants the GPU, and while none does.
 const CONTENDED_NS_MAX: u64 = 2_000_000;
 const ALONE_NS_MAX: u64 = 4_000_000;
-/// The same of a container that only its cap holds back. Where the GPU keeps up there is never so much; where it does not, because others
+/// The same of a container that only its cap holds back. Where the GPU keeps up there is hardly ever so much; where it does not, because others
 /// have their part and switching takes its own, all that the program wants to have in flight would pile up, and whoever needs the GPU
 /// to itself waits for it.
 const CAPPED_NS_MAX: u64 = 16_000_000;

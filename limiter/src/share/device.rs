@@ -458,7 +458,12 @@ impl Device {
         // the lease: the others would be in the timings of what is still there.
         if self.board.lease(now) == Lease::Ours
             && !self.is_beside(reservation.charged, now)
-            && self.lease_timings.fetch_sub(1, Ordering::Relaxed) == 1
+            && self
+                .lease_timings
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+                    left.checked_sub(1)
+                })
+                == Ok(1)
         {
             self.board.end_lease();
         }

@@ -2,9 +2,11 @@ use super::device::{LIVENESS_NS, RUNNING_LIVENESS_NS};
 use super::*;
 use crate::config::{Change, GpuLimits, Wanted};
 use crate::control;
-use crate::price::Measured;
 use crate::timing::Stood;
 use crate::units::DeviceUuid;
+
+mod credit;
+mod others;
 
 const MS: u64 = 1_000_000;
 const KEY: KernelKey = KernelKey(7);
@@ -197,13 +199,25 @@ fn two_processes_of_a_container_share_its_cap() {
 /// Finishes a kernel of 1 ms, so that its price is known.
 fn measure(share: &Share, now: MonotonicNs) {
     let reservation = share.acquire(&mut nothing(share), KEY, now);
-    let timing = Timing {
-        between: GpuNs::new(MS),
+    share.completed(reservation, Some(took(MS, now)), now);
+}
+
+/// A launch of `KEY`, if it may go.
+fn granted(share: &Share, now: MonotonicNs) -> Option<Reservation> {
+    match share.admit(&mut nothing(share), KEY, now) {
+        Admit::Granted(reservation) => Some(reservation),
+        Admit::NotBefore(_) => None,
+    }
+}
+
+/// What two events said at that time.
+fn took(between_ns: u64, ended_at: MonotonicNs) -> Timing {
+    Timing {
+        between: GpuNs::new(between_ns),
         stood: Stood::Behind,
-        ended_at: now,
+        ended_at,
         part: None,
-    };
-    share.completed(reservation, Some(timing), now);
+    }
 }
 
 /// A kernel that was never timed, under 30 %: nothing else piles up behind it.
@@ -549,333 +563,6 @@ fn who_waits_does_something_else_meanwhile() {
     assert!(looks.get() >= 3);
 }
 
-/// How often a launch of `KEY` goes on credit at once.
-fn on_credit(share: &Share, credit: &mut Credit) -> usize {
-    let spend = || share.spend(credit, KEY);
-    std::iter::repeat_with(spend)
-        .take_while(Option::is_some)
-        .count()
-}
-
-/// Launches kernels of 5 µs one behind the other until one has credit behind it, and no timing is due; that launch, and when it was made.
-fn with_credit(
-    share: &Share,
-    credit: &mut Credit,
-    begin: MonotonicNs,
-) -> (Reservation, MonotonicNs) {
-    let (mut now, mut before) = (begin, None);
-    for _ in 0..1_000 {
-        on_credit(share, credit);
-        let Admit::Granted(mut reservation) = share.admit(credit, KEY, now) else {
-            panic!("nothing is in its way");
-        };
-        let is_timed = share.should_time(credit, &mut reservation, now);
-        let is_settled = share.devices[0].prices().settled_price(KEY).is_some();
-        if is_settled && credit.draw.is_early() && reservation.granted >= GpuNs::new(10_000) {
-            if let Some((earlier, timing)) = before {
-                share.completed(earlier, timing, now);
-            }
-            return (reservation, now);
-        }
-        now = now.saturating_add_ns(5_000);
-        let timing = Timing {
-            between: GpuNs::new(5_000),
-            stood: Stood::Behind,
-            ended_at: now,
-            part: None,
-        };
-        let launched = (reservation, is_timed.then_some(timing));
-        // One is always outstanding, once enough is known of it for two.
-        let ended = if share.devices[0].prices().is_sure(KEY) {
-            before.replace(launched)
-        } else {
-            Some(launched)
-        };
-        if let Some((reservation, timing)) = ended {
-            share.completed(reservation, timing, now);
-        }
-    }
-    panic!("no credit");
-}
-
-#[test]
-fn nearly_all_launches_of_short_kernels_go_on_credit() {
-    let Container {
-        share,
-        dir: _dir,
-        ledger: _ledger,
-    } = container(percent("99"));
-    let mut credit = nothing(&share);
-    let (mut running, mut now) = with_credit(&share, &mut credit, clock::monotonic());
-    let (mut gone, mut asked) = (0, 0);
-    for _ in 0..1_000 {
-        gone += on_credit(&share, &mut credit);
-        asked += 1;
-        now = now.saturating_add_ns(MS);
-        let Admit::Granted(mut next) = share.admit(&mut credit, KEY, now) else {
-            panic!("it uses less than its cap");
-        };
-        share.should_time(&mut credit, &mut next, now);
-        share.completed(std::mem::replace(&mut running, next), None, now);
-    }
-    assert!(gone > 8 * asked, "{gone} went on credit, {asked} asked");
-}
-
-/// As where each kernel has ended before the next is launched.
-#[test]
-fn credit_outlives_brief_rests() {
-    let Container {
-        share,
-        dir: _dir,
-        ledger: _ledger,
-    } = container(percent("99"));
-    let mut credit = nothing(&share);
-    let (running, mut now) = with_credit(&share, &mut credit, clock::monotonic());
-    share.completed(running, None, now);
-    let (mut gone, mut asked) = (0, 0);
-    for _ in 0..100 {
-        now = now.saturating_add_ns(MS / 2);
-        share.heartbeat(now);
-        gone += on_credit(&share, &mut credit);
-        asked += 1;
-        let Admit::Granted(reservation) = share.admit(&mut credit, KEY, now) else {
-            panic!("it uses less than its cap");
-        };
-        share.completed(reservation, None, now);
-    }
-    assert!(gone > 8 * asked, "{gone} went on credit, {asked} asked");
-}
-
-/// It would not know of what is launched on it.
-#[test]
-fn credit_ends_with_a_rest_where_another_container_has_wanted_the_gpu() {
-    let Container {
-        share,
-        dir,
-        ledger: _ledger,
-    } = container(percent("99"));
-    let (_other_ledger, other) = join(dir.path(), "b", percent("50"));
-    let mut credit = nothing(&share);
-    let (running, now) = with_credit(&share, &mut credit, clock::monotonic());
-    let others = other.acquire(&mut nothing(&other), KEY, now);
-    let launched = share.acquire(&mut credit, KEY, now);
-    share.completed(running, None, now);
-    share.completed(launched, None, now);
-    other.completed(others, None, now);
-    let ended = now.saturating_add_ns(10 * MS);
-    assert!(!share.heartbeat(ended));
-    assert_eq!(on_credit(&share, &mut credit), 0);
-}
-
-#[test]
-fn what_goes_on_credit_was_charged_and_is_counted() {
-    let Container {
-        share,
-        dir: _dir,
-        ledger: _ledger,
-    } = container(percent("99"));
-    let mut credit = nothing(&share);
-    let (first, now) = with_credit(&share, &mut credit, clock::monotonic());
-    let before = share.usage(0);
-    let gone = on_credit(&share, &mut credit) as u64;
-    assert!(gone > 0);
-    assert_eq!(share.usage(0), before, "nobody is told at once");
-    let later = share.acquire(&mut credit, KEY, now);
-    assert_eq!(share.usage(0).launches, before.launches + gone + 1);
-    let launched_ns = 5_000 * share.usage(0).launches;
-    let charged_ns = share.usage(0).charged_ns;
-    assert!((launched_ns..=launched_ns + 200_000).contains(&charged_ns));
-    share.completed(first, None, now);
-    share.completed(later, None, now);
-    assert!(share.heartbeat(now), "what went on credit may run still");
-    let ended = now.saturating_add_ns(10 * MS);
-    assert!(share.heartbeat(ended), "others may be made on credit");
-    assert!(!share.heartbeat(ended.saturating_add_ns(MS)));
-    assert_eq!(on_credit(&share, &mut credit), 0, "it ended with the work");
-    share.give_back(&mut credit);
-    assert_eq!(share.usage(0).charged_ns, launched_ns);
-}
-
-#[test]
-fn nothing_goes_on_credit_while_another_has_the_gpu_to_itself() {
-    let Container {
-        share,
-        dir,
-        ledger: _ledger,
-    } = container(percent("99"));
-    let (_other_ledger, other) = join(dir.path(), "b", percent("50"));
-    let mut credit = nothing(&share);
-    let (_running, now) = with_credit(&share, &mut credit, clock::monotonic());
-    assert!(other.board(0).unwrap().try_lease(now, 10 * MS, false));
-    assert_eq!(on_credit(&share, &mut credit), 0);
-    assert!(matches!(
-        share.admit(&mut credit, KEY, now),
-        Admit::NotBefore(_)
-    ));
-}
-
-#[test]
-fn a_launch_that_the_driver_refused_costs_no_credit() {
-    let Container {
-        share,
-        dir: _dir,
-        ledger: _ledger,
-    } = container(percent("99"));
-    let mut credit = nothing(&share);
-    let (_running, _) = with_credit(&share, &mut credit, clock::monotonic());
-    for _ in 0..1_000 {
-        let price = share.spend(&mut credit, KEY).unwrap();
-        credit.refund(price);
-    }
-}
-
-/// How many launches of 1 ms go at once of a container that may have half of a GPU and got nothing of it for a second, in which it looked
-/// so often. `end` is told of each.
-fn made_up_for(looks_every_ms: u64, end: impl Fn(&Share, Reservation, MonotonicNs)) -> usize {
-    let Container {
-        share,
-        dir: _dir,
-        ledger: _ledger,
-    } = container(percent("50"));
-    let begin = clock::monotonic();
-    measure(&share, begin);
-    let _running = share.acquire(&mut nothing(&share), KEY, begin);
-    let looks = (looks_every_ms..=1_000).step_by(looks_every_ms as usize);
-    for ms in looks {
-        share.heartbeat(begin.saturating_add_ns(ms * MS));
-    }
-    let now = begin.saturating_add_ns(1_000 * MS);
-    let admit = || match share.admit(&mut nothing(&share), KEY, now) {
-        Admit::Granted(reservation) => {
-            end(&share, reservation, now);
-            Some(())
-        }
-        Admit::NotBefore(_) => None,
-    };
-    std::iter::from_fn(admit).count()
-}
-
-/// While it was stopped, the GPU did not keep from it what it might have used.
-#[test]
-fn a_process_that_was_stopped_makes_up_for_nothing() {
-    let ends_at_once = |share: &Share, reservation, now| {
-        share.completed(reservation, None, now);
-    };
-    let [held_back, stopped] = [10, 1_000].map(|every_ms| made_up_for(every_ms, ends_at_once));
-    assert_eq!([held_back, stopped], [53, 3]);
-}
-
-/// What it makes up for stands on the GPU, where whoever needs that for itself waits for it.
-#[test]
-fn what_a_capped_container_makes_up_for_does_not_pile_up() {
-    let ends_never = |_: &Share, _, _| ();
-    assert_eq!(made_up_for(10, ends_never), 15, "beside the one that runs");
-}
-
-/// What it was given while it was stopped it does not get from the others afterwards, whatever it finds first when it goes on.
-#[test]
-fn who_was_stopped_begins_where_the_others_are() {
-    let launches_in_a_row = |finds_a_lease: bool| {
-        let dir = tempfile::tempdir().unwrap();
-        let (_stopped_ledger, stopped) = join_sharing(dir.path(), "a", "70");
-        let (_other_ledger, other) = join_sharing(dir.path(), "b", "30");
-        let begin = clock::monotonic();
-        measure(&stopped, begin);
-        measure(&other, begin);
-        let take = |share: &Share, now| match share.admit(&mut nothing(share), KEY, now) {
-            Admit::Granted(reservation) => Some(reservation),
-            Admit::NotBefore(_) => None,
-        };
-        let running = take(&stopped, begin).unwrap();
-        let mut now = begin;
-        for _ in 0..3_000 {
-            now = now.saturating_add_ns(MS);
-            let launched = take(&other, now).unwrap();
-            other.completed(launched, None, now);
-        }
-        if finds_a_lease {
-            assert!(other.board(0).unwrap().try_lease(now, MS, false));
-            assert!(take(&stopped, now).is_none());
-            other.board(0).unwrap().end_lease();
-        }
-        let _wants_more = take(&other, now);
-        stopped.completed(running, None, now);
-        let in_a_row = std::iter::from_fn(|| {
-            let launched = take(&stopped, now)?;
-            stopped.completed(launched, None, now);
-            Some(())
-        });
-        in_a_row.take(1_000).count()
-    };
-    for finds_a_lease in [false, true] {
-        let launches = launches_in_a_row(finds_a_lease);
-        assert!((5..50).contains(&launches), "{finds_a_lease}: {launches}");
-    }
-}
-
-/// What two events said at that time.
-fn took(between_ns: u64, ended_at: MonotonicNs) -> Timing {
-    Timing {
-        between: GpuNs::new(between_ns),
-        stood: Stood::Behind,
-        ended_at,
-        part: None,
-    }
-}
-
-#[test]
-fn a_lease_is_for_three_launches_and_ends_with_their_timings() {
-    let dir = tempfile::tempdir().unwrap();
-    let (_ledger, share) = join_sharing(dir.path(), "a", "50");
-    let (_other_ledger, other) = join_sharing(dir.path(), "b", "50");
-    let now = clock::monotonic();
-    let beside_others = Measured {
-        elapsed: GpuNs::new(4 * MS),
-        own: GpuNs::new(2 * MS),
-        part: None,
-    };
-    for _ in 0..3 {
-        let prices = share.devices[0].prices();
-        prices.observe(KEY, beside_others, now);
-    }
-    let granted = || match share.admit(&mut nothing(&share), KEY, now) {
-        Admit::Granted(reservation) => Some(reservation),
-        Admit::NotBefore(_) => None,
-    };
-    let is_leased = || matches!(other.board(0).unwrap().lease(now), Lease::Another { .. });
-    assert!(granted().is_none(), "it takes the lease first");
-    assert!(is_leased());
-    let waits = other.admit(&mut nothing(&other), KEY, now);
-    assert!(matches!(waits, Admit::NotBefore(_)));
-    let launched: Vec<_> = std::iter::from_fn(granted).take(10).collect();
-    assert_eq!(launched.len(), 3);
-    for (number, reservation) in launched.into_iter().enumerate() {
-        assert!(is_leased() && granted().is_none(), "{number}");
-        share.completed(reservation, Some(took(2 * MS, now)), now);
-    }
-    assert!(!is_leased());
-}
-
-#[test]
-fn who_waits_for_anothers_lease_looks_whether_it_has_ended_early() {
-    let Container {
-        share,
-        dir,
-        ledger: _ledger,
-    } = container(percent("30"));
-    let now = clock::monotonic();
-    measure(&share, now);
-    let other = Board::attach(dir.path(), DeviceUuid::from_bytes([7; 16])).unwrap();
-    assert!(other.try_lease(now, 50 * MS, false));
-    let held = share.ask(&mut nothing(&share), KEY, now).map(drop);
-    let held = held.unwrap_err();
-    assert_eq!(held.by, Obstacle::Share);
-    assert!(held.until <= now.saturating_add_ns(MS));
-    other.end_lease();
-    let again = share.ask(&mut nothing(&share), KEY, held.until);
-    share.cancel(again.unwrap());
-}
-
 /// Its host was put off between recording an event and launching, and the device came to neither: what is left of the time says nothing.
 #[test]
 fn a_first_timing_of_nearly_nothing_lets_no_flood_go() {
@@ -891,10 +578,7 @@ fn a_first_timing_of_nearly_nothing_lets_no_flood_go() {
         ..took(2 * MS, now)
     };
     share.completed(first, Some(timing), now);
-    let admit = || match share.admit(&mut nothing(&share), KEY, now) {
-        Admit::Granted(reservation) => Some(reservation),
-        Admit::NotBefore(_) => None,
-    };
+    let admit = || granted(&share, now);
     let at_once: Vec<_> = std::iter::from_fn(admit).take(100).collect();
     assert_eq!(at_once.len(), 1);
 }
