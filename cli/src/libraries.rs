@@ -171,7 +171,6 @@ fn wait(answers: &ChildStdout, deadline: Instant) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::os::unix::fs::PermissionsExt;
 
     use super::*;
 
@@ -179,8 +178,7 @@ mod tests {
     fn stand_in(text: &str) -> (tempfile::TempDir, PathBuf) {
         let folder = tempfile::tempdir().unwrap();
         let program = folder.path().join("stand-in");
-        fs::write(&program, format!("#!/bin/sh\n{text}\n")).unwrap();
-        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        test_support::script(&program, &format!("#!/bin/sh\n{text}\n"));
         (folder, program)
     }
 

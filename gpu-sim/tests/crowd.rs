@@ -7,7 +7,6 @@ use gpu_sim::client::{Environment, Machine};
 use gpu_sim::command::{AllocKind, Command as GpuCommand};
 use rustix::process::Signal;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -161,8 +160,7 @@ fn slow_device(folder: &Path) -> (PathBuf, PathBuf, PathBuf) {
         starts.display(),
         gate.display()
     );
-    fs::write(&script, text).unwrap();
-    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    test_support::script(&script, &text);
     let made = Command::new("mkfifo").arg(&gate).status().unwrap();
     assert!(made.success());
     (script, starts, gate)
@@ -216,12 +214,8 @@ fn more_users_come_than_a_process_usually_has_descriptors() {
     let (sandbox, folder) = (Sandbox::new(), tempfile::tempdir().unwrap());
     let script = folder.path().join("device");
     let real = env!("CARGO_BIN_EXE_gpu-sim-device");
-    fs::write(
-        &script,
-        format!("#!/bin/sh\nulimit -Sn 64\nexec {real} \"$@\"\n"),
-    )
-    .unwrap();
-    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    let text = format!("#!/bin/sh\nulimit -Sn 64\nexec {real} \"$@\"\n");
+    test_support::script(&script, &text);
     let mut environment = sandbox.environment();
     environment.device = Some(script);
     let users: Vec<Machine> = (0..CROWD)
@@ -258,8 +252,7 @@ fn device_without_profile(folder: &Path, profile: &Path) -> PathBuf {
         "#!/bin/sh\nrm '{}'\nexec {real} \"$@\"\n",
         profile.display()
     );
-    fs::write(&script, text).unwrap();
-    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    test_support::script(&script, &text);
     script
 }
 

@@ -46,8 +46,6 @@ pub fn tenant(machine: &Machine, world: &World, wrapper: &[&str]) -> Command {
 
 fn readable_copy(from: &Path, folder: &Path) -> PathBuf {
     let path = folder.join(from.file_name().expect("a file has a name"));
-    fs::create_dir_all(folder).expect("a folder");
-    fs::copy(from, &path).expect("a copy");
-    fs::set_permissions(&path, Permissions::from_mode(0o755)).expect("permissions");
+    test_support::install(from, &path);
     path
 }

@@ -124,14 +124,11 @@ fn interpreter_of(line: &OsStr, search_path: &OsStr) -> Option<PathBuf> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
 
     fn script(folder: &Path, text: &str) -> PathBuf {
         let path = folder.join("script");
-        fs::write(&path, text).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        test_support::script(&path, text);
         path
     }
 

@@ -3,7 +3,6 @@
 #![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Once;
@@ -74,8 +73,7 @@ impl Sandbox {
     /// The same by a copy of the command that has no companion beside it.
     pub(crate) fn command_alone(&self, arguments: &[&str]) -> Command {
         let copy = self.path("alone/cuda-hook");
-        fs::create_dir_all(self.path("alone")).unwrap();
-        fs::copy(env!("CARGO_BIN_EXE_cuda-hook"), &copy).unwrap();
+        test_support::install(env!("CARGO_BIN_EXE_cuda-hook").as_ref(), &copy);
         self.command_at(&copy, arguments)
     }
 
@@ -120,8 +118,7 @@ impl Sandbox {
 
     pub(crate) fn script(&self, name: &str, text: &str) -> PathBuf {
         let path = self.path(name);
-        fs::write(&path, text).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        test_support::script(&path, text);
         path
     }
 }
