@@ -24,11 +24,12 @@ use once_cell::sync::OnceCell;
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use rustix::thread::{futex, nanosleep};
-use rustix::time::Timespec;
+use rustix::time::{ClockId, Timespec, clock_gettime};
 
 use crate::config_file;
 use crate::driver::{Driver, EventKind};
 use crate::entry::Cx;
+use crate::pace::Pace;
 use crate::runtime::{self, Attachment};
 use crate::timeline::Timeline;
 
@@ -449,21 +450,29 @@ fn watch(cx: Cx) {
     if let Err(status) = driver.leave_captures_alone() {
         tracing::debug!("recordings are not left alone: {status}");
     }
+    let mut pace = Pace::default();
     loop {
         let outstanding = completion.look(driver, share);
         if outstanding > 0 {
             config_file::look(attachment);
         }
         let now = clock::monotonic();
+        pace.looked(now, processor_ns);
         let waiter_looks = completion.waiter_looked.swap(false, Ordering::Relaxed);
         if share.heartbeat(now) || outstanding > 0 {
-            let every_ns = share.look_every_ns(waiter_looks && outstanding > 1, now);
+            let wanted_ns = share.look_every_ns(waiter_looks && outstanding > 1, now);
             // A signal that ends it early does no harm.
-            let _ = nanosleep(&pause(every_ns));
+            let _ = nanosleep(&pause(pace.pause_ns(now, wanted_ns)));
         } else {
             completion.sleep();
         }
     }
+}
+
+/// What this thread has had of processors, in ns.
+fn processor_ns() -> u64 {
+    let had = Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default();
+    u64::try_from(had.as_nanos()).unwrap_or(u64::MAX)
 }
 
 fn pause(ns: u64) -> Timespec {

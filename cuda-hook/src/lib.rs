@@ -34,6 +34,7 @@ mod lookup;
 mod newer;
 #[cfg(test)]
 mod not_yet;
+mod pace;
 mod quiet;
 mod refusal;
 mod reservation;

@@ -9,14 +9,30 @@ use std::fs::File;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// How far above the share asked for a measured one may be, in points: a cap that leaks fails at once.
-const OVER_POINTS_MAX: f64 = 3.0;
+/// How far from the share asked for a measured one may be, in points.
+#[derive(Clone, Copy)]
+struct Off {
+    /// A cap that leaks fails at once.
+    over_max: f64,
+    /// What holds today, not what is good enough. The limiter prices a contended launch too high (docs/figures.md), and a busy host takes time
+    /// that no limiter can give back; so too little fails a test only when it stays so.
+    under_max: f64,
+}
 
-/// How far below it may be, alone and beside others: what holds today, not what is good enough. The limiter prices a
-/// contended launch too high (docs/figures.md), and a busy host takes time that no limiter can give back; so too little
-/// fails a test only when it stays so.
-const UNDER_POINTS_MAX: f64 = 4.0;
-const UNDER_POINTS_MAX_CONTENDED: f64 = 8.0;
+const ALONE: Off = Off {
+    over_max: 3.0,
+    under_max: 4.0,
+};
+const CONTENDED: Off = Off {
+    under_max: 8.0,
+    ..ALONE
+};
+/// What launches side by side are charged is a mean over ways in which they may lie beside each other, and which one it is hangs on the charge. 31 or 32
+/// of 30 is usual, and more the later the host sees their ends.
+const BESIDE: Off = Off {
+    over_max: 6.0,
+    ..CONTENDED
+};
 const ATTEMPTS_MAX: usize = 3;
 
 /// The part of what it uses without a limit that a program is to use of a larger share: waiting for the limiter and
@@ -95,29 +111,26 @@ impl Share {
         Self { asked, usable, got }
     }
 
-    fn is_too_large(&self) -> bool {
-        self.got > self.asked + OVER_POINTS_MAX
+    fn is_too_large(&self, off: Off) -> bool {
+        self.got > self.asked + off.over_max
     }
 
-    fn is_too_small(&self, under_points_max: f64) -> bool {
-        self.got < self.asked.min(USABLE_PART * self.usable) - under_points_max
+    fn is_too_small(&self, off: Off) -> bool {
+        self.got < self.asked.min(USABLE_PART * self.usable) - off.under_max
     }
 }
 
 /// Asserts that each measured share is the one asked for, as far as the host can use it.
 #[track_caller]
-fn assert_shares(what: &str, under_points_max: f64, mut measure: impl FnMut() -> Vec<Share>) {
+fn assert_shares(what: &str, off: Off, mut measure: impl FnMut() -> Vec<Share>) {
     let mut attempts = Vec::new();
     while attempts.len() < ATTEMPTS_MAX {
         let shares = measure();
         assert!(
-            !shares.iter().any(Share::is_too_large),
+            !shares.iter().any(|share| share.is_too_large(off)),
             "{what}: {shares:.2?}"
         );
-        if !shares
-            .iter()
-            .any(|share| share.is_too_small(under_points_max))
-        {
+        if !shares.iter().any(|share| share.is_too_small(off)) {
             return;
         }
         attempts.push(shares);
@@ -132,7 +145,7 @@ fn assert_capped(percent: u32, how: &str, kernel_ns: u64, gpu_ms: u64) {
     let capped = World::sm("capped", &percent.to_string());
     let mut capped = tenant(&machine, &capped, kernel_ns);
     let mut unlimited = tenant(&machine, &World::Bare, kernel_ns);
-    assert_shares(&format!("{how}, {kernel_ns} ns"), UNDER_POINTS_MAX, || {
+    assert_shares(&format!("{how}, {kernel_ns} ns"), ALONE, || {
         let got = share_percent(&machine, "capped", || {
             launch(&mut capped, how, kernel_ns, gpu_ms);
         });
@@ -182,7 +195,7 @@ fn kernels_of_one_process_side_by_side_count_once() {
     let kernel_ns = 500_000;
     let mut capped = tenant(&machine, &World::sm("capped", "30"), kernel_ns);
     let mut unlimited = tenant(&machine, &World::Bare, kernel_ns);
-    assert_shares("side by side", UNDER_POINTS_MAX_CONTENDED, || {
+    assert_shares("side by side", BESIDE, || {
         let got = share_percent(&machine, "capped", || {
             launch(&mut capped, "beside", kernel_ns, 2_400);
         });
@@ -201,7 +214,7 @@ fn two_containers_each_get_their_share() {
     let kernel_ns = 1_000_000;
     let mut small = tenant(&machine, &World::sm("small", "20"), kernel_ns);
     let mut large = tenant(&machine, &World::sm("large", "50"), kernel_ns);
-    assert_shares("two containers", UNDER_POINTS_MAX_CONTENDED, || {
+    assert_shares("two containers", CONTENDED, || {
         std::thread::scope(|scope| {
             let small = scope.spawn(|| {
                 share_percent(&machine, "small", || {
@@ -270,7 +283,7 @@ fn containers_without_caps_share_in_proportion_to_their_guarantees() {
         .iter()
         .map(|part| (part - 25.0).abs())
         .fold(f64::INFINITY, f64::min);
-    assert!(best <= UNDER_POINTS_MAX_CONTENDED, "{parts:.1?}");
+    assert!(best <= CONTENDED.under_max, "{parts:.1?}");
 }
 
 /// The processes of a container share one share.
@@ -284,7 +297,7 @@ fn processes_of_a_container_share_its_share() {
         tenant(&machine, &world, kernel_ns),
         tenant(&machine, &world, kernel_ns),
     ];
-    assert_shares("two processes", UNDER_POINTS_MAX_CONTENDED, || {
+    assert_shares("two processes", CONTENDED, || {
         let got = share_percent(&machine, "pair", || {
             std::thread::scope(|scope| {
                 for tenant in &mut pair {
@@ -364,7 +377,7 @@ fn without_a_share_a_program_is_not_slowed() {
         } else {
             ""
         };
-        assert_shares(&format!("{world:?}"), UNDER_POINTS_MAX, || {
+        assert_shares(&format!("{world:?}"), ALONE, || {
             let work = || launch(&mut tenant, "kernel", 1_000_000, 600);
             vec![Share::on_a_quiet_host(
                 100.0,
@@ -374,18 +387,61 @@ fn without_a_share_a_program_is_not_slowed() {
     }
 }
 
-/// How often the thread of the preload's that watches a tenant's launches has gone to sleep.
-fn sleeps_of_the_watching_thread(tenant: &Tenant) -> u64 {
+/// What the kernel tells of the thread of the preload's that watches a tenant's launches: a file of `/proc/PID/task/TID`.
+fn of_the_watching_thread(tenant: &Tenant, file: &str) -> String {
     let read = |path: std::path::PathBuf| std::fs::read_to_string(path).unwrap_or_default();
     let threads = std::fs::read_dir(format!("/proc/{}/task", tenant.pid())).expect("it runs");
     let mut threads = threads.map(|thread| thread.expect("it runs").path());
     let watching = threads.find(|thread| read(thread.join("comm")).trim() == "cuda-hook");
-    let status = read(watching.expect("launches are watched").join("status"));
+    read(watching.expect("launches are watched").join(file))
+}
+
+/// How often it has gone to sleep.
+fn sleeps_of_the_watching_thread(tenant: &Tenant) -> u64 {
+    let status = of_the_watching_thread(tenant, "status");
     let mut lines = status.lines();
     let sleeps = lines.find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
     sleeps
         .and_then(|count| count.trim().parse().ok())
         .expect("a count")
+}
+
+/// What it has had of processors, in ns, by the scheduler's account.
+fn processor_ns_of_the_watching_thread(tenant: &Tenant) -> u64 {
+    let account = of_the_watching_thread(tenant, "schedstat");
+    let ran = account.split(' ').next();
+    ran.and_then(|ns| ns.parse().ok()).expect("an account")
+}
+
+#[test]
+fn the_thread_that_watches_launches_takes_little_of_a_processor() {
+    let _turn = take_turns();
+    let machine = Machine::new();
+    let mut tenants =
+        ["one", "other"].map(|name| tenant(&machine, &World::sm(name, "49"), 2_000_000));
+    let mut launch_beside_each_other = |gpu_ms| {
+        std::thread::scope(|scope| {
+            for tenant in &mut tenants {
+                scope.spawn(move || launch(tenant, "kernel", 2_000_000, gpu_ms));
+            }
+        });
+        let had = tenants.each_ref().map(|tenant| {
+            [
+                processor_ns_of_the_watching_thread(tenant),
+                sleeps_of_the_watching_thread(tenant),
+            ]
+        });
+        (had, gpu_sim::clock::monotonic_ns())
+    };
+    let (before, begin_ns) = launch_beside_each_other(300); // what a look costs is known then
+    let (after, end_ns) = launch_beside_each_other(1_500);
+    let length_ns = end_ns - begin_ns;
+    for (before, after) in before.into_iter().zip(after) {
+        let [processor_ns, looks] = [0, 1].map(|what| after[what] - before[what]);
+        // 2 %, or a look every 2 ms and where a launch wakes the thread: a preload that is not optimised, on a host that is late.
+        let is_little = processor_ns < length_ns / 33 || looks < length_ns / 1_500_000;
+        assert!(is_little, "{processor_ns} of {length_ns} ns, {looks} looks");
+    }
 }
 
 #[test]
@@ -425,10 +481,7 @@ fn the_evaluation_in_real_time_has_what_the_device_says() {
     assert_eq!(run["scenario"], scenario);
     // From the third second to the twelfth: four of 20 % and six of 60.
     let share = run["shares"][0].as_f64().expect("a share") * 100.0;
-    assert!(
-        (24.0..=44.0 + OVER_POINTS_MAX).contains(&share),
-        "{share} %"
-    );
+    assert!((24.0..=44.0 + ALONE.over_max).contains(&share), "{share} %");
 }
 
 /// `scripts/bench cost` measures launches there, which would wait for each other if they were never timed.
