@@ -136,6 +136,41 @@ fn what_is_guaranteed_to_nobody_is_shared_in_the_same_proportion() {
     );
 }
 
+/// Adds processes to the first container.
+fn with_more(mut scenario: Scenario, count: usize) -> Scenario {
+    let first = scenario.processes[0].clone();
+    scenario.processes.extend((0..count).map(|_| first.clone()));
+    scenario
+}
+
+/// The longest time for which a launch waited, of those that the first container has.
+fn longest_wait_ns(scenario: &Scenario) -> u64 {
+    let report = run(scenario, &mut Limited::new(scenario.seed).unwrap());
+    let of_first = scenario.processes.iter().zip(&report.processes);
+    let of_first = of_first.filter(|(plan, _)| plan.container == 0);
+    of_first
+        .map(|(_, process)| process.held_ns_max)
+        .max()
+        .unwrap()
+}
+
+/// Where they raced for it, one waited for 0.28 s.
+#[test]
+fn processes_of_one_container_are_served_in_turn() {
+    for seed in SEEDS {
+        let capped = (Container::capped("capped", 30.0), kernels(200 * US));
+        let capped = with_more(shared_by(&[capped], seed), 7);
+        let guaranteed = [30.0, 70.0].map(|percent| guaranteed(percent, kernels(MS)));
+        let guaranteed = with_more(shared_by(&guaranteed, seed), 3);
+        let waits_ms = [capped, guaranteed].map(|scenario| longest_wait_ns(&scenario) / MS);
+        println!("seed {seed}: {waits_ms:?} ms");
+        assert!(
+            waits_ms.into_iter().all(|ms| ms < 60),
+            "seed {seed}: {waits_ms:?} ms"
+        );
+    }
+}
+
 #[test]
 fn a_container_alone_may_have_all_of_the_gpu() {
     for kernel_ns in [50 * US, MS, 20 * MS] {

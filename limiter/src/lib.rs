@@ -35,6 +35,7 @@ pub mod lending;
 mod limit;
 pub mod overlap;
 pub mod price;
+mod queue;
 pub mod reap;
 mod refusals;
 pub mod sample;

@@ -29,6 +29,7 @@ use crate::clock;
 use crate::ledger::Ledger;
 use crate::limit;
 use crate::price::KernelKey;
+use crate::queue::Queue;
 use crate::shm::layout::{ContainerFile, DeviceRow, SlotDevice, UsageRow};
 use crate::shm::{self, AttachError};
 use crate::slot::Seat;
@@ -201,9 +202,35 @@ impl Share {
         }
     }
 
+    /// Asks, and says to the container's other launches what becomes of it.
     fn ask(
         &self,
         credit: &mut Credit,
+        key: KernelKey,
+        now: MonotonicNs,
+    ) -> Result<Reservation, Held> {
+        let since = *credit.waits_since.get_or_insert(now);
+        let answer = self.ask_in_turn(credit, since, key, now);
+        if let Some(row) = self.row(credit.device_index) {
+            let queue = Queue(&row.bucket);
+            match &answer {
+                Err(held) if held.by != Obstacle::Window => {
+                    let asks_at = held.until.min(now.saturating_add_ns(ASK_AGAIN_NS));
+                    queue.wait(since, asks_at, now);
+                }
+                _ => queue.leave(since),
+            }
+        }
+        if answer.is_ok() {
+            credit.waits_since = None;
+        }
+        answer
+    }
+
+    fn ask_in_turn(
+        &self,
+        credit: &mut Credit,
+        since: MonotonicNs,
         key: KernelKey,
         now: MonotonicNs,
     ) -> Result<Reservation, Held> {
@@ -250,6 +277,12 @@ impl Share {
             && let Some((by, then)) = device.turn_not_before(turns, wanting, whole, taken, now)
         {
             return held(by, then);
+        }
+        if device.board.lease(now) != Lease::Ours
+            && let Some(then) = Queue(&row.bucket).first_not_before(since, now)
+        {
+            let wanted = turns.map_or(Obstacle::Cap, |_| Obstacle::Share);
+            return held(wanted, then);
         }
         if let Some(cap) = cap
             && let Decision::NotBefore(then) = Self::admit_to(

@@ -239,7 +239,18 @@ impl History {
         } else {
             return MonotonicNs::new(u64::MAX);
         };
-        last.saturating_add_ns(SOLO_FRESH_NS / 2)
+        last.saturating_add_ns(self.lease_pause_ns(quartile, slice))
+    }
+
+    /// How long after its last timing without other tenants a kernel of that length is to have the next. A lease for a long one is for one launch, so
+    /// that nobody waits long for it: there are twice as many, and more until a few timings are known.
+    fn lease_pause_ns(&self, elapsed_ns: u64, slice: GpuNs) -> u64 {
+        let is_long = elapsed_ns >= slice.get().saturating_mul(SURE_SLICES);
+        match is_long {
+            true if self.solo.count < SOLO_SAMPLES_MIN => SOLO_FRESH_NS / 8,
+            true => SOLO_FRESH_NS / 4,
+            false => SOLO_FRESH_NS / 2,
+        }
     }
 }
 

@@ -309,6 +309,31 @@ fn a_long_kernel_wants_the_gpu_to_itself_while_its_last_clean_timing_still_count
 }
 
 #[test]
+fn a_kernel_of_10_ms_is_timed_alone_more_often_and_at_first_more_often_still() {
+    let pauses = |own_ns: u64, timings: usize| {
+        let table = PriceTable::new(64, SLICE, 1);
+        let mut now_ns = 2 * SOLO_FRESH_NS;
+        for _ in 0..timings {
+            let own = GpuNs::new(own_ns);
+            observe(&table, KEY, own, own, MonotonicNs::new(now_ns));
+            let wants = |after_ns: u64| {
+                let then = MonotonicNs::new(now_ns + after_ns);
+                table.wants_lease(KEY, then).is_some()
+            };
+            let parts = [8, 4, 2].map(|part| SOLO_FRESH_NS / part);
+            let pause_ns = parts.into_iter().find(|ns| wants(*ns)).unwrap();
+            assert!(!wants(pause_ns - 1));
+            now_ns += pause_ns;
+        }
+        now_ns - 2 * SOLO_FRESH_NS
+    };
+    let s = SOLO_FRESH_NS / 8;
+    assert_eq!(pauses(10 * MS, 3), 3 * s);
+    assert_eq!(pauses(10 * MS, 8), (3 + 5 * 2) * s);
+    assert_eq!(pauses(9 * MS, 8), 8 * 4 * s);
+}
+
+#[test]
 fn a_lease_that_brought_no_first_timing_is_asked_for_again_later_and_later() {
     let (table, mut now_ns) = (PriceTable::new(64, SLICE, 1), 2 * SOLO_FRESH_NS);
     let observe = |now_ns| {

@@ -7,7 +7,7 @@
 //! Threads have nothing of it in common: what they have, the bucket and the window that it was set aside from, is modelled in `models.rs`.
 
 use crate::price::Draw;
-use crate::units::GpuNs;
+use crate::units::{GpuNs, MonotonicNs};
 
 /// No credit is larger: so much may run after the last event behind a launch, and so much may be lost with a thread that ends.
 pub(super) const CREDIT: GpuNs = GpuNs::new(200_000);
@@ -26,6 +26,8 @@ pub struct Credit {
     launched_ns: u64,
     /// Launches on credit that are not in the process's figures yet.
     launches: u64,
+    /// Since when the thread's next launch on the stream has waited; `None`: it has not asked yet.
+    pub(super) waits_since: Option<MonotonicNs>,
 }
 
 /// Credit ceases to count with any of these.
@@ -46,6 +48,7 @@ impl Credit {
             left_ns: 0,
             launched_ns: 0,
             launches: 0,
+            waits_since: None,
         }
     }
 

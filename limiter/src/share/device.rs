@@ -73,8 +73,8 @@ const MADE_UP_NS_MAX: u64 = 100_000_000;
 const STOPPED_NS: u64 = 80_000_000;
 /// A lease is for so many timings.
 const LEASE_TIMINGS: u32 = 3;
-/// Of long kernels, for so many: whoever has the GPU to itself pays for it, and a launch waits that long.
-const LEASE_TIMINGS_LONG: u32 = 2;
+/// Of long kernels, for so many: whoever has the GPU to itself pays for it, and launches wait that long.
+const LEASE_TIMINGS_LONG: u32 = 1;
 /// Those are longer.
 const LONG_PRICE_MIN: GpuNs = GpuNs::new(10_000_000);
 /// Where short kernels run on several streams, for so many: a few beside each other on each.

@@ -197,12 +197,17 @@ pub(crate) struct ShareRow {
     pub(crate) sm_max: LimitCell,
 }
 
-/// The one word that every launch of the container writes.
+/// What the container's launches have in common.
 #[derive(Debug)]
 #[cfg_attr(loom, derive(Default))]
 #[repr(C, align(64))]
 pub(crate) struct BucketRow {
+    /// The one word that every launch writes that is not on credit.
     pub(crate) tat_ns: AtomicU64,
+    /// Since when the launch has waited that has waited longest; 0: none waits. See `queue`.
+    pub(crate) waits_since_ns: AtomicU64,
+    /// Until when it will have asked again.
+    pub(crate) waits_until_ns: AtomicU64,
 }
 
 /// What launches used.
@@ -388,7 +393,7 @@ const _: () = {
 // SAFETY: `repr(C)`, begins with a `Preamble`, atomics and arrays and structs of them only.
 unsafe impl Shared for ContainerFile {
     const MAGIC: u64 = u64::from_be_bytes(*b"cuhkledg");
-    const LAYOUT_VERSION: u32 = 6;
+    const LAYOUT_VERSION: u32 = 7;
     const HEADER_BYTES: usize = offset_of!(Self, slots);
 
     fn preamble(&self) -> &Preamble {

@@ -1,4 +1,4 @@
-//! What is made up for beside others, and what is timed without them.
+//! What is made up for beside others, what is timed without them, and who of one container goes first.
 
 use super::*;
 use crate::price::Measured;
@@ -80,15 +80,15 @@ fn who_was_stopped_begins_where_the_others_are() {
     }
 }
 
-#[test]
-fn a_lease_is_for_three_launches_and_ends_with_their_timings() {
+/// Launches in the lease of a kernel of that length.
+fn assert_leased_for(own_ms: u64, launches: usize) {
     let dir = tempfile::tempdir().unwrap();
     let (_ledger, share) = join_sharing(dir.path(), "a", "50");
     let (_other_ledger, other) = join_sharing(dir.path(), "b", "50");
     let now = clock::monotonic();
     let beside_others = Measured {
-        elapsed: GpuNs::new(4 * MS),
-        own: GpuNs::new(2 * MS),
+        elapsed: GpuNs::new(2 * own_ms * MS),
+        own: GpuNs::new(own_ms * MS),
         part: None,
     };
     for _ in 0..3 {
@@ -102,12 +102,18 @@ fn a_lease_is_for_three_launches_and_ends_with_their_timings() {
     let waits = other.admit(&mut nothing(&other), KEY, now);
     assert!(matches!(waits, Admit::NotBefore(_)));
     let launched: Vec<_> = std::iter::from_fn(granted).take(10).collect();
-    assert_eq!(launched.len(), 3);
+    assert_eq!(launched.len(), launches);
     for (number, reservation) in launched.into_iter().enumerate() {
         assert!(is_leased() && granted().is_none(), "{number}");
-        share.completed(reservation, Some(took(2 * MS, now)), now);
+        share.completed(reservation, Some(took(own_ms * MS, now)), now);
     }
     assert!(!is_leased());
+}
+
+#[test]
+fn a_lease_is_for_three_launches_or_a_long_one_and_ends_with_their_timings() {
+    assert_leased_for(2, 3);
+    assert_leased_for(12, 1);
 }
 
 #[test]
@@ -128,4 +134,101 @@ fn who_waits_for_anothers_lease_looks_whether_it_has_ended_early() {
     other.end_lease();
     let again = share.ask(&mut nothing(&share), KEY, held.until);
     share.cancel(again.unwrap());
+}
+
+/// Two processes of a container that has used up its cap: of the first, what a thread asks with that has waited since then, and until when; the second
+/// has not asked.
+struct UsedUp {
+    waits: (Share, Credit),
+    comes: Share,
+    begin: MonotonicNs,
+    then: MonotonicNs,
+    /// Of the first, of a kernel that was never timed.
+    running: Reservation,
+    _kept: (tempfile::TempDir, [Ledger; 2]),
+}
+
+const NEW_KEY: KernelKey = KernelKey(8);
+
+fn used_up() -> UsedUp {
+    let Container {
+        share: waits,
+        dir,
+        ledger,
+    } = container(percent("10"));
+    let (other_ledger, comes) = join(dir.path(), "a", percent("10"));
+    let begin = clock::monotonic();
+    measure(&waits, begin);
+    measure(&comes, begin);
+    let running = waits.ask(&mut nothing(&waits), NEW_KEY, begin).unwrap();
+    waits.began(&running, begin);
+    while let Some(reservation) = granted(&comes, begin) {
+        comes.completed(reservation, None, begin);
+    }
+    let mut credit = nothing(&waits);
+    let Admit::NotBefore(then) = waits.admit(&mut credit, KEY, begin) else {
+        unreachable!("the cap is used up");
+    };
+    UsedUp {
+        waits: (waits, credit),
+        comes,
+        begin,
+        then,
+        running,
+        _kept: (dir, [ledger, other_ledger]),
+    }
+}
+
+#[test]
+fn who_comes_when_there_is_room_again_does_not_go_before_who_has_waited_for_it() {
+    let UsedUp {
+        waits: (waits, mut credit),
+        comes,
+        begin,
+        then,
+        running,
+        _kept,
+    } = used_up();
+    waits.cancel(running);
+    assert!(then > begin.saturating_add_ns(5 * MS), "it has waited long");
+    let mut late = nothing(&comes);
+    let held = comes.ask(&mut late, KEY, then).map(drop).unwrap_err();
+    assert_eq!(held.by, Obstacle::Cap);
+    assert!(waits.ask(&mut credit, KEY, then).is_ok());
+    let later = then.saturating_add_ns(50 * MS);
+    assert!(comes.ask(&mut late, KEY, later).is_ok());
+}
+
+#[test]
+fn who_has_waited_and_does_not_ask_again_is_not_waited_for() {
+    let UsedUp {
+        waits: _stopped,
+        comes,
+        then,
+        _kept,
+        ..
+    } = used_up();
+    let mut late = nothing(&comes);
+    let held = comes.ask(&mut late, KEY, then).map(drop).unwrap_err();
+    assert!(held.until <= then.saturating_add_ns(MS));
+    assert!(comes.ask(&mut late, KEY, held.until).is_ok());
+}
+
+#[test]
+fn who_has_enough_on_the_gpu_keeps_nobody_waiting() {
+    let UsedUp {
+        waits: (waits, mut credit),
+        comes,
+        then,
+        running,
+        _kept,
+        ..
+    } = used_up();
+    let row = waits.row(0).unwrap();
+    assert!(Queue(&row.bucket).first_not_before(then, then).is_some());
+    // Of such kernels one may be outstanding.
+    let held = waits.ask(&mut credit, NEW_KEY, then).map(drop);
+    assert_eq!(held.unwrap_err().by, Obstacle::Window);
+    assert!(comes.ask(&mut nothing(&comes), KEY, then).is_ok());
+    waits.cancel(running);
 }
