@@ -12,7 +12,7 @@
 //!
 //! The cap, `sm_max`, is a [`Bucket`] of GPU time per container and GPU, in shared memory. A container whose guarantee is
 //! below it (`sm` < `sm_max`) launches in turn with the others, in proportion to the guarantees (`board::turns`), and has little
-//! on the GPU at a time: whatever one does not want, another may have.
+//! on the GPU at a time: whatever one does not want, another may have. Launches of one container go in the order in which they came (`queue`).
 //!
 //! `device_index` is an index into the ledger's device list; any other is not limited.
 
@@ -58,9 +58,9 @@ pub enum Admit {
 /// What is in a launch's way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Obstacle {
-    /// The container has used what it may at most.
+    /// The container has used what it may at most; or another launch of it goes first, where nothing but the cap holds it back.
     Cap,
-    /// It is another container's turn, or one has the GPU to itself to time a launch.
+    /// It is another container's turn, or one has the GPU to itself to time a launch; or another launch of its own goes first, where it takes turns.
     Share,
     /// The process has enough on the GPU, or may not have more there whose price nobody knows.
     Window,
