@@ -285,16 +285,9 @@ impl Share {
             return held(wanted, then);
         }
         if let Some(cap) = cap
-            && let Decision::NotBefore(then) = Self::admit_to(
-                Bucket::new(&row.bucket.tat_ns),
-                device,
-                whole,
-                taken,
-                cap,
-                now,
-            )
+            && let Some(then) = Self::capped_not_before(row, device, whole, taken, cap, now)
         {
-            return held(Obstacle::Cap, then.saturating_add_ns(gather_ns(cap)));
+            return held(Obstacle::Cap, then);
         }
         device.board.take_turn(weight, wanting, whole);
         device.begin(is_sure, whole, now);
@@ -312,18 +305,23 @@ impl Share {
         })
     }
 
-    /// What the cap says.
-    fn admit_to(
-        bucket: Bucket<'_>,
+    /// When to ask again because the container has used what it may at most; `None`: this is charged to its cap.
+    fn capped_not_before(
+        row: &DeviceRow,
         device: &Device,
         charged: GpuNs,
         taken: GpuNs,
         cap: Percent,
         now: MonotonicNs,
-    ) -> Decision {
-        match bucket.paid_not_before(now, taken, cap, BURST) {
+    ) -> Option<MonotonicNs> {
+        let bucket = Bucket::new(&row.bucket.tat_ns);
+        let decision = match bucket.paid_not_before(now, taken, cap, BURST) {
             Some(then) => Decision::NotBefore(then),
             None => bucket.admit(now, device.entitled_since(now), charged, cap, BURST),
+        };
+        match decision {
+            Decision::NotBefore(then) => Some(then.saturating_add_ns(gather_ns(cap))),
+            Decision::Granted => None,
         }
     }
 
