@@ -7,7 +7,7 @@ mod real;
 mod results;
 mod tables;
 
-use benches::evaluation::{jobs, only, run_jobs};
+use benches::evaluation::{Case, jobs, only, run_jobs};
 use clap::{Parser, Subcommand};
 use progress::Progress;
 use std::io::{self, Write};
@@ -80,6 +80,7 @@ fn evaluate(arguments: &Arguments) -> Result<String, String> {
     let mut jobs = jobs(arguments.seeds, arguments.quick);
     if !arguments.only.is_empty() {
         jobs = only(jobs, &arguments.only);
+        check_names(&arguments.only, jobs.iter().map(|job| &job.case))?;
     }
     let progress = Progress::of(jobs.len());
     let outcomes = run_jobs(jobs, |done| progress.tell(done))?;
@@ -93,7 +94,9 @@ fn evaluate(arguments: &Arguments) -> Result<String, String> {
 }
 
 fn in_real_time(arguments: &Arguments) -> Result<String, String> {
-    let (outcomes, stolen) = real::run(real::cases(&arguments.only))?;
+    let cases = real::cases(&arguments.only);
+    check_names(&arguments.only, cases.iter())?;
+    let (outcomes, stolen) = real::run(cases)?;
     if arguments.json {
         return outcomes.iter().map(results::line).collect();
     }
@@ -103,7 +106,39 @@ fn in_real_time(arguments: &Arguments) -> Result<String, String> {
     }
 }
 
+/// Whether each of these texts is in the name of one of the scenarios.
+fn check_names<'a>(
+    texts: &[String],
+    cases: impl Iterator<Item = &'a Case> + Clone,
+) -> Result<(), String> {
+    let is_of_none = |text: &&String| !cases.clone().any(|case| case.name.contains(text.as_str()));
+    texts.iter().find(is_of_none).map_or(Ok(()), |text| {
+        Err(format!(
+            "no scenario that is to be played has a name that contains {text:?}: docs/share.md names them"
+        ))
+    })
+}
+
 /// A failure as the user reads it.
 fn failed(failure: impl std::fmt::Display) -> String {
     failure.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_that_is_in_no_scenarios_name_is_told() {
+        let told = |texts: &[&str]| {
+            let arguments = texts.iter().flat_map(|text| ["--only", text]);
+            evaluate(&Arguments::parse_from(
+                ["evaluate-share"].into_iter().chain(arguments),
+            ))
+        };
+        let failure = told(&["2 × 1 ms, caps", "nothing like it"]).unwrap_err();
+        assert!(failure.contains("\"nothing like it\""), "{failure}");
+        let real = Arguments::parse_from(["evaluate-share", "--real", "--only", "no such"]);
+        assert!(evaluate(&real).unwrap_err().contains("\"no such\""));
+    }
 }
