@@ -7,6 +7,7 @@
 use crate::shm::layout::BucketRow;
 use crate::sync::Ordering;
 use crate::units::MonotonicNs;
+use crate::window::PATIENCE_NS;
 
 /// One that has waited no longer than that more than another has no precedence: who asks first then has its host at hand, and two launches in a row
 /// of one process are timed more exactly.
@@ -15,8 +16,6 @@ const PRECEDENCE_NS: u64 = 5_000_000;
 const LATE_NS: u64 = 1_000_000;
 /// Nobody promises to ask any later than that.
 const WORD_NS_MAX: u64 = 200_000_000;
-/// Nobody gives precedence for longer, whatever stands there.
-const PATIENCE_NS: u64 = 2_000_000_000;
 
 /// The launches of one container that wait for one GPU.
 #[derive(Clone, Copy)]

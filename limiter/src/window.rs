@@ -20,7 +20,7 @@ const LIVENESS_COSTS: u64 = 4;
 /// Who waits is woken by an end; should that be missed, it looks again after this.
 const LOOK_AGAIN_NS: u64 = 1_000_000;
 /// No launch waits longer for its turn, whatever the others' words in shared memory say.
-const PATIENCE_NS: u64 = 2_000_000_000;
+pub(crate) const PATIENCE_NS: u64 = 2_000_000_000;
 
 /// What bounds the work that is outstanding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
